@@ -2,6 +2,11 @@
 #[allow(deprecated)]
 impl<T> Checkout<T>
 where
+    Database: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::EtcdSchema,
+    String: ::etcd_typed::MapKey,
+    String: ::etcd_typed::MapKey,
+    Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
@@ -42,20 +47,23 @@ where
                         #[allow(unused_imports)]
                         use ::etcd_typed::__private::NotComparable as _;
                         ::etcd_typed::__private::compared(
-                            ::etcd_typed::Codec::<
-                                u32,
-                            >::with(
-                                |value: &u32| ::etcd_typed::__private::encoded(
-                                    hex::encode(value),
-                                ),
-                                |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
-                                    hex::decode(value),
-                                ),
-                            ),
+                            {
+                                use hex::{decode as __decode, encode as __encode};
+                                ::etcd_typed::Codec::<
+                                    u32,
+                                >::with(
+                                    |value: &u32| ::etcd_typed::__private::encoded(
+                                        __encode(value),
+                                    ),
+                                    |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
+                                        __decode(value),
+                                    ),
+                                )
+                            },
                             ::etcd_typed::__private::Comparable::<u32>::EQUAL,
                         )
                     }
-                        .validated(|value: &u32| ::etcd_typed::__private::checked(
+                        .validated(|value: &u32| ::etcd_typed::__private::verdict(
                             odd(value),
                         )),
                 ),
@@ -68,6 +76,11 @@ where
 #[allow(deprecated)]
 impl<T> ::etcd_typed::Schema for Checkout<T>
 where
+    Database: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::EtcdSchema,
+    String: ::etcd_typed::MapKey,
+    String: ::etcd_typed::MapKey,
+    Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
@@ -121,6 +134,7 @@ where
                 ..::etcd_typed::__private::FIELD
             },
         ],
+        unknown: ::etcd_typed::UnknownKeys::Ignored,
     };
     fn decode(
         __decoder: &mut ::etcd_typed::Decoder<'_>,
@@ -195,7 +209,7 @@ where
         __delta.flatten::<Common, _>(CheckoutChange::Common, __out);
     }
     fn validate(&self) -> ::core::result::Result<(), ::etcd_typed::ValueError> {
-        ::etcd_typed::__private::checked(check(self))
+        ::etcd_typed::__private::verdict(check(self))
     }
 }
 ///A handle to the directory of [`Checkout`]: one handle for each field, and the methods of [`Dir`](::etcd_typed::Dir).
@@ -210,6 +224,11 @@ where
 )]
 pub struct CheckoutDir<T>
 where
+    Database: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::EtcdSchema,
+    String: ::etcd_typed::MapKey,
+    String: ::etcd_typed::MapKey,
+    Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
@@ -226,6 +245,11 @@ where
 }
 impl<T> CheckoutDir<T>
 where
+    Database: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::EtcdSchema,
+    String: ::etcd_typed::MapKey,
+    String: ::etcd_typed::MapKey,
+    Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
@@ -254,6 +278,11 @@ None at present: characters that a key cannot contain are escaped.*/
 #[automatically_derived]
 impl<T> ::etcd_typed::EtcdSchema for Checkout<T>
 where
+    Database: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::EtcdSchema,
+    String: ::etcd_typed::MapKey,
+    String: ::etcd_typed::MapKey,
+    Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
@@ -278,6 +307,11 @@ where
 #[automatically_derived]
 impl<T> ::core::ops::Deref for CheckoutDir<T>
 where
+    Database: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::EtcdSchema,
+    String: ::etcd_typed::MapKey,
+    String: ::etcd_typed::MapKey,
+    Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
@@ -290,6 +324,11 @@ where
 #[automatically_derived]
 impl<T> ::core::clone::Clone for CheckoutDir<T>
 where
+    Database: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::EtcdSchema,
+    String: ::etcd_typed::MapKey,
+    String: ::etcd_typed::MapKey,
+    Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
@@ -301,6 +340,11 @@ where
 #[automatically_derived]
 impl<T> ::core::fmt::Debug for CheckoutDir<T>
 where
+    Database: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::EtcdSchema,
+    String: ::etcd_typed::MapKey,
+    String: ::etcd_typed::MapKey,
+    Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
@@ -322,6 +366,11 @@ where
 )]
 pub enum CheckoutChange<T>
 where
+    Database: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::EtcdSchema,
+    String: ::etcd_typed::MapKey,
+    String: ::etcd_typed::MapKey,
+    Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
@@ -338,6 +387,11 @@ where
 #[automatically_derived]
 impl<T> ::core::fmt::Debug for CheckoutChange<T>
 where
+    Database: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::EtcdSchema,
+    String: ::etcd_typed::MapKey,
+    String: ::etcd_typed::MapKey,
+    Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {

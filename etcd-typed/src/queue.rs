@@ -11,10 +11,12 @@
 //! a [`Guard`]; a [`Token`] hands it to another process. [`hand_over`] saves requests between
 //! contenders of the same client.
 
+mod claim;
 mod contender;
 mod guard;
 mod hand_over;
 mod hold;
+mod key_watch;
 mod member;
 mod place;
 mod release;
@@ -28,9 +30,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
+pub(crate) use self::claim::Claim;
 pub(crate) use self::contender::Contender;
 use self::contender::is_contender;
-pub(crate) use self::guard::Claim;
 pub use self::guard::Guard;
 pub(crate) use self::hand_over::HandOver;
 pub use self::token::{Token, TokenError};

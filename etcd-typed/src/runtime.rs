@@ -8,7 +8,7 @@
 //! [`roaming`](crate::store::roaming), which ends a call that began on another runtime.
 
 #[cfg(any(test, feature = "v2", feature = "v3"))]
-mod local;
+mod per_runtime;
 mod task;
 mod time;
 
@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::runtime::{Handle, Id};
 
 #[cfg(any(test, feature = "v2", feature = "v3"))]
-pub(crate) use self::local::PerRuntime;
+pub(crate) use self::per_runtime::PerRuntime;
 pub(crate) use self::task::{Patience, Task};
 use self::task::{Prepared, Seat};
 pub(crate) use self::time::{elapsed, now, sleep, sleep_until};
@@ -33,7 +33,8 @@ pub(crate) fn current() -> Option<Id> {
 /// Whether a runtime polls the caller. Outside of one there are no timers, and tokio's timers
 /// panic.
 pub(crate) fn is_here() -> bool {
-    current().is_some()
+    // Nearly every caller is a task. To ask for the task changes no counter that threads share.
+    tokio::task::try_id().is_some() || current().is_some()
 }
 
 thread_local! {

@@ -3,17 +3,19 @@
 //! directories are in `handle/`.
 
 mod changed_keys;
+mod copies;
 mod decode;
 mod delta;
 mod describe;
+mod each;
 mod encode;
 mod entries;
-mod kept;
+mod fallback;
 mod leaf_tuple;
-#[cfg(feature = "snapshot")]
-mod looks;
 mod map_path;
 mod presence;
+#[cfg(feature = "snapshot")]
+mod read_keys;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -25,20 +27,22 @@ use bytes::Bytes;
 use tokio::task::yield_now;
 
 pub(crate) use changed_keys::ChangedKeys;
+pub(crate) use copies::Copies;
 pub use decode::Decoder;
 use decode::Gathered;
 pub use delta::{Change, Delta, Keyed, Update};
 pub(crate) use describe::Witnesses;
-pub use describe::{Field, Kind, Presence, Table};
+pub use describe::{Field, Kind, Presence, Table, UnknownKeys};
+pub(crate) use each::{each_dir, each_dir_in_steps, each_entry};
 pub use encode::Encoder;
 pub(crate) use entries::{Entries, entry};
-pub(crate) use kept::Copies;
-pub use leaf_tuple::{Leaf, LeafOpt, LeafTuple, OneLeaf, Tuple};
-#[cfg(feature = "snapshot")]
-pub(crate) use looks::{Look, NeededSecret};
+pub use fallback::Fallback;
+pub use leaf_tuple::{Leaf, LeafOpt, LeafOptOr, LeafTuple, OneLeaf, Tuple};
 pub use map_path::{MapKey, MapPath};
-pub(crate) use map_path::{is_entry, is_written, split_levels};
+pub(crate) use map_path::{is_entry, is_replaced, is_written, own_entry, split_levels};
 pub(crate) use presence::{Removable, removable_in_map};
+#[cfg(feature = "snapshot")]
+pub(crate) use read_keys::{Look, NeededSecret};
 
 use crate::error::{Problem, ProblemKind, Result};
 use crate::key::{self, Key};
@@ -53,10 +57,9 @@ use crate::version::{Versioned, Versions};
 /// Use `#[derive(EtcdSchema)]` to implement it; do not implement it by hand. Only this crate calls
 /// its methods. They are pure: they convert between the struct and a tree of relative keys.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not a schema",
+    message = "`{Self}` is not a schema: add `#[derive(EtcdSchema)]` to it",
     label = "not a schema",
-    note = "for a directory with a key for each field add `#[derive(EtcdSchema)]` to the type",
-    note = "to store all of it in one key, remove `dir` from the field, and add `#[etcd(json)]` or derive `EtcdValue` for the type"
+    note = "to store all of it in one key, remove `dir` or `flatten` from the field, and add `#[etcd(json)]` or derive `EtcdValue` for the type"
 )]
 pub trait Schema: Sized + Send + Sync + 'static {
     /// A change of one field: an enum with one variant per field.
@@ -153,41 +156,78 @@ impl Stored {
 /// Converts the keys of an answer to a tree. Skips keys that are not valid paths below the
 /// directory.
 pub(crate) fn tree(directory: &Key, kvs: Vec<KeyValue>) -> Tree {
-    kvs.into_iter().filter_map(|kv| Some((directory.below(&kv.key)?.to_owned(), Stored::from(kv)))).collect()
+    TreeBuilder::new(directory, false, |_| {}).build(kvs)
+}
+
+/// Like [`tree`], but yields between groups of keys, so that a large directory does not block the
+/// thread.
+pub(crate) async fn tree_in_steps(directory: &Key, kvs: Vec<KeyValue>) -> Tree {
+    TreeBuilder::new(directory, false, |_| {}).build_in_steps(kvs).await
 }
 
 /// Like [`tree`], for a tree that is kept: the values are copies, so the tree does not keep the
 /// answer alive. Calls `other` with each skipped key.
-pub(crate) fn kept_tree(directory: &Key, kvs: Vec<KeyValue>, mut other: impl FnMut(&[u8])) -> Tree {
-    kept(directory, kvs, &mut other).collect()
+pub(crate) fn kept_tree(directory: &Key, kvs: Vec<KeyValue>, other: impl FnMut(&[u8])) -> Tree {
+    TreeBuilder::new(directory, true, other).build(kvs)
 }
 
-/// Like [`kept_tree`], but yields between groups of keys, so that a large directory does not block
-/// the thread.
-pub(crate) async fn kept_tree_in_steps(directory: &Key, kvs: Vec<KeyValue>, mut other: impl FnMut(&[u8])) -> Tree {
-    if kvs.len() <= AT_ONCE {
-        return kept_tree(directory, kvs, other);
-    }
-    let mut entries = Vec::with_capacity(kvs.len());
-    let mut kvs = kvs.into_iter();
-    while kvs.len() > 0 {
-        entries.extend(kept(directory, kvs.by_ref().take(AT_ONCE).collect(), &mut other));
-        yield_now().await;
-    }
-    entries.into_iter().collect()
+/// Like [`kept_tree`], but yields between groups of keys.
+pub(crate) async fn kept_tree_in_steps(directory: &Key, kvs: Vec<KeyValue>, other: impl FnMut(&[u8])) -> Tree {
+    TreeBuilder::new(directory, true, other).build_in_steps(kvs).await
 }
 
-fn kept(directory: &Key, kvs: Vec<KeyValue>, other: &mut impl FnMut(&[u8])) -> impl Iterator<Item = (String, Stored)> {
-    let mut copies = Copies::of(kvs.iter().map(|kv| kv.value.len()));
-    kvs.into_iter().filter_map(move |kv| {
-        let (key, mut stored) = Stored::of(kv);
-        let Some(relative) = directory.below(&key).map(str::to_owned) else {
-            other(&key);
-            return None;
-        };
-        stored.value = copies.copy(&stored.value);
-        Some((relative, stored))
-    })
+/// Builds a [`Tree`] from the keys of an answer.
+struct TreeBuilder<'d, F> {
+    directory: &'d Key,
+    /// Whether the values are copied.
+    copies: bool,
+    /// Called with each key that is not a valid path below the directory.
+    other: F,
+    /// In the order of the answer, which is sorted. So building the map compares each entry only
+    /// with the next one.
+    entries: Vec<(String, Stored)>,
+}
+
+impl<'d, F: FnMut(&[u8])> TreeBuilder<'d, F> {
+    fn new(directory: &'d Key, copies: bool, other: F) -> Self {
+        Self { directory, copies, other, entries: Vec::new() }
+    }
+
+    fn build(mut self, kvs: Vec<KeyValue>) -> Tree {
+        self.entries.reserve(kvs.len());
+        self.add(&mut kvs.into_iter(), usize::MAX);
+        self.entries.into_iter().collect()
+    }
+
+    async fn build_in_steps(mut self, kvs: Vec<KeyValue>) -> Tree {
+        if kvs.len() <= AT_ONCE {
+            return self.build(kvs);
+        }
+        self.entries.reserve(kvs.len());
+        let mut kvs = kvs.into_iter();
+        while kvs.len() > 0 {
+            self.add(&mut kvs, AT_ONCE);
+            yield_now().await;
+        }
+        self.entries.into_iter().collect()
+    }
+
+    /// Adds up to `count` of these keys.
+    fn add(&mut self, kvs: &mut std::vec::IntoIter<KeyValue>, count: usize) {
+        let lengths = kvs.as_slice().iter().take(count).map(|kv| kv.value.len());
+        let mut copies = self.copies.then(|| Copies::of(lengths));
+        for kv in kvs.take(count) {
+            let (key, mut stored) = Stored::of(kv);
+            let Some(relative) = self.directory.below(&key) else {
+                (self.other)(&key);
+                continue;
+            };
+            if let Some(copies) = &mut copies {
+                stored.value = copies.copy(&stored.value);
+            }
+            self.entries.push((relative.to_owned(), stored));
+        }
+    }
 }
 
 /// The part of a tree below one segment.
@@ -229,22 +269,6 @@ where
     F: Fn(&mut Decoder<'_>) -> Option<M>,
 {
     read_in_steps(directory, tree, revision, Validation::Skip, read).await
-}
-
-/// Like [`tree`], but yields between groups of keys, so that a large directory does not block the
-/// thread.
-pub(crate) async fn tree_in_steps(directory: &Key, kvs: Vec<KeyValue>) -> Tree {
-    if kvs.len() <= AT_ONCE {
-        return tree(directory, kvs);
-    }
-    let mut entries = Vec::with_capacity(kvs.len());
-    let mut kvs = kvs.into_iter();
-    while kvs.len() > 0 {
-        entries.extend(kvs.by_ref().take(AT_ONCE).filter_map(|kv| Some((directory.below(&kv.key)?.to_owned(), Stored::from(kv)))));
-        yield_now().await;
-    }
-    // The entries are sorted, so building the map compares each only with the next one.
-    entries.into_iter().collect()
 }
 
 /// Reads a map that fills `directory`: its keys are one level below.
@@ -291,6 +315,9 @@ enum Validation {
     Skip,
 }
 
+/// The reason of a problem with an unknown key.
+const UNKNOWN: &str = "not a key of the schema";
+
 /// Returns every problem in `directory`: those that a read would report, failed validations, and
 /// keys that no read looks at. The validation of a struct as a whole runs only if all its fields
 /// could be read. `owns` decides whether a key is in the schema. `around` lists the directories
@@ -307,16 +334,18 @@ where
 {
     let mut decoder = Decoder::new(directory, tree, Validation::Run);
     read(&mut decoder);
-    let (mut problems, basis) = decoder.into_found();
+    let (mut problems, basis): (Vec<Problem>, _) = decoder.into_found();
     // A key that was read needs no further check. A key of the schema that was not read is an
     // unused alias, or is left over.
     let was_read: HashSet<&str> = basis.iter().map(|(relative, _)| relative.as_str()).collect();
+    // The read of a strict struct has listed its unknown keys.
+    problems.retain(|problem: &Problem| problem.kind != ProblemKind::Unknown);
     problems.extend(tree.iter().filter_map(|(relative, stored)| {
         let is_reserved = relative.split('/').any(key::is_reserved);
         if is_reserved || was_read.contains(relative.as_str()) {
             return None;
         }
-        let reason = if owns(relative) { presence::left_over(&around(relative), tree)? } else { "not a key of the schema".to_owned() };
+        let reason = if owns(relative) { presence::left_over(&around(relative), tree)? } else { UNKNOWN.to_owned() };
         let (key, revision) = (directory.descend(relative), Some(stored.modified));
         Some(Problem { key, kind: ProblemKind::Unknown, reason, revision })
     }));

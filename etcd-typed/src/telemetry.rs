@@ -22,6 +22,7 @@
 //! | `etcd_typed_view_proof_period_seconds` | gauge | `pattern` | seconds | time between two proofs of a live view without failures: 10 s, and 1 ms for each key of its directory |
 //! | `etcd_typed_view_applied_total` | counter | `pattern` | count | states that a live view applied |
 //! | `etcd_typed_view_rejected_total` | counter | `pattern` | count | states that a live view rejected because they do not decode or fail a validation |
+//! | `etcd_typed_view_bad_entries` | gauge | `pattern` | count | entries that a live view per entry leaves out, or shows with an earlier value, because they do not decode or fail a validation |
 //! | `etcd_typed_lease_remaining_seconds` | histogram |  | seconds | remaining time of a lease at the end of each attempt to renew it |
 //! | `etcd_typed_leases_lost_total` | counter | `cause` | count | leases that were lost while they were in use, alone or with their guard |
 //! | `etcd_typed_lock_wait_seconds` | histogram | `recipe` | seconds | time that it took to get a lock or the leadership |
@@ -75,6 +76,7 @@
 //! | `etcd_typed::call` | debug | `sent again` | `store`, `op`, `cause`, `error` | a request failed and is repeated |
 //! | `etcd_typed::call` | warn | `login refused` | `store`, `cause`, `error` | the server refused user and password; calls that need a token wait for the next login, after a pause |
 //! | `etcd_typed::call` | warn | `cluster replaced` | `store`, `former`, `cluster` | the endpoints agree that they belong to another cluster: it was restored or created anew, with another history |
+//! | `etcd_typed::call` | warn | `certificates not replaced` | `error` | a file with certificates or a key changed and cannot be used (damaged, unreadable, or a certificate without its key); new connections use the last usable ones. Reported once for each reason |
 //! | `etcd_typed::watch` | info | `interrupted` | `pattern`, `cause`, `error` | a working watch broke, and will be resumed |
 //! | `etcd_typed::watch` | info | `lagged` | `pattern` | the reader of a watch was too slow; the watch is resumed at once where it stopped, and nothing is lost |
 //! | `etcd_typed::watch` | debug | `not resumed yet` | `pattern`, `resume`, `cause`, `error` | an attempt to resume a watch failed; `resume` is the revision up to which all changes were seen |
@@ -86,17 +88,20 @@
 //! | `etcd_typed::watch` | trace | `seen before` | `pattern`, `revision` | changes came a second time and were dropped |
 //! | `etcd_typed::view` | debug | `applied` | `pattern`, `revision` | a live view shows a new state |
 //! | `etcd_typed::view` | warn | `rejected` | `pattern`, `revision`, `problems` | the stored values do not decode or fail a validation; `problems` is the number of keys; the last good state stays |
+//! | `etcd_typed::view` | warn | `bad entries` | `pattern`, `revision`, `entries`, `problems` | entries of a live view [per entry](crate::Viewing::per_entry) became bad; `problems` names up to 20 of them, each with its key and reason; `entries` is the number of all bad entries. An entry is named once, until it is good or deleted |
 //! | `etcd_typed::view` | info | `recovered` | `pattern` | the view is no longer degraded |
 //! | `etcd_typed::view` | error | `callback panicked` | `pattern` | a function given to [`on_change`](crate::Live::on_change) panicked; it is called again for the next state |
 //! | `etcd_typed::view` | warn | `started from disk` | `pattern`, `revision`, `cause`, `error` | the server gave no state: a live view starts with the state of its file (feature `snapshot`) |
 //! | `etcd_typed::view` | warn | `not kept on disk` | `pattern`, `path`, `error` | the file of a live view does not hold its state: a write failed and will be repeated, or the file belongs to another view now (feature `snapshot`) |
+//! | `etcd_typed::view` | warn | `unknown keys` | `pattern`, `keys` | the directory of a struct with `#[serde(deny_unknown_fields)]` has keys that are not in the schema; `keys` is their number. Reported once for each live view. [`check`](crate::Dir::check) lists them |
 //! | `etcd_typed::view` | debug | `not proved` | `pattern`, `cause`, `error` | the server's revision could not be read; the staleness grows |
 //! | `etcd_typed::lease` | warn | `not kept alive` | `lease`, `remaining`, `cause`, `error` | an attempt to renew a lease failed, and is repeated |
 //! | `etcd_typed::lease` | error | `lost` | `lease`, `cause` | a lease was lost while it was in use |
-//! | `etcd_typed::turn` | debug | `taken` | `recipe`, `waited` | a lock was acquired, or a leadership began; `waited` is how long it took |
-//! | `etcd_typed::turn` | warn | `not taken` | `recipe`, `cause`, `error` | a campaign failed; [`lead`](crate::Election::lead) tries again |
-//! | `etcd_typed::turn` | warn | `keys outside the queue` | `recipe`, `queue` | below the name of a lock or an election are keys without a lease. This library does not wait for them; Go's `concurrency` and `etcdctl` do. Reported once for each client and name. [`NamedLock::strays`](crate::NamedLock::strays) and [`Election::strays`](crate::Election::strays) list them |
-//! | `etcd_typed::turn` | warn | `place lost` | `recipe` | a waiter's lease ended or its key was deleted; it starts again at the end of the queue |
+//! | `etcd_typed::queue` | debug | `taken` | `recipe`, `waited` | a lock was acquired, or a leadership began; `waited` is how long it took |
+//! | `etcd_typed::queue` | warn | `not taken` | `recipe`, `cause`, `error` | a campaign failed; [`lead`](crate::Election::lead) tries again |
+//! | `etcd_typed::queue` | warn | `leadership lost` | `recipe`, `cause`, `error` | [`lead`](crate::Election::lead) lost the leadership, and campaigns again; `error` is the last refusal, if that is the reason |
+//! | `etcd_typed::queue` | warn | `keys outside the queue` | `recipe`, `queue` | below the name of a lock or an election are keys without a lease. This library does not wait for them; Go's `concurrency` and `etcdctl` do. Reported once for each client and name. [`NamedLock::strays`](crate::NamedLock::strays) and [`Election::strays`](crate::Election::strays) list them |
+//! | `etcd_typed::queue` | warn | `place lost` | `recipe` | a waiter's lease ended or its key was deleted; it starts again at the end of the queue |
 //! | `etcd_typed::publish` | warn | `missing` | `pattern`, `cause` | a published value is missing; it is put back |
 //! | `etcd_typed::publish` | debug | `not put` | `pattern`, `cause`, `error` | an attempt to put a value back, or to write a newer value, failed, and is repeated |
 //! | `etcd_typed::publish` | info | `put back` | `pattern`, `cause`, `missing` | a published value is back; `missing` is how long it was missing |
@@ -104,9 +109,14 @@
 //!
 //! `pattern`, `store`, `op` and `cause` are those of the metrics. `error` is the message of the
 //! server or the connection, with the endpoint. No field contains a key or a value of the store,
-//! except `queue`: the name of a lock or an election, with the client's namespace. The [`Error`] of
+//! except `queue`, the name of a lock or an election with the client's namespace, and `problems` of
+//! `bad entries`, which has keys and reasons. A reason may quote the stored value, but never that of
+//! a secret. The [`Error`] of
 //! a call names the key; for a live view its [`status`](crate::Live::status) does.
 
+mod metrics;
+
+use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -114,242 +124,19 @@ use tracing::instrument::Instrumented;
 use tracing::{Instrument as _, Span};
 
 #[cfg(feature = "metrics")]
-use self::facade::{add, count, observe, set};
-#[cfg(not(feature = "metrics"))]
-use self::nothing::{add, count, observe, set};
-use crate::error::{Error, ErrorKind};
+pub use self::metrics::describe;
+use self::metrics::{
+    CONFLICTS, LEASE_REMAINING, LEASES_LOST, LOCK_WAIT, PLACES_LOST, PUBLISHED, PUBLISHED_MISSING, PUT_BACK, RESYNCS, RETRIES,
+    VIEW_APPLIED, VIEW_BAD_ENTRIES, VIEW_PROOF_PERIOD, VIEW_REJECTED, VIEW_REVISION, VIEW_STALENESS, VIEWS, VIEWS_DEGRADED,
+    WATCH_INTERRUPTIONS, add, count, observe, set,
+};
+pub use self::metrics::{METRICS, Metric, MetricKind, MetricUnit};
+use crate::error::{Error, ErrorKind, Problem};
 use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
 
-/// All metrics of this crate, for tools that generate dashboards and alerts. They are a stable part
-/// of the public interface.
-pub const METRICS: &[Metric] = &[
-    RETRIES,
-    CONFLICTS,
-    WATCH_INTERRUPTIONS,
-    RESYNCS,
-    VIEWS,
-    VIEWS_DEGRADED,
-    VIEW_REVISION,
-    VIEW_STALENESS,
-    VIEW_PROOF_PERIOD,
-    VIEW_APPLIED,
-    VIEW_REJECTED,
-    LEASE_REMAINING,
-    LEASES_LOST,
-    LOCK_WAIT,
-    PLACES_LOST,
-    PUBLISHED,
-    PUBLISHED_MISSING,
-    PUT_BACK,
-];
-
-/// One metric.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Metric {
-    /// The name under which it is recorded.
-    pub name: &'static str,
-    /// How it changes over time.
-    pub kind: MetricKind,
-    /// The names of its labels. Each record has all of them.
-    pub labels: &'static [&'static str],
-    /// What it counts or measures.
-    pub unit: MetricUnit,
-    /// Its description, in one line.
-    pub meaning: &'static str,
-}
-
-/// How a [`Metric`] changes over time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum MetricKind {
-    /// The metric only grows.
-    Counter,
-    /// The metric has the value that was set last.
-    Gauge,
-    /// The metric is a distribution of observed values.
-    Histogram,
-}
-
-/// What a [`Metric`] counts or measures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum MetricUnit {
-    /// A number of things.
-    Count,
-    /// Seconds, with fractions.
-    Seconds,
-}
-
-/// Describes every metric, with its unit, to the installed recorder.
-///
-/// ```standalone_crate
-/// use etcd_typed::telemetry;
-///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// metrics::set_global_recorder(metrics::NoopRecorder)?; // the program's own, such as an exporter for Prometheus
-/// telemetry::describe();
-/// # Ok(()) }
-/// ```
-#[cfg(feature = "metrics")]
-pub fn describe() {
-    for Metric { name, kind, unit, meaning, .. } in METRICS.iter().copied() {
-        let unit = match unit {
-            MetricUnit::Count => metrics::Unit::Count,
-            MetricUnit::Seconds => metrics::Unit::Seconds,
-        };
-        match kind {
-            MetricKind::Counter => metrics::describe_counter!(name, unit, meaning),
-            MetricKind::Gauge => metrics::describe_gauge!(name, unit, meaning),
-            MetricKind::Histogram => metrics::describe_histogram!(name, unit, meaning),
-        }
-    }
-}
-
-const RETRIES: Metric = Metric {
-    name: "etcd_typed_retries_total",
-    kind: MetricKind::Counter,
-    labels: &["store", "op", "cause"],
-    unit: MetricUnit::Count,
-    meaning: "requests that were sent again",
-};
-
-const CONFLICTS: Metric = Metric {
-    name: "etcd_typed_conflicts_total",
-    kind: MetricKind::Counter,
-    labels: &["pattern", "op"],
-    unit: MetricUnit::Count,
-    meaning: "times that an operation had to start again because another client wrote first",
-};
-
-const WATCH_INTERRUPTIONS: Metric = Metric {
-    name: "etcd_typed_watch_interruptions_total",
-    kind: MetricKind::Counter,
-    labels: &["pattern", "cause"],
-    unit: MetricUnit::Count,
-    meaning: "times that a watch broke or fell behind, and had to be resumed",
-};
-
-const RESYNCS: Metric = Metric {
-    name: "etcd_typed_resyncs_total",
-    kind: MetricKind::Counter,
-    labels: &["pattern", "cause"],
-    unit: MetricUnit::Count,
-    meaning: "times that a watch started again from the current state because its history was gone",
-};
-
-const VIEWS: Metric = Metric {
-    name: "etcd_typed_views",
-    kind: MetricKind::Gauge,
-    labels: &["pattern"],
-    unit: MetricUnit::Count,
-    meaning: "live views that exist",
-};
-
-const VIEWS_DEGRADED: Metric = Metric {
-    name: "etcd_typed_views_degraded",
-    kind: MetricKind::Gauge,
-    labels: &["pattern"],
-    unit: MetricUnit::Count,
-    meaning: "live views that may not show what is stored: it was rejected, or cannot be followed",
-};
-
-const VIEW_REVISION: Metric = Metric {
-    name: "etcd_typed_view_revision",
-    kind: MetricKind::Gauge,
-    labels: &["pattern"],
-    unit: MetricUnit::Count,
-    meaning: "revision up to which a live view has all changes",
-};
-
-const VIEW_STALENESS: Metric = Metric {
-    name: "etcd_typed_view_staleness_seconds",
-    kind: MetricKind::Gauge,
-    labels: &["pattern"],
-    unit: MetricUnit::Seconds,
-    meaning: "time since the last proof that a live view has all changes, as of the latest attempt to get one",
-};
-
-const VIEW_PROOF_PERIOD: Metric = Metric {
-    name: "etcd_typed_view_proof_period_seconds",
-    kind: MetricKind::Gauge,
-    labels: &["pattern"],
-    unit: MetricUnit::Seconds,
-    meaning: "time between two proofs of a live view without failures: 10 s, and 1 ms for each key of its directory",
-};
-
-const VIEW_APPLIED: Metric = Metric {
-    name: "etcd_typed_view_applied_total",
-    kind: MetricKind::Counter,
-    labels: &["pattern"],
-    unit: MetricUnit::Count,
-    meaning: "states that a live view applied",
-};
-
-const VIEW_REJECTED: Metric = Metric {
-    name: "etcd_typed_view_rejected_total",
-    kind: MetricKind::Counter,
-    labels: &["pattern"],
-    unit: MetricUnit::Count,
-    meaning: "states that a live view rejected because they do not decode or fail a validation",
-};
-
-const LEASE_REMAINING: Metric = Metric {
-    name: "etcd_typed_lease_remaining_seconds",
-    kind: MetricKind::Histogram,
-    labels: &[],
-    unit: MetricUnit::Seconds,
-    meaning: "remaining time of a lease at the end of each attempt to renew it",
-};
-
-const LEASES_LOST: Metric = Metric {
-    name: "etcd_typed_leases_lost_total",
-    kind: MetricKind::Counter,
-    labels: &["cause"],
-    unit: MetricUnit::Count,
-    meaning: "leases that were lost while they were in use, alone or with their guard",
-};
-
-const LOCK_WAIT: Metric = Metric {
-    name: "etcd_typed_lock_wait_seconds",
-    kind: MetricKind::Histogram,
-    labels: &["recipe"],
-    unit: MetricUnit::Seconds,
-    meaning: "time that it took to get a lock or the leadership",
-};
-
-const PLACES_LOST: Metric = Metric {
-    name: "etcd_typed_places_lost_total",
-    kind: MetricKind::Counter,
-    labels: &["recipe"],
-    unit: MetricUnit::Count,
-    meaning: "times that a waiter started again at the end of the queue because its lease ended or its key was deleted",
-};
-
-const PUBLISHED: Metric = Metric {
-    name: "etcd_typed_published",
-    kind: MetricKind::Gauge,
-    labels: &["pattern"],
-    unit: MetricUnit::Count,
-    meaning: "values to keep published",
-};
-
-const PUBLISHED_MISSING: Metric = Metric {
-    name: "etcd_typed_published_missing",
-    kind: MetricKind::Gauge,
-    labels: &["pattern"],
-    unit: MetricUnit::Count,
-    meaning: "values to keep published that are missing, or that no runtime keeps",
-};
-
-const PUT_BACK: Metric = Metric {
-    name: "etcd_typed_put_back_total",
-    kind: MetricKind::Counter,
-    labels: &["pattern", "cause"],
-    unit: MetricUnit::Count,
-    meaning: "times that a published value was lost and put back",
-};
+/// How many bad entries an event names.
+const NAMED: usize = 20;
 
 /// Reports on a live view from its first state on. The gauges that count views are correct for any
 /// number of views with one pattern, and no longer count a view that was dropped.
@@ -357,12 +144,14 @@ const PUT_BACK: Metric = Metric {
 pub(crate) struct ViewTelemetry {
     pattern: Pattern,
     degraded: Mutex<bool>,
+    /// The number of bad entries that the gauge counts for this view.
+    bad_entries: Mutex<u32>,
 }
 
 impl ViewTelemetry {
     pub(crate) fn new(pattern: Pattern, revision: Revision) -> Self {
         add(&VIEWS, &[pattern], 1.0);
-        let view = Self { pattern, degraded: Mutex::new(false) };
+        let view = Self { pattern, degraded: Mutex::new(false), bad_entries: Mutex::new(0) };
         view.applied(revision);
         view
     }
@@ -385,6 +174,27 @@ impl ViewTelemetry {
     pub(crate) fn rejected(&self, revision: Revision, problems: usize) {
         tracing::warn!(target: "etcd_typed::view", pattern = self.pattern, %revision, problems, "rejected");
         count(&VIEW_REJECTED, &[self.pattern]);
+    }
+
+    /// The bad entries of the view's newest state are those of `now`, instead of `known`. Names those
+    /// that were not bad before.
+    pub(crate) fn bad_entries(&self, revision: Revision, known: &[Problem], now: &[Problem], entries: usize) {
+        let count = u32::try_from(entries).unwrap_or(u32::MAX);
+        let before = std::mem::replace(&mut *self.bad_entries.lock().unwrap_or_else(PoisonError::into_inner), count);
+        if before != count {
+            add(&VIEW_BAD_ENTRIES, &[self.pattern], f64::from(count) - f64::from(before));
+        }
+        let known: HashSet<_> = known.iter().map(|problem| &problem.key).collect();
+        let news: Vec<_> = now.iter().filter(|problem| !known.contains(&problem.key)).collect();
+        if news.is_empty() {
+            return;
+        }
+        let mut problems: Vec<_> = news.iter().take(NAMED).map(ToString::to_string).collect();
+        if news.len() > NAMED {
+            problems.push(format!("and {} more", news.len() - NAMED));
+        }
+        let problems = problems.join("; ");
+        tracing::warn!(target: "etcd_typed::view", pattern = self.pattern, %revision, entries, %problems, "bad entries");
     }
 
     /// A function that was called with the view's state panicked. Only the panic hook gets the
@@ -414,6 +224,10 @@ impl ViewTelemetry {
 impl Drop for ViewTelemetry {
     fn drop(&mut self) {
         add(&VIEWS, &[self.pattern], -1.0);
+        let bad = *self.bad_entries.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if bad > 0 {
+            add(&VIEW_BAD_ENTRIES, &[self.pattern], -f64::from(bad));
+        }
         if *self.degraded.get_mut().unwrap_or_else(PoisonError::into_inner) {
             add(&VIEWS_DEGRADED, &[self.pattern], -1.0);
         }
@@ -526,6 +340,11 @@ pub(crate) fn view_from_disk(pattern: Pattern, revision: Revision, error: &Error
     tracing::warn!(target: "etcd_typed::view", pattern, %revision, cause, error = words(error), "started from disk");
 }
 
+/// A live view has seen keys that are not in its schema, which shall be reported.
+pub(crate) fn view_has_unknown_keys(pattern: Pattern, keys: usize) {
+    tracing::warn!(target: "etcd_typed::view", pattern, keys, "unknown keys");
+}
+
 /// The file of a live view does not hold its state.
 #[cfg(feature = "snapshot")]
 pub(crate) fn view_not_kept(pattern: Pattern, path: &std::path::Path, error: &std::io::Error) {
@@ -564,6 +383,12 @@ pub(crate) fn login_refused(store: &'static str, kind: ErrorKind, error: &str) {
 pub(crate) fn cluster_replaced(store: &'static str, former: u64, cluster: u64) {
     let (former, cluster) = (format_args!("{former:x}"), format_args!("{cluster:x}"));
     tracing::warn!(target: "etcd_typed::call", store, %former, %cluster, "cluster replaced");
+}
+
+/// The files with certificates changed and cannot be used.
+#[cfg(all(feature = "tls", any(feature = "v2", feature = "v3")))]
+pub(crate) fn certificates_not_replaced(error: &Error) {
+    tracing::warn!(target: "etcd_typed::call", error = words(error), "certificates not replaced");
 }
 
 /// A typed operation: a method of a handle, and the handle's pattern.
@@ -684,24 +509,30 @@ pub(crate) fn lease_not_revoked(lease: LeaseId, error: &Error) {
 
 /// A lock was acquired, or a leadership began, after this time.
 pub(crate) fn queue_front_reached(recipe: &'static str, waited: Duration) {
-    tracing::debug!(target: "etcd_typed::turn", recipe, ?waited, "taken");
+    tracing::debug!(target: "etcd_typed::queue", recipe, ?waited, "taken");
     observe(&LOCK_WAIT, &[recipe], waited.as_secs_f64());
 }
 
 /// A campaign failed; [`Election::lead`](crate::Election::lead) tries again.
 pub(crate) fn campaign_failed(recipe: &'static str, error: &Error) {
     let cause = cause(error.kind());
-    tracing::warn!(target: "etcd_typed::turn", recipe, cause, error = words(error), "not taken");
+    tracing::warn!(target: "etcd_typed::queue", recipe, cause, error = words(error), "not taken");
+}
+
+/// [`Election::lead`](crate::Election::lead) lost the leadership.
+pub(crate) fn leadership_lost(recipe: &'static str, cause: Option<&'static str>, error: Option<&Error>) {
+    let (cause, error) = (cause.unwrap_or("released"), error.map_or("", words));
+    tracing::warn!(target: "etcd_typed::queue", recipe, cause, error, "leadership lost");
 }
 
 /// There are keys below the name of a queue that are not in the queue.
 pub(crate) fn strays_found(recipe: &'static str, queue: &Key) {
-    tracing::warn!(target: "etcd_typed::turn", recipe, %queue, "keys outside the queue");
+    tracing::warn!(target: "etcd_typed::queue", recipe, %queue, "keys outside the queue");
 }
 
 /// A waiter lost its place in the queue.
 pub(crate) fn place_lost(recipe: &'static str) {
-    tracing::warn!(target: "etcd_typed::turn", recipe, "place lost");
+    tracing::warn!(target: "etcd_typed::queue", recipe, "place lost");
     count(&PLACES_LOST, &[recipe]);
 }
 
@@ -751,46 +582,4 @@ fn cause(kind: ErrorKind) -> &'static str {
         ErrorKind::Unsupported => "unsupported",
         ErrorKind::Server => "server",
     }
-}
-
-#[cfg(feature = "metrics")]
-mod facade {
-    use metrics::Label;
-
-    use super::Metric;
-
-    /// Adds one to a counter. The values are for the metric's labels, in their order.
-    pub(super) fn count(metric: &'static Metric, values: &[&'static str]) {
-        metrics::counter!(metric.name, labels(metric, values)).increment(1);
-    }
-
-    pub(super) fn set(metric: &'static Metric, values: &[&'static str], value: f64) {
-        metrics::gauge!(metric.name, labels(metric, values)).set(value);
-    }
-
-    /// Adds a difference to a gauge.
-    pub(super) fn add(metric: &'static Metric, values: &[&'static str], difference: f64) {
-        metrics::gauge!(metric.name, labels(metric, values)).increment(difference);
-    }
-
-    pub(super) fn observe(metric: &'static Metric, values: &[&'static str], value: f64) {
-        metrics::histogram!(metric.name, labels(metric, values)).record(value);
-    }
-
-    fn labels(metric: &'static Metric, values: &[&'static str]) -> Vec<Label> {
-        metric.labels.iter().zip(values).map(|(name, value)| Label::from_static_parts(name, value)).collect()
-    }
-}
-
-#[cfg(not(feature = "metrics"))]
-mod nothing {
-    use super::Metric;
-
-    pub(super) fn count(_: &'static Metric, _: &[&'static str]) {}
-
-    pub(super) fn set(_: &'static Metric, _: &[&'static str], _: f64) {}
-
-    pub(super) fn add(_: &'static Metric, _: &[&'static str], _: f64) {}
-
-    pub(super) fn observe(_: &'static Metric, _: &[&'static str], _: f64) {}
 }

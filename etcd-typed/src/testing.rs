@@ -1,5 +1,5 @@
-//! Test tools: real etcd servers, a proxy that breaks connections, and a store that counts its
-//! calls.
+//! Test tools: real etcd servers, a proxy that breaks connections, stores whose calls are hooked or
+//! counted, and the conformance suite for stores.
 //!
 //! ```no_run
 //! // Compiled and not run: it needs an etcd, which a machine that only builds the docs may not have.
@@ -21,8 +21,10 @@
 pub mod conformance;
 mod counting;
 mod etcd;
+mod hooked;
 mod proxy;
 
 pub use counting::{CountingStore, Counts};
 pub use etcd::{Builder, Cluster, Etcd, TlsFiles};
+pub use hooked::{Call, HookedStore, Reply};
 pub use proxy::{Mode, Proxy};

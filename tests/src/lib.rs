@@ -20,6 +20,8 @@ use tokio::sync::OnceCell;
 pub mod between;
 pub mod certificates;
 pub mod checks;
+pub mod waiting;
+pub mod yielding;
 
 /// Returns the etcd program of the minor version after that of `ETCD_BIN`, which the environment
 /// variable `ETCD_NEXT_BIN` names.

@@ -1,6 +1,6 @@
 //! Generates `impl EtcdValue` for an enum without data or a newtype.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Ident, TokenStream};
 use quote::quote;
 use syn::Type;
 
@@ -14,7 +14,7 @@ pub(crate) fn value(model: &Value) -> TokenStream {
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
     let body = match &model.shape {
         Shape::Choice(variants) => choice(model, variants),
-        Shape::Newtype(ty) => newtype(model, ty),
+        Shape::Newtype(ty, name) => newtype(model, ty, name.as_ref()),
         Shape::Unknown => TokenStream::new(),
     };
     quote! {
@@ -64,7 +64,12 @@ fn choice(model: &Value, variants: &[Variant]) -> TokenStream {
     }
 }
 
-fn newtype(model: &Value, ty: &Type) -> TokenStream {
+fn newtype(model: &Value, ty: &Type, name: Option<&Ident>) -> TokenStream {
+    let inner = local("__inner");
+    let (field, make) = match name {
+        None => (quote!(0), quote!(Self)),
+        Some(name) => (quote!(#name), quote!(|#inner| Self { #name: #inner })),
+    };
     let krate = &model.item.krate;
     let bytes = local("__bytes");
     quote! {
@@ -72,15 +77,15 @@ fn newtype(model: &Value, ty: &Type) -> TokenStream {
         const QUOTABLE: ::core::primitive::bool = <#ty as #krate::EtcdValue>::QUOTABLE;
 
         fn encode(&self) -> ::core::result::Result<#krate::__private::Bytes, #krate::ValueError> {
-            <#ty as #krate::EtcdValue>::encode(&self.0)
+            <#ty as #krate::EtcdValue>::encode(&self.#field)
         }
 
         fn decode(#bytes: &[::core::primitive::u8]) -> ::core::result::Result<Self, #krate::ValueError> {
-            <#ty as #krate::EtcdValue>::decode(#bytes).map(Self)
+            <#ty as #krate::EtcdValue>::decode(#bytes).map(#make)
         }
 
         fn survives(&self, #bytes: &#krate::__private::Bytes) -> ::core::result::Result<(), #krate::ValueError> {
-            <#ty as #krate::EtcdValue>::survives(&self.0, #bytes)
+            <#ty as #krate::EtcdValue>::survives(&self.#field, #bytes)
         }
     }
 }

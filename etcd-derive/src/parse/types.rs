@@ -22,6 +22,30 @@ pub(super) fn map(ty: &Type) -> Option<(&Type, &Type)> {
     }
 }
 
+/// The `T` of a list or a set of `T`.
+pub(super) fn list(ty: &Type) -> Option<&Type> {
+    const LISTS: [&str; 6] = ["Vec", "VecDeque", "LinkedList", "BTreeSet", "HashSet", "BinaryHeap"];
+    match plain(ty) {
+        Type::Array(array) => return Some(&array.elem),
+        Type::Slice(slice) => return Some(&slice.elem),
+        _ => {}
+    }
+    let last = last(ty)?;
+    let is_list = LISTS.iter().any(|name| last.ident == name);
+    match (is_list, last.ident == "Box" || last.ident == "Arc", arguments(last).as_slice()) {
+        (true, _, [item, ..]) => Some(item),
+        (_, true, [inner]) if matches!(plain(inner), Type::Slice(_)) => list(inner),
+        _ => None,
+    }
+}
+
+/// Whether the type looks like a map of another crate, or like a value of any form.
+pub(super) fn is_map_like(ty: &Type) -> bool {
+    let Some(last) = last(ty) else { return false };
+    let name = last.ident.to_string();
+    (name.ends_with("Map") && arguments(last).len() >= 2) || ["Value", "Table", "Mapping"].contains(&name.as_str())
+}
+
 /// Whether the type has exactly this name.
 pub(super) fn is(ty: &Type, ident: &Ident) -> bool {
     matches!(plain(ty), Type::Path(path) if path.qself.is_none() && path.path.segments.len() == 1)

@@ -9,14 +9,15 @@ use std::task::{Context, Poll, ready};
 
 use futures_util::Stream;
 
-use super::one::{One, OneTouch};
+use super::one_key::{OneKey, OneKeyChange};
 use super::{Begun, Steps, start_unknown};
 use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::key::Key;
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
-use crate::schema::{Change, Stored};
+use crate::schema::{Change, Fallback, Stored};
 use crate::store::{BoxFuture, Span, Store};
+use crate::telemetry::Pattern;
 use crate::value::Codec;
 use crate::version::{Versioned, Versions};
 use crate::watch::{Interruption, Start};
@@ -30,8 +31,9 @@ pub struct WatchingEntry<T> {
     key: Key,
     codec: Codec<T>,
     /// The value if no key exists.
-    default: Option<fn() -> T>,
+    default: Fallback<T>,
     start: Start,
+    pattern: Pattern,
 }
 
 /// The changes of one key: an endless stream of [`Change`]s. It behaves like
@@ -47,18 +49,24 @@ pub struct EntryChanges<T>(Box<Following<T>>);
 /// streams at the same time, and moving the state would cost memory in each of them.
 struct Following<T> {
     steps: Steps,
-    one: One,
+    one: OneKey,
     key: Key,
     codec: Codec<T>,
-    default: Option<fn() -> T>,
+    default: Fallback<T>,
 }
 
 impl<T> WatchingEntry<T> {
     pub(crate) fn new(store: Arc<dyn Store>, retry: RetryPolicy, key: Key, codec: Codec<T>) -> Self {
-        Self { store, retry, key, codec, default: None, start: Start::Now }
+        Self { store, retry, key, codec, default: Fallback::None, start: Start::Now, pattern: type_name::<T>() }
     }
 
-    pub(crate) fn with_default(mut self, default: Option<fn() -> T>) -> Self {
+    /// Sets the label of the watch in metrics and events.
+    pub(crate) fn with_pattern(mut self, pattern: Pattern) -> Self {
+        self.pattern = pattern;
+        self
+    }
+
+    pub(crate) fn with_default(mut self, default: Fallback<T>) -> Self {
         self.default = default;
         self
     }
@@ -81,17 +89,17 @@ impl<T: 'static> IntoFuture for WatchingEntry<T> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { store, retry, key, codec, default, start } = self;
-        let steps = Steps::new(store, &retry, Span::Key(key.clone()), type_name::<T>(), start);
-        let mut following = Box::new(Following { steps, one: One::unknown(Revision::ZERO), key, codec, default });
+        let Self { store, retry, key, codec, default, start, pattern } = self;
+        let steps = Steps::new(store, &retry, Span::Key(key.clone()), pattern, start);
+        let mut following = Box::new(Following { steps, one: OneKey::unknown(Revision::ZERO), key, codec, default });
         Box::pin(async move {
             if following.key.is_root() {
                 return Err(Error::new(ErrorKind::InvalidKey, "the root has no value").at(&following.key));
             }
             let begun = retry.one_call(poll_fn(|cx| following.steps.poll_begun(cx))).await.map_err(|error| error.at(&following.key))?;
             following.one = match begun {
-                Begun::At(snapshot) => One::new(&following.key, snapshot),
-                Begun::Unknown(revision) => One::unknown(revision),
+                Begun::At(snapshot) => OneKey::new(&following.key, snapshot),
+                Begun::Unknown(revision) => OneKey::unknown(revision),
             };
             Ok(EntryChanges(following))
         })
@@ -134,7 +142,7 @@ impl<T> EntryChanges<T> {
         let revision = one.revision();
         let now = match one.now() {
             Some(stored) => Some(Versioned::new(self.0.decode(stored)?, stored.versions(revision))),
-            None => default.map(|default| Versioned::new(default(), Versions { revision, ..Versions::default() })),
+            None => default.value().map(|value| Versioned::new(value, Versions { revision, ..Versions::default() })),
         };
         Ok(now.map(|now| now.secret(codec.is_secret())))
     }
@@ -162,9 +170,9 @@ impl<T> Following<T> {
         }
     }
 
-    fn make(&self, touch: OneTouch) -> Result<Change<T>> {
-        let OneTouch { revision, resynced, known, before } = touch;
-        let default = || self.default.map(|default| default());
+    fn make(&self, touch: OneKeyChange) -> Result<Change<T>> {
+        let OneKeyChange { revision, resynced, known, before } = touch;
+        let default = || self.default.value();
         let new = self.one.now().map(|stored| self.decode(stored)).transpose()?.or_else(default);
         let old = match before {
             Some(stored) => self.codec.decode_shared(&stored.value).ok(),

@@ -1,16 +1,17 @@
 //! `Entry<T>`: one key.
 
+mod conditional;
 mod delete;
 mod publish;
 mod write;
 
 use std::any::type_name;
 use std::fmt;
-use std::future::ready;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::conditional::{Expected, SeenExpiry, Written, holds};
 pub use self::delete::EntryDelete;
 pub use self::publish::Publish;
 pub use self::write::{EntryModify, EntryWrite};
@@ -21,10 +22,9 @@ use crate::changes::{EntryChanges, WatchingEntry};
 use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::key::Key;
 use crate::live::{EntryView, Viewing};
-use crate::retry::{AfterConflict, OptimisticRetry};
-use crate::revision::{LeaseId, Revision};
-use crate::schema::Stored;
-use crate::store::{Committed, Compare, Condition, Consistency, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
+use crate::revision::Revision;
+use crate::schema::{Fallback, Stored};
+use crate::store::{Committed, Compare, Condition, Consistency, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
 use crate::telemetry::{self, Operation};
 use crate::value::{Codec, contained};
 use crate::version::{Expect, Versioned, Versions};
@@ -65,10 +65,10 @@ use crate::version::{Expect, Versioned, Versions};
 ///
 /// On v3 a write with `ttl` creates a lease, which stays on the server until its time has passed.
 /// From five minutes on, writes with the same time to live share leases and may expire up to one
-/// twentieth later; see [`Expiry::After`]. For a key that is written often, such as a heartbeat,
-/// `.lease(&lease)` with a lease from [`Client::lease`](crate::Client::lease), or
-/// [`publish`](Self::publish), costs less. Do not revoke a lease that you found at a key, since
-/// other keys may be attached to it.
+/// twentieth later; see [`Expiry::After`](crate::store::Expiry::After). For a key that is written
+/// often, such as a heartbeat, `.lease(&lease)` with a lease from
+/// [`Client::lease`](crate::Client::lease), or [`publish`](Self::publish), costs less. Do not revoke
+/// a lease that you found at a key, since other keys may be attached to it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -99,7 +99,7 @@ pub struct Entry<T> {
     aliases: Vec<Key>,
     codec: Codec<T>,
     /// The value of the field if no key exists.
-    default: Option<fn() -> T>,
+    default: Fallback<T>,
     /// The enclosing struct, if there is one.
     enclosing: Option<Arc<EnclosingStruct>>,
 }
@@ -126,7 +126,7 @@ impl<T> fmt::Debug for Entry<T> {
 
 impl<T: Send + Sync + 'static> Entry<T> {
     pub(crate) fn new(context: SharedContext, key: Key, codec: Codec<T>) -> Self {
-        Self { context, key, aliases: Vec::new(), codec, default: None, enclosing: None }
+        Self { context, key, aliases: Vec::new(), codec, default: Fallback::None, enclosing: None }
     }
 
     pub(super) fn with_aliases(mut self, aliases: Vec<Key>) -> Self {
@@ -134,7 +134,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
         self
     }
 
-    pub(super) fn with_default(mut self, default: Option<fn() -> T>) -> Self {
+    pub(super) fn with_default(mut self, default: Fallback<T>) -> Self {
         self.default = default;
         self
     }
@@ -165,7 +165,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
             let (found, revision) = self.find(self.context.reads).await?;
             found.map(|found| self.decode(found, revision)).transpose()
         };
-        Self::operation("get").run(self.context.retry.one_call(work)).await
+        self.operation("get").run(self.context.retry.one_call(work)).await
     }
 
     /// Reads the value, or returns the field's default if no key exists. `None` if there is no
@@ -185,7 +185,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
                 None => Ok(self.default()?.map(|value| self.versioned(value, Versions { revision, ..Versions::default() }))),
             }
         };
-        Self::operation("get").run(self.context.retry.one_call(work)).await
+        self.operation("get").run(self.context.retry.one_call(work)).await
     }
 
     /// Whether a value exists, of any type.
@@ -199,7 +199,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
             }
             Ok(false)
         };
-        Self::operation("exists").run(self.context.retry.one_call(work)).await
+        self.operation("exists").run(self.context.retry.one_call(work)).await
     }
 
     /// Writes the value unconditionally. Returns the revision of the write.
@@ -313,7 +313,9 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// ```
     pub fn watch(&self) -> WatchingEntry<T> {
         let Self { context, key, codec, default, .. } = self;
-        WatchingEntry::new(context.lease_pool.roaming().clone(), context.retry.clone(), key.clone(), *codec).with_default(*default)
+        WatchingEntry::new(context.lease_pool.roaming().clone(), context.retry.clone(), key.clone(), *codec)
+            .with_default(*default)
+            .with_pattern(context.pattern(type_name::<T>()))
     }
 
     /// Opens an always-current view of the value (`None` if the key does not exist); see
@@ -334,7 +336,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
         let directory = self.key.parent().unwrap_or_else(Key::root);
         let span = if self.aliases.is_empty() { Span::Key(self.key.clone()) } else { Span::Below(directory.clone()) };
         let keys = self.keys().filter_map(|key| Some(directory.below(key.as_str().as_bytes())?.to_owned())).collect();
-        self.context.view(span, &directory, type_name::<T>(), EntryView::new(keys, self.codec))
+        self.context.view(span, &directory, self.context.pattern(type_name::<T>()), EntryView::new(keys, self.codec))
     }
 
     /// Waits until the value satisfies `wanted`, and returns it. `wanted` receives `None` if there
@@ -364,8 +366,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    pub(super) fn operation(op: &'static str) -> Operation {
-        Operation::new(op, type_name::<T>())
+    pub(super) fn operation(&self, op: &'static str) -> Operation {
+        Operation::new(op, self.context.pattern(type_name::<T>()))
     }
 
     /// The structs that decide when a new key of a struct expires. `None` for a standalone entry.
@@ -457,7 +459,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
 
     /// The default of the field, if there is one.
     fn default(&self) -> Result<Option<T>> {
-        let value = self.default.map(|default| contained("the default", || Ok(default()))).transpose();
+        let value = contained("the default", || Ok(self.default.value()));
         value.map_err(|reason| Error::new(ErrorKind::Invalid, self.codec.masked(reason).to_string()).at(&self.key))
     }
 
@@ -470,6 +472,11 @@ impl<T: Send + Sync + 'static> Entry<T> {
     pub(super) fn present(&self, reply: RangeReply) -> Option<Versioned<T>> {
         let kv = reply.kvs.into_iter().next()?;
         self.decode(Found { at: 0, kv }, reply.revision).ok()
+    }
+
+    /// Decodes a value that was read at the key with this index, counted from the field's own key.
+    pub(super) fn read_as(&self, at: usize, kv: KeyValue, revision: Revision) -> Result<Versioned<T>> {
+        self.decode(Found { at, kv }, revision)
     }
 
     fn decode(&self, found: Found, revision: Revision) -> Result<Versioned<T>> {
@@ -527,7 +534,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
             None => Previous::Nothing,
             Some(Ok(value)) => Previous::Value(value),
             Some(Err(error)) => {
-                telemetry::previous_undecodable(type_name::<T>());
+                telemetry::previous_undecodable(self.context.pattern(type_name::<T>()));
                 Previous::Unreadable(error)
             }
         }
@@ -562,163 +569,6 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    /// Whether a write keeps the existing expiry. (`modify` decides this by itself.)
-    fn keeps(&self, requested: RequestedExpiry) -> bool {
-        requested == RequestedExpiry::Keep && self.enclosing.is_some()
-    }
-
-    /// Applies the operations if the current value is as expected. Passes them the expiry that they
-    /// must set.
-    ///
-    /// Unknown facts are guessed: that the value is at the field's own key, that its stored form is
-    /// the one this library writes, and that nothing expires. If a guess is wrong, the failed
-    /// transaction returns the facts, and a second one follows.
-    async fn write_if(&self, expected: Option<&Expected>, requested: RequestedExpiry, ops: impl Fn(Expiry) -> Vec<Op>) -> Result<Written> {
-        let mut requested = requested;
-        if let (true, Some(Expected { seen: Some(seen), .. })) = (self.keeps(requested), expected) {
-            match (seen.lease, self.transactional()) {
-                // A key that was not written since is still attached to this lease.
-                (Some(lease), true) => requested = RequestedExpiry::Named(Expiry::With(lease)),
-                (None, false) if !seen.has_ttl => requested = RequestedExpiry::Named(Expiry::Never),
-                _ => {}
-            }
-        }
-        let keeps = self.keeps(requested);
-        if !self.transactional() && (keeps || !self.aliases.is_empty()) {
-            return self.read_and_write_if(expected, requested, ops).await;
-        }
-        let mut enclosing_expiry = if keeps { EnclosingExpiry::of(self.enclosing.as_ref(), &self.key) } else { EnclosingExpiry::default() };
-        let mut retry = OptimisticRetry::new(&self.context.retry);
-        let mut known: Option<Option<Found>> = None;
-        loop {
-            let mut compares = match (&known, expected) {
-                (None, Some(Expected { condition, .. })) => self.expectation(condition.clone()),
-                (None, None) => Vec::new(),
-                (Some(Some(Found { at, kv: KeyValue { lease: Some(lease), .. } })), None) => self.compares(*at, Condition::Lease(*lease)),
-                (Some(Some(found)), _) => self.compares(found.at, Condition::Modified(found.kv.modified)),
-                (Some(None), _) => self.compares(self.aliases.len(), Condition::Absent),
-            };
-            if keeps && known.is_none() {
-                compares.extend(self.keys().map(|key| Compare::key(key, Condition::NeverExpires)));
-            }
-            if keeps && known.as_ref().is_none_or(Option::is_none) && expected.is_none_or(|it| it.condition == Condition::Absent) {
-                compares.extend(enclosing_expiry.compares());
-            }
-            let expiry = match &known {
-                Some(Some(found)) if keeps => found.kv.expiry(),
-                Some(None) if keeps => enclosing_expiry.expiry(),
-                _ => requested.or_never(),
-            };
-            let otherwise = self.look().into_iter().chain(enclosing_expiry.looks()).collect();
-            let committed = self.commit(Txn { compares, then: ops(expiry), otherwise }).await?;
-            if committed.succeeded {
-                return Ok(Written::Done(committed));
-            }
-            enclosing_expiry.learn(&committed.results);
-            let revision = committed.revision;
-            let found = self.seen(committed);
-            if expected.is_some_and(|expected| !self.holds(&expected.condition, found.as_ref().map(|found| &found.kv))) {
-                return Ok(Written::Refused(found, revision));
-            }
-            match retry.after_conflict(Some(Some(found)), ready(Ok::<_, Error>(None))).await? {
-                AfterConflict::Retry(now) => known = now,
-                AfterConflict::GiveUp(now) => return Ok(Written::Refused(now.flatten().flatten(), revision)),
-            }
-            if known.is_none() {
-                enclosing_expiry.forget();
-            }
-        }
-    }
-
-    /// Like [`write_if`](Self::write_if), where a transaction covers only one key. All facts are
-    /// read first. The write then requires that the key has not changed.
-    async fn read_and_write_if(
-        &self,
-        expected: Option<&Expected>,
-        requested: RequestedExpiry,
-        ops: impl Fn(Expiry) -> Vec<Op>,
-    ) -> Result<Written> {
-        let keeps = self.keeps(requested);
-        let mut retry = OptimisticRetry::new(&self.context.retry);
-        let (mut found, mut revision) = self.find_to_write().await?;
-        loop {
-            if expected.is_some_and(|expected| !self.holds(&expected.condition, found.as_ref().map(|found| &found.kv))) {
-                return Ok(Written::Refused(found, revision));
-            }
-            let expiry = match &found {
-                Some(found) if keeps => found.kv.expiry(),
-                None if keeps => self.expiry_around().await?,
-                _ => requested.or_never(),
-            };
-            let compares = self.as_found(found.as_ref());
-            match self.commit(Txn { compares, then: ops(expiry), otherwise: self.look() }).await {
-                Ok(committed) if committed.succeeded => return Ok(Written::Done(committed)),
-                // The kept lease no longer exists.
-                Err(error) if error.kind() != ErrorKind::LeaseLost || !keeps => return Err(error),
-                Ok(_) | Err(_) => {}
-            }
-            match retry.after_conflict(None, self.find_to_write()).await? {
-                AfterConflict::Retry(now) => (found, revision) = now,
-                AfterConflict::GiveUp(_) => return Ok(Written::Refused(found, revision)),
-            }
-        }
-    }
-
-    /// Reads when the enclosing struct expires, where this cannot be guessed.
-    async fn expiry_around(&self) -> Result<Expiry> {
-        let mut enclosing_expiry = EnclosingExpiry::of(self.enclosing.as_ref(), &self.key);
-        enclosing_expiry.read(&self.context).await?;
-        Ok(enclosing_expiry.expiry())
-    }
-
-    /// The conditions that the key has not changed since it was found.
-    fn as_found(&self, found: Option<&Found>) -> Vec<Compare> {
-        match found {
-            Some(found) => self.compares(found.at, Condition::Modified(found.kv.modified)),
-            None => self.compares(self.aliases.len(), Condition::Absent),
-        }
-    }
-
-    /// Deletes the keys if the value is as expected, where a transaction covers only one key.
-    async fn delete_one_by_one(&self, expected: Option<&Expected>) -> Result<Previous<T>> {
-        let Some(Expected { condition, .. }) = expected else { return self.delete_each(None).await };
-        let mut retry = OptimisticRetry::new(&self.context.retry);
-        let (mut found, mut revision) = self.find_to_write().await?;
-        loop {
-            if !self.holds(condition, found.as_ref().map(|found| &found.kv)) {
-                return Err(self.refused(ErrorKind::Conflict, found, revision));
-            }
-            match self.delete_each(found.clone()).await {
-                Err(error) if error.kind() == ErrorKind::Conflict => {}
-                deleted => return deleted,
-            }
-            match retry.after_conflict(None, self.find_to_write()).await? {
-                AfterConflict::Retry(now) => (found, revision) = now,
-                AfterConflict::GiveUp(_) => return Err(self.refused(ErrorKind::Conflict, found, revision)),
-            }
-        }
-    }
-
-    /// Deletes key by key, aliases first. The key in `expected` is deleted only if it has not
-    /// changed.
-    async fn delete_each(&self, expected: Option<Found>) -> Result<Previous<T>> {
-        let mut was = Previous::Nothing;
-        for (at, key) in self.keys().enumerate().collect::<Vec<_>>().into_iter().rev() {
-            let expected = expected.as_ref().filter(|found| found.at == at);
-            let compares = expected.map(|found| Compare::key(key, Condition::Modified(found.kv.modified))).into_iter().collect();
-            let then = vec![Op::Delete { span: Span::Key(key.clone()), previous: true }];
-            let committed = self.commit(Txn { compares, then, otherwise: vec![Op::Get(Span::Key(key.clone()))] }).await?;
-            if !committed.succeeded {
-                let revision = committed.revision;
-                return Err(self.refused(ErrorKind::Conflict, self.seen(committed), revision));
-            }
-            // A read would have used the first key that exists.
-            let previous = self.previous_from(at, committed);
-            was = if previous.existed() { previous } else { was };
-        }
-        Ok(was)
-    }
-
     async fn commit(&self, txn: Txn) -> Result<Committed> {
         self.context.commit(txn).await.map_err(|error| error.at(&self.key))
     }
@@ -745,51 +595,9 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 }
 
-/// What a write expects to find.
-#[derive(Clone, Debug)]
-pub(super) struct Expected {
-    pub(super) condition: Condition,
-    /// The expiry at the time of the read, if there was one.
-    seen: Option<SeenExpiry>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct SeenExpiry {
-    lease: Option<LeaseId>,
-    has_ttl: bool,
-}
-
-impl From<Condition> for Expected {
-    fn from(condition: Condition) -> Self {
-        Self { condition, seen: None }
-    }
-}
-
-/// The outcome of a conditional write.
-enum Written {
-    Done(Committed),
-    /// The write was refused. Contains the value found instead, and its revision.
-    Refused(Option<Found>, Revision),
-}
-
 /// A stored value, and the index of the field's key that holds it.
 #[derive(Clone, Debug)]
 struct Found {
     at: usize,
     kv: KeyValue,
-}
-
-/// Whether a condition holds for a stored value, compared byte for byte.
-fn holds(condition: &Condition, kv: Option<&KeyValue>) -> bool {
-    match condition {
-        Condition::Absent => kv.is_none(),
-        Condition::Present => kv.is_some(),
-        Condition::Created(revision) => kv.is_some_and(|kv| kv.created == *revision),
-        Condition::Modified(revision) => kv.is_some_and(|kv| kv.modified == *revision),
-        Condition::Value(value) => kv.is_some_and(|kv| kv.value == *value),
-        Condition::Lease(lease) => kv.is_some_and(|kv| kv.lease == Some(*lease)),
-        Condition::UnchangedSince(revision) => kv.is_none_or(|kv| kv.modified <= *revision),
-        Condition::NeverExpires => kv.is_none_or(|kv| kv.lease.is_none() && kv.ttl.is_none()),
-        Condition::Compared(relation, operand) => operand.relates(kv, *relation),
-    }
 }

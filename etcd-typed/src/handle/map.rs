@@ -1,8 +1,10 @@
 //! `EntryMap<K, V>`: a directory of values. `DirMap<K, S>`: a directory of directories that each
 //! hold a struct.
 
+mod per_entry;
+
 use std::any::type_name;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fmt;
 use std::future::IntoFuture;
 use std::marker::PhantomData;
@@ -15,7 +17,7 @@ use futures_util::Stream;
 use futures_util::stream;
 
 use super::dir::{Dir, EtcdSchema, set};
-use super::dry::{Check, Diff};
+use super::dry_run::{Check, Diff};
 use super::entry::Entry;
 use super::expiry::{EnclosingStruct, RequestedExpiry};
 use super::plan::{Atomicity, Owner};
@@ -27,10 +29,11 @@ use crate::live::{DirsView, EntriesView, LiveMap, Viewing};
 use crate::queue::Guard;
 use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, Change, Encoded, Keyed, MapPath, Schema, Stored};
-use crate::store::{BoxFuture, Expiry, Range, Span};
+use crate::store::{BoxFuture, Expiry, KeyValue, Range, RangeReply, Span};
 use crate::telemetry::Operation;
 use crate::value::Codec;
 use crate::version::Versioned;
+pub use per_entry::PerEntry;
 
 /// A handle to a directory with one key for each entry of a map.
 ///
@@ -100,6 +103,16 @@ impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
         &self.key
     }
 
+    /// Sets the name of this map, its entries, watches and views in metrics and events. Without a
+    /// name, all maps with values of one type have the same `pattern`, the name of that type.
+    ///
+    /// Views of one directory share a watch. The name of the first is that of the watch.
+    #[must_use]
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.context = self.context.named(name);
+        self
+    }
+
     /// The handle of the entry with this map key. Sends no request.
     ///
     /// # Errors
@@ -128,7 +141,25 @@ impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
                 self.context.read_pages(&span, schema::Entries::new, take).await.map_err(|error| error.at(&self.key))?;
             Ok(entries.finish(&self.key, revision)?.secret(self.codec.is_secret()))
         };
-        Self::operation("get").run(work).await
+        self.operation("get").run(work).await
+    }
+
+    /// Reads all entries from one revision, each on its own: a bad entry does not fail the read. See
+    /// [`Viewing::per_entry`] for a live view with the same rule.
+    ///
+    /// # Errors
+    ///
+    /// The errors of a read. A bad entry is in [`PerEntry::problems`].
+    pub async fn get_per_entry(&self) -> Result<Versioned<PerEntry<K, V>>> {
+        let work = async {
+            let span = Span::Below(self.key.clone());
+            let take = |entries: &mut schema::Entries<K, V>, page| entries.read(&self.key, &self.codec, page);
+            let (entries, revision) =
+                self.context.read_pages(&span, schema::Entries::new, take).await.map_err(|error| error.at(&self.key))?;
+            let (entries, problems) = entries.finish_per_entry(revision);
+            Ok(entries.map(|entries| PerEntry { entries, problems }).secret(self.codec.is_secret()))
+        };
+        self.operation("get").run(work).await
     }
 
     /// Makes the directory contain exactly these entries: one read and one transaction, which
@@ -140,7 +171,7 @@ impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
     /// The errors of [`Dir::set`].
     pub fn set(&self, map: &BTreeMap<K, V>) -> MapWrite {
         let encoded = self.encode(map);
-        MapWrite::new(&self.context, &self.key, self.enclosing.as_ref(), self.owner(), encoded, Self::operation("set"))
+        MapWrite::new(&self.context, &self.key, self.enclosing.as_ref(), self.owner(), encoded, self.operation("set"))
     }
 
     /// Returns what [`set`](Self::set) of these entries would write and delete now, without writing
@@ -151,7 +182,7 @@ impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
     /// `Invalid` as for `set`.
     pub async fn diff(&self, map: &BTreeMap<K, V>) -> Result<Diff> {
         let encoded = self.encode(map)?;
-        Self::operation("diff").run(Diff::read(&self.context, &self.key, self.owner(), encoded)).await
+        self.operation("diff").run(Diff::read(&self.context, &self.key, self.owner(), encoded)).await
     }
 
     /// Lists every problem in the stored map; see [`Dir::check`]. Keys in subdirectories are not in
@@ -162,17 +193,21 @@ impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
     /// The errors of a read.
     pub async fn check(&self) -> Result<Check> {
         let read = Check::read(&self.context, &self.key, self.owner(), |decoder| decoder.all_entries::<BTreeMap<K, V>>(self.codec));
-        Self::operation("check").run(read).await
+        self.operation("check").run(read).await
     }
 
     /// Watches the changes of the entries from now on; see [`Dir::watch`].
     pub fn watch(&self) -> Watching<Keyed<K, Change<V>>, BTreeMap<K, V>> {
         let (codec, map) = (self.codec, self.clone());
         let typed = Typed::new(
-            type_name::<V>(),
+            self.context.pattern(type_name::<V>()),
             move |delta, out| delta.all_entries(codec, |change| change, out),
             move |_: &Key, tree: &schema::Tree, revision| map.decode(tree, revision),
-        );
+        )
+        .per_entry(move |directory, tree, revision| {
+            let (entries, _) = schema::each_entry(directory, tree, revision, &codec);
+            entries.secret(codec.is_secret())
+        });
         Watching::new(self.context.lease_pool.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 
@@ -182,7 +217,7 @@ impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
     /// The map in the view is in the order of its keys. `created()` of its states is unknown and
     /// returns zero.
     pub fn live(&self) -> Viewing<LiveMap<K, V>> {
-        self.context.view(Span::Below(self.key.clone()), &self.key, type_name::<V>(), EntriesView::new(self.codec))
+        self.context.view(Span::Below(self.key.clone()), &self.key, self.context.pattern(type_name::<V>()), EntriesView::new(self.codec))
     }
 
     /// Reads the entries in pages of one revision, in the order of the stored form of their keys.
@@ -213,8 +248,8 @@ impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
         Owner::Entries { secret: self.codec.is_secret(), levels: K::LEVELS }
     }
 
-    fn operation(op: &'static str) -> Operation {
-        Operation::new(op, type_name::<V>())
+    fn operation(&self, op: &'static str) -> Operation {
+        Operation::new(op, self.context.pattern(type_name::<V>()))
     }
 
     fn decode(&self, tree: &schema::Tree, revision: Revision) -> Result<Versioned<BTreeMap<K, V>>> {
@@ -384,7 +419,9 @@ impl<K: MapPath, V: Send + Sync + 'static> Paging<K, V> {
         self.done = !reply.more;
         self.revision = Some(reply.revision);
         self.after = reply.kvs.last().map(|kv| kv.key.clone());
-        for kv in reply.kvs {
+        let replaced = self.replaced(&reply).await?;
+        let map = &self.map;
+        for kv in reply.kvs.into_iter().filter(|kv| !replaced.contains(&kv.key)) {
             let item = match schema::entry(&map.key, &map.codec, &kv) {
                 None => continue,
                 Some(Ok((key, value))) => {
@@ -396,6 +433,31 @@ impl<K: MapPath, V: Send + Sync + 'static> Paging<K, V> {
             self.page.push_back(item);
         }
         Ok(())
+    }
+
+    /// The keys of earlier versions whose entries also have a key with a plain `_`. Such a key may
+    /// be in a later page, so this asks for each.
+    async fn replaced(&self, reply: &RangeReply) -> Result<HashSet<Bytes>> {
+        let map = &self.map;
+        let own = |kv: &KeyValue| map.key.below(&kv.key).and_then(schema::own_entry::<K>);
+        let older: Vec<_> = reply.kvs.iter().filter_map(|kv| Some((kv, map.key.descend(&own(kv)?)))).collect();
+        let mut replaced = HashSet::new();
+        if older.is_empty() {
+            return Ok(replaced);
+        }
+        let keys: HashSet<&[u8]> = reply.kvs.iter().map(|kv| &kv.key[..]).collect();
+        for (kv, own) in older {
+            let mut exists = keys.contains(own.as_bytes());
+            if !exists && reply.more {
+                let (revision, consistency) = (Some(reply.revision), map.context.reads);
+                let one = Range { revision, consistency, keys_only: true, ..Range::of(Span::Key(own)) };
+                exists = !map.context.asked().range(one).await?.kvs.is_empty();
+            }
+            if exists {
+                replaced.insert(kv.key.clone());
+            }
+        }
+        Ok(replaced)
     }
 }
 
@@ -442,6 +504,16 @@ impl<K: MapPath, S: EtcdSchema> DirMap<K, S> {
         &self.key
     }
 
+    /// Sets the name of this map, its watches and views in metrics and events. Without a
+    /// name, all maps with structs of one type have the same `pattern`, that of the type.
+    ///
+    /// Views of one directory share a watch. The name of the first is that of the watch.
+    #[must_use]
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.context = self.context.named(name);
+        self
+    }
+
     /// The handle of the struct with this map key. Sends no request. Its `delete` removes the
     /// entry, with everything below its directory.
     ///
@@ -473,7 +545,7 @@ impl<K: MapPath, S: EtcdSchema> DirMap<K, S> {
             let tree = schema::tree_in_steps(&self.key, reply.kvs).await;
             schema::decode_map(&self.key, &tree, reply.revision, |decoder| decoder.dir_keys::<K>(S::TABLE)).map(Versioned::into_inner)
         };
-        Self::operation("keys").run(work).await
+        self.operation("keys").run(work).await
     }
 
     /// Reads all structs from one revision.
@@ -487,7 +559,23 @@ impl<K: MapPath, S: EtcdSchema> DirMap<K, S> {
             let tree = schema::tree_in_steps(&self.key, reply.kvs).await;
             schema::decode_map_in_steps(&self.key, &tree, reply.revision, |decoder| decoder.all_dirs()).await
         };
-        Self::operation("get").run(work).await
+        self.operation("get").run(work).await
+    }
+
+    /// Reads all structs from one revision, each on its own: a bad struct does not fail the read. See
+    /// [`Viewing::per_entry`] for a live view with the same rule.
+    ///
+    /// # Errors
+    ///
+    /// The errors of a read. A bad struct is in [`PerEntry::problems`].
+    pub async fn get_per_entry(&self) -> Result<Versioned<PerEntry<K, S>>> {
+        let work = async {
+            let reply = self.context.read(Span::Below(self.key.clone()), false).await.map_err(|error| error.at(&self.key))?;
+            let tree = schema::tree_in_steps(&self.key, reply.kvs).await;
+            let (entries, problems) = schema::each_dir_in_steps(&self.key, &tree, reply.revision).await;
+            Ok(entries.map(|entries| PerEntry { entries, problems }))
+        };
+        self.operation("get").run(work).await
     }
 
     /// Makes the directory contain exactly these structs, as [`EntryMap::set`] does for values.
@@ -498,7 +586,7 @@ impl<K: MapPath, S: EtcdSchema> DirMap<K, S> {
     /// The errors of [`Dir::set`]. `Invalid` also for a struct that would have no key.
     pub fn set(&self, map: &BTreeMap<K, S>) -> MapWrite {
         let encoded = self.encode(map);
-        MapWrite::new(&self.context, &self.key, self.enclosing.as_ref(), Self::OWNER, encoded, Self::operation("set"))
+        MapWrite::new(&self.context, &self.key, self.enclosing.as_ref(), Self::OWNER, encoded, self.operation("set"))
     }
 
     /// Returns what [`set`](Self::set) of these structs would write and delete now, without writing
@@ -509,7 +597,7 @@ impl<K: MapPath, S: EtcdSchema> DirMap<K, S> {
     /// `Invalid` as for `set`.
     pub async fn diff(&self, map: &BTreeMap<K, S>) -> Result<Diff> {
         let encoded = self.encode(map)?;
-        Self::operation("diff").run(Diff::read(&self.context, &self.key, Self::OWNER, encoded)).await
+        self.operation("diff").run(Diff::read(&self.context, &self.key, Self::OWNER, encoded)).await
     }
 
     /// Lists every problem in the stored map; see [`Dir::check`].
@@ -519,19 +607,24 @@ impl<K: MapPath, S: EtcdSchema> DirMap<K, S> {
     /// The errors of a read.
     pub async fn check(&self) -> Result<Check> {
         let read = Check::read(&self.context, &self.key, Self::OWNER, |decoder| decoder.all_dirs::<BTreeMap<K, S>>());
-        Self::operation("check").run(read).await
+        self.operation("check").run(read).await
     }
 
     /// Watches the changes of all structs from now on; see [`Dir::watch`].
     pub fn watch(&self) -> Watching<Keyed<K, S::Change>, BTreeMap<K, S>> {
-        let typed = Typed::new(S::TABLE.pattern(), |delta, out| delta.all_dirs::<K, S, _>(|change| change, out), decode_dirs::<K, S>);
+        let typed = Typed::new(
+            self.context.pattern(S::TABLE.pattern()),
+            |delta, out| delta.all_dirs::<K, S, _>(|change| change, out),
+            decode_dirs::<K, S>,
+        )
+        .per_entry(|directory, tree, revision| schema::each_dir(directory, tree, revision).0);
         Watching::new(self.context.lease_pool.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 
     /// Opens an always-current view of the map, as [`EntryMap::live`] does for values. A change of
     /// one struct costs the decoding of that struct and O(log n).
     pub fn live(&self) -> Viewing<LiveMap<K, S>> {
-        self.context.view(Span::Below(self.key.clone()), &self.key, S::TABLE.pattern(), DirsView::new())
+        self.context.view(Span::Below(self.key.clone()), &self.key, self.context.pattern(S::TABLE.pattern()), DirsView::new())
     }
 
     fn encode(&self, map: &BTreeMap<K, S>) -> Result<Encoded> {
@@ -540,8 +633,8 @@ impl<K: MapPath, S: EtcdSchema> DirMap<K, S> {
 
     const OWNER: Owner = Owner::Dirs { table: S::TABLE, levels: K::LEVELS };
 
-    fn operation(op: &'static str) -> Operation {
-        Operation::new(op, S::TABLE.pattern())
+    fn operation(&self, op: &'static str) -> Operation {
+        Operation::new(op, self.context.pattern(S::TABLE.pattern()))
     }
 }
 

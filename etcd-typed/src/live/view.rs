@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use tokio::task::yield_now;
 
@@ -12,10 +13,11 @@ use crate::changes::Mirror;
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
 use crate::revision::Revision;
-use crate::schema::{self, AT_ONCE, ChangedKeys, MapPath, Schema, Stored};
+use crate::schema::{self, AT_ONCE, ChangedKeys, MapPath, Schema, Stored, Table};
 #[cfg(feature = "snapshot")]
 use crate::schema::{Look, NeededSecret};
 use crate::store::BoxFuture;
+use crate::telemetry;
 use crate::value::Codec;
 use crate::version::{Versioned, Versions};
 
@@ -31,6 +33,23 @@ pub(crate) trait View: Send + 'static {
     /// the view. With many keys it yields, as [`begin`](Self::begin) does.
     fn touch<'v>(&'v mut self, mirror: &'v Mirror, changed: &'v ChangedKeys) -> BoxFuture<'v, Option<Result<Versioned<Self::State>>>>;
 
+    /// From now on, a bad entry of a map does not reject the state; see [`Viewing::per_entry`].
+    fn per_entry(&mut self) {}
+
+    /// The entries that the last candidate leaves out, or shows with an earlier value. Always empty
+    /// before [`per_entry`](Self::per_entry).
+    fn bad(&self) -> Bad {
+        Bad::default()
+    }
+
+    /// Whether the last candidate does not show what is stored at this key, because its entry is
+    /// bad.
+    #[cfg(feature = "snapshot")]
+    fn is_bad(&self, relative: &str) -> bool {
+        let _ = relative;
+        false
+    }
+
     /// Returns the same view in its initial state.
     #[cfg(feature = "snapshot")]
     fn anew(&self) -> Box<dyn View<State = Self::State>>;
@@ -42,6 +61,15 @@ pub(crate) trait View: Send + 'static {
     /// A secret that the view needs.
     #[cfg(feature = "snapshot")]
     fn keeping(&self) -> Result<Keeping, NeededSecret>;
+}
+
+/// The bad entries of a map whose view is per entry.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bad {
+    /// The number of entries. An entry may have several problems.
+    pub(super) entries: usize,
+    /// Every problem, by entry.
+    pub(super) problems: Arc<[Problem]>,
 }
 
 /// Which parts of a view may be kept on disk.
@@ -56,12 +84,51 @@ pub(crate) struct Keeping {
     pub(super) looks: Vec<Look>,
 }
 
+/// Reports unknown keys once, where a struct asks for it.
+struct UnknownReport {
+    table: &'static Table,
+    /// Whether the report is still to be made.
+    is_due: bool,
+}
+
+impl UnknownReport {
+    fn new(table: &'static Table) -> Self {
+        Self { table, is_due: table.has_reports() }
+    }
+
+    /// `within` strips the name of a map's entry from a key, or returns it unchanged.
+    fn make<'k>(&mut self, keys: impl Iterator<Item = &'k str>, within: fn(&str) -> Option<&str>) {
+        if !self.is_due {
+            return;
+        }
+        let unknown = keys.filter(|relative| within(relative).is_some_and(|relative| self.table.reports(relative))).count();
+        if unknown > 0 {
+            self.is_due = false;
+            telemetry::view_has_unknown_keys(self.table.pattern(), unknown);
+        }
+    }
+}
+
+/// A key of a struct as it is.
+#[expect(clippy::unnecessary_wraps, reason = "it stands beside `DirsView::without_entry`")]
+fn of_struct(relative: &str) -> Option<&str> {
+    Some(relative)
+}
+
 /// A struct in its directory.
-pub(crate) struct StructView<S>(PhantomData<fn() -> S>);
+pub(crate) struct StructView<S> {
+    unknown: UnknownReport,
+    of: PhantomData<fn() -> S>,
+}
 
 impl<S: Schema> StructView<S> {
     pub(crate) fn new() -> Self {
-        Self(PhantomData)
+        Self { unknown: UnknownReport::new(S::TABLE), of: PhantomData }
+    }
+
+    /// Whether a change of the key may change the state.
+    fn reads(relative: &str) -> bool {
+        S::TABLE.reads(relative) || S::TABLE.refuses(relative)
     }
 }
 
@@ -69,11 +136,13 @@ impl<S: Schema> View for StructView<S> {
     type State = S;
 
     fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<S>>> {
+        self.unknown.make(mirror.tree().keys().map(String::as_str), of_struct);
         Box::pin(schema::decode_valid_in_steps(mirror.directory(), mirror.tree(), mirror.revision()))
     }
 
     fn touch<'v>(&'v mut self, mirror: &'v Mirror, changed: &'v ChangedKeys) -> BoxFuture<'v, Option<Result<Versioned<S>>>> {
-        Box::pin(async move { if changed.keys().any(|relative| S::TABLE.reads(relative)) { Some(self.begin(mirror).await) } else { None } })
+        self.unknown.make(changed.keys().filter(|relative| mirror.tree().contains_key(*relative)), of_struct);
+        Box::pin(async move { if changed.keys().any(Self::reads) { Some(self.begin(mirror).await) } else { None } })
     }
 
     #[cfg(feature = "snapshot")]
@@ -180,14 +249,74 @@ impl YieldCounter {
 struct Children<K: Ord, V> {
     /// All valid children. An invalid child keeps its last good value.
     good: LiveMap<K, V>,
-    /// The problems of each invalid child. There is no new state until this is empty.
+    /// The problems of each invalid child. There is no new state until this is empty, except per
+    /// entry.
     bad: BTreeMap<String, Vec<Problem>>,
     modified: Revision,
+    /// Set if the view is per entry.
+    each: Option<Each<K, V>>,
+}
+
+/// What a view per entry keeps beside its children.
+struct Each<K: Ord, V> {
+    /// The state of the last candidate. When all children are read again, a child that is invalid
+    /// then keeps the value it has here.
+    shown: LiveMap<K, V>,
+    /// `Children::bad` as of the last candidate.
+    bad: Bad,
+    /// Whether `Children::bad` has changed since.
+    is_changed: bool,
+}
+
+impl<K: Ord, V> Each<K, V> {
+    fn new() -> Self {
+        Self { shown: LiveMap::new(), bad: Bad::default(), is_changed: false }
+    }
 }
 
 impl<K: MapPath, V> Children<K, V> {
     fn new() -> Self {
-        Self { good: LiveMap::new(), bad: BTreeMap::new(), modified: Revision::ZERO }
+        Self { good: LiveMap::new(), bad: BTreeMap::new(), modified: Revision::ZERO, each: None }
+    }
+
+    fn per_entry(&mut self) {
+        self.each.get_or_insert_with(Each::new);
+    }
+
+    /// Forgets all children, before they are read again. Per entry, the last good value of each
+    /// child that still exists stays.
+    fn begin(&mut self, exists: impl Fn(&str) -> bool) {
+        let each = self.each.take();
+        *self = Self::new();
+        let Some(each) = each else { return };
+        self.good = each.shown.clone();
+        for key in each.shown.keys() {
+            let is_stored = |child: String| exists(&child) || key::with_escaped_underscores(&child).is_some_and(|older| exists(&older));
+            if !key.path().is_ok_and(is_stored) {
+                self.good.remove(key);
+            }
+        }
+        self.each = Some(Each { is_changed: true, ..each });
+    }
+
+    /// Whether a child is bad, under its own name or the escaped one.
+    #[cfg(feature = "snapshot")]
+    fn is_bad(&self, child: &str) -> bool {
+        let is_bad = |name: Option<String>| name.is_some_and(|name| self.bad.contains_key(&name));
+        self.each.is_some()
+            && !self.bad.is_empty()
+            && (self.bad.contains_key(child) || is_bad(key::with_plain_underscores(child)) || is_bad(key::with_escaped_underscores(child)))
+    }
+
+    /// Describes the view for its file. The file of a view per entry lacks entries that were never
+    /// good, so a view of the whole map must not start from it.
+    #[cfg(feature = "snapshot")]
+    fn describe(&self, what: String) -> String {
+        if self.each.is_some() { format!("{what}, per entry") } else { what }
+    }
+
+    fn bad(&self) -> Bad {
+        self.each.as_ref().map(|each| each.bad.clone()).unwrap_or_default()
     }
 
     /// Whether a known change is missing in the mirror because the server's history went back.
@@ -198,7 +327,10 @@ impl<K: MapPath, V> Children<K, V> {
     /// Updates a child; `None` if it does not exist.
     fn set(&mut self, directory: &Key, child: &str, now: Option<Result<V, Vec<Problem>>>, revision: Revision) {
         self.modified = self.modified.max(revision);
-        self.bad.remove(child);
+        let was_bad = self.bad.remove(child).is_some();
+        if let Some(each) = &mut self.each {
+            each.is_changed |= was_bad;
+        }
         let Some(now) = now else {
             if let Ok(key) = K::of_path(child) {
                 self.good.remove(&key);
@@ -212,6 +344,9 @@ impl<K: MapPath, V> Children<K, V> {
             (key, now) => {
                 let problems = key.err().into_iter().chain(now.err()).flatten().collect();
                 self.bad.insert(child.to_owned(), problems);
+                if let Some(each) = &mut self.each {
+                    each.is_changed = true;
+                }
             }
         }
     }
@@ -223,12 +358,22 @@ impl<K: MapPath, V> Children<K, V> {
         let own = key::with_plain_underscores(child).map_or(Cow::Borrowed(child), Cow::Owned);
         let Some(older) = key::with_escaped_underscores(&own) else { return Cow::Borrowed(child) };
         let (read, other) = if !exists(&own) && exists(&older) { (Cow::Owned(older), own) } else { (own, older.into()) };
-        self.bad.remove(&*other);
+        let was_bad = self.bad.remove(&*other).is_some();
+        if let Some(each) = &mut self.each {
+            each.is_changed |= was_bad;
+        }
         read
     }
 
-    fn candidate(&self, directory: &Key, revision: Revision) -> Result<Versioned<LiveMap<K, V>>> {
-        if !self.bad.is_empty() {
+    fn candidate(&mut self, directory: &Key, revision: Revision) -> Result<Versioned<LiveMap<K, V>>> {
+        if let Some(each) = &mut self.each {
+            each.shown = self.good.clone();
+            if std::mem::take(&mut each.is_changed) {
+                // A missing key has no revision of its own.
+                let found = |problem: &Problem| Problem { revision: problem.revision.or(Some(revision)), ..problem.clone() };
+                each.bad = Bad { entries: self.bad.len(), problems: self.bad.values().flatten().map(found).collect() };
+            }
+        } else if !self.bad.is_empty() {
             return Err(Error::from_problems(self.bad.values().flatten().cloned().collect()).at(directory));
         }
         let versions = Versions { revision, modified: self.modified, ..Versions::default() };
@@ -252,7 +397,7 @@ impl<K: MapPath, V: Send + Sync + 'static> EntriesView<K, V> {
         schema::is_entry(relative, K::LEVELS)
     }
 
-    fn candidate(&self, mirror: &Mirror) -> Result<Versioned<LiveMap<K, V>>> {
+    fn candidate(&mut self, mirror: &Mirror) -> Result<Versioned<LiveMap<K, V>>> {
         Ok(self.children.candidate(mirror.directory(), mirror.revision())?.secret(self.codec.is_secret()))
     }
 
@@ -270,7 +415,7 @@ impl<K: MapPath, V: Send + Sync + 'static> View for EntriesView<K, V> {
 
     fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<LiveMap<K, V>>>> {
         Box::pin(async move {
-            self.children = Children::new();
+            self.children.begin(|child| mirror.tree().contains_key(child));
             let mut yields = YieldCounter::default();
             for relative in mirror.tree().keys().filter(|relative| Self::owns(relative)) {
                 yields.add(1).await;
@@ -295,9 +440,24 @@ impl<K: MapPath, V: Send + Sync + 'static> View for EntriesView<K, V> {
         })
     }
 
+    fn per_entry(&mut self) {
+        self.children.per_entry();
+    }
+
+    fn bad(&self) -> Bad {
+        self.children.bad()
+    }
+
+    #[cfg(feature = "snapshot")]
+    fn is_bad(&self, relative: &str) -> bool {
+        self.children.is_bad(relative)
+    }
+
     #[cfg(feature = "snapshot")]
     fn anew(&self) -> Box<dyn View<State = LiveMap<K, V>>> {
-        Box::new(Self::new(self.codec))
+        let mut view = Self::new(self.codec);
+        view.children.each = self.children.each.as_ref().map(|_| Each::new());
+        Box::new(view)
     }
 
     #[cfg(feature = "snapshot")]
@@ -306,16 +466,22 @@ impl<K: MapPath, V: Send + Sync + 'static> View for EntriesView<K, V> {
             return Err(NeededSecret::at(&format!("<{}>", K::type_name())));
         }
         let looks = vec![Look { keys: vec![String::new()], is_in_map: true }];
-        Ok(Keeping { what: format!("a map of values ({})", self.codec.type_name), keeps: Box::new(Self::owns), looks })
+        let what = self.children.describe(format!("a map of values ({})", self.codec.type_name));
+        Ok(Keeping { what, keeps: Box::new(Self::owns), looks })
     }
 }
 
 /// A map of structs.
-pub(crate) struct DirsView<K: Ord, S>(Children<K, S>);
+pub(crate) struct DirsView<K: Ord, S>(Children<K, S>, UnknownReport);
 
 impl<K: MapPath, S: Schema> DirsView<K, S> {
     pub(crate) fn new() -> Self {
-        Self(Children::new())
+        Self(Children::new(), UnknownReport::new(S::TABLE))
+    }
+
+    /// The part of a key below the directory of its entry.
+    fn without_entry(relative: &str) -> Option<&str> {
+        schema::split_levels(relative, K::LEVELS)?.1
     }
 
     /// Returns the children to which these keys belong.
@@ -326,7 +492,7 @@ impl<K: MapPath, S: Schema> DirsView<K, S> {
     /// Splits a key into its child and the key below it.
     fn child_and_key(relative: &str) -> Option<(&str, &str)> {
         let (child, rest) = schema::split_levels(relative, K::LEVELS)?;
-        rest.filter(|rest| S::TABLE.reads(rest)).map(|rest| (child, rest))
+        rest.filter(|rest| StructView::<S>::reads(rest)).map(|rest| (child, rest))
     }
 
     /// Updates a child from the mirror. Returns how many keys were read.
@@ -353,9 +519,11 @@ impl<K: MapPath, S: Schema> View for DirsView<K, S> {
 
     fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<LiveMap<K, S>>>> {
         Box::pin(async move {
-            self.0 = Children::new();
+            let children = Self::children(mirror.tree().keys().map(String::as_str));
+            self.0.begin(|child| children.contains(child));
+            self.1.make(mirror.tree().keys().map(String::as_str), Self::without_entry);
             let mut yields = YieldCounter::default();
-            for child in Self::children(mirror.tree().keys().map(String::as_str)) {
+            for child in children {
                 yields.add(self.child(mirror, child).await).await;
             }
             self.0.candidate(mirror.directory(), mirror.revision())
@@ -367,6 +535,7 @@ impl<K: MapPath, S: Schema> View for DirsView<K, S> {
             if self.0.is_of_the_future(mirror) {
                 return Some(self.begin(mirror).await);
             }
+            self.1.make(changed.keys().filter(|relative| mirror.tree().contains_key(*relative)), Self::without_entry);
             let children = Self::children(changed.keys());
             let mut yields = YieldCounter::default();
             for child in &children {
@@ -376,9 +545,24 @@ impl<K: MapPath, S: Schema> View for DirsView<K, S> {
         })
     }
 
+    fn per_entry(&mut self) {
+        self.0.per_entry();
+    }
+
+    fn bad(&self) -> Bad {
+        self.0.bad()
+    }
+
+    #[cfg(feature = "snapshot")]
+    fn is_bad(&self, relative: &str) -> bool {
+        Self::child_and_key(relative).is_some_and(|(child, _)| self.0.is_bad(child))
+    }
+
     #[cfg(feature = "snapshot")]
     fn anew(&self) -> Box<dyn View<State = LiveMap<K, S>>> {
-        Box::new(Self::new())
+        let mut view = Self::new();
+        view.0.each = self.0.each.as_ref().map(|_| Each::new());
+        Box::new(view)
     }
 
     #[cfg(feature = "snapshot")]
@@ -387,7 +571,7 @@ impl<K: MapPath, S: Schema> View for DirsView<K, S> {
         match S::TABLE.entry_secret() {
             Some(secret) => Err(secret.below(&format!("<{}>", K::type_name()))),
             None => {
-                let what = format!("a map of structs {}", S::TABLE.name);
+                let what = self.0.describe(format!("a map of structs {}", S::TABLE.name));
                 Ok(Keeping { what, keeps: Box::new(keeps), looks: S::TABLE.looks("/", true) })
             }
         }

@@ -1,6 +1,5 @@
 //! `Published`: the guard of a published value, with its type.
 
-use std::any::type_name;
 use std::fmt;
 
 use bytes::Bytes;
@@ -9,7 +8,7 @@ use super::{Publication, PublishedStatus};
 use crate::error::Result;
 use crate::key::Key;
 use crate::revision::Revision;
-use crate::telemetry::Operation;
+use crate::telemetry::{Operation, Pattern};
 
 /// A published value, which exists as long as this guard; created by
 /// [`Entry::publish`](crate::Entry::publish).
@@ -35,17 +34,18 @@ use crate::telemetry::Operation;
 #[must_use = "the value is withdrawn when this guard is dropped"]
 pub struct Published<T> {
     publication: Publication,
+    pattern: Pattern,
     /// Validates and encodes a value, as the handle of the key does.
     encode: Box<dyn Fn(&T) -> Result<Bytes> + Send + Sync>,
 }
 
 impl<T: Send + Sync + 'static> Published<T> {
-    pub(crate) fn new(publication: Publication, encode: impl Fn(&T) -> Result<Bytes> + Send + Sync + 'static) -> Self {
-        Self { publication, encode: Box::new(encode) }
+    pub(crate) fn new(publication: Publication, pattern: Pattern, encode: impl Fn(&T) -> Result<Bytes> + Send + Sync + 'static) -> Self {
+        Self { publication, pattern, encode: Box::new(encode) }
     }
 
-    fn operation(op: &'static str) -> Operation {
-        Operation::new(op, type_name::<T>())
+    fn operation(&self, op: &'static str) -> Operation {
+        Operation::new(op, self.pattern)
     }
 
     /// The key, from the root of the store.
@@ -81,7 +81,7 @@ impl<T: Send + Sync + 'static> Published<T> {
     /// Dropping the future makes no difference: the new value is still published.
     pub async fn set(&self, value: &T) -> Result<Revision> {
         let value = (self.encode)(value);
-        Self::operation("set").run(async { self.publication.set(value?).await }).await
+        self.operation("set").run(async { self.publication.set(value?).await }).await
     }
 
     /// Deletes the value if it is still this guard's, and waits for the answer.
@@ -94,7 +94,7 @@ impl<T: Send + Sync + 'static> Published<T> {
     ///
     /// Dropping the future withdraws the value in the background.
     pub async fn withdraw(self) -> Result<()> {
-        Self::operation("withdraw").run(self.publication.withdraw()).await
+        self.operation("withdraw").run(self.publication.withdraw()).await
     }
 }
 

@@ -1,35 +1,27 @@
-//! `Guard`: what the holder of a lock or leadership has, and the conditions of a guarded write.
+//! `Guard`: what the holder of a lock or leadership has.
 
 use std::fmt;
-use std::future::poll_fn;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::task::Poll;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::ContenderQueue;
+use super::claim::Claim;
 use super::contender::Rank;
 use super::hold::Hold;
+use super::key_watch::Watching;
 use super::member::Member;
 use super::release::Release;
-use super::{ContenderQueue, Token};
+use super::token::Token;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::lease::{DelayedStart, Lease, Lost, LostReason};
-use crate::retry::{RetryPolicy, answer_until};
+use crate::lease::{Lost, LostReason};
+use crate::retry::answer_until;
 use crate::revision::{LeaseId, Revision};
-use crate::runtime::{self, Runtimes, Task, sleep, sleep_until};
-use crate::store::{Committed, Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Store, Txn};
-use crate::telemetry::{self, Pattern};
-use crate::watch::{Follow, Reason, Start, Step};
-
-/// How long a guard is held before its key is watched. Most guards are released sooner, and cost no
-/// watch.
-const SETTLED: Duration = Duration::from_millis(100);
-
-/// The label for the keys of guards in metrics and events.
-const PATTERN: Pattern = "guard";
+use crate::runtime::{self, sleep_until};
+use crate::store::{Committed, Expiry, Op, OpResult, Txn};
 
 /// The common part of a [`Lock`](crate::Lock) and a [`Leader`](crate::Leader); both deref to it.
 ///
@@ -71,86 +63,6 @@ pub struct Guard {
     /// Whether all requests under the lease were answered.
     clean: bool,
     watching: Arc<Watching>,
-}
-
-/// The condition of a guarded write: the key exists, was created at the guard's fence, and is
-/// attached to its lease. The revision alone is not enough, since a server that was emptied may
-/// create a key at the same revision again.
-#[derive(Clone)]
-pub(crate) struct Claim {
-    key: Key,
-    fence: Revision,
-    lease: LeaseId,
-    hold: Hold,
-    /// Whether the store shows leases. A v2 store knows only which keys this client attached to
-    /// which lease.
-    transactions: bool,
-}
-
-impl Claim {
-    /// The compares for a transaction. On a store without transactions over several keys they work
-    /// only in a request about the guard's own key.
-    pub(crate) fn compares(&self) -> Vec<Compare> {
-        let created = self.transactions.then_some(Condition::Created(self.fence));
-        let conditions = created.into_iter().chain([Condition::Lease(self.lease)]);
-        conditions.map(|condition| Compare::key(&self.key, condition)).collect()
-    }
-
-    /// The read for a transaction whose compares failed, so that [`holds`](Self::holds) can tell
-    /// whether this claim was the reason.
-    pub(crate) fn look(&self) -> Op {
-        Op::Get(Span::Key(self.key.clone()))
-    }
-
-    /// Returns whether the key is as the claim says. If not, the guard is lost.
-    pub(crate) fn holds(&self, reply: &RangeReply) -> bool {
-        let why = self.why_lost(reply.kvs.first());
-        if let Some(why) = why {
-            self.hold.lose(why);
-        }
-        why.is_none()
-    }
-
-    /// Returns why the guard is lost, from the key that was read.
-    fn why_lost(&self, found: Option<&KeyValue>) -> Option<LostReason> {
-        match found {
-            None => Some(LostReason::KeyDeleted),
-            Some(kv) if kv.created == self.fence && (kv.lease == Some(self.lease) || self.is_untold(kv)) => None,
-            Some(_) => Some(LostReason::TakenOver),
-        }
-    }
-
-    /// Whether the store does not show the key's lease. On a store that shows leases, a key without
-    /// one was detached.
-    fn is_untold(&self, kv: &KeyValue) -> bool {
-        !self.transactions && kv.lease.is_none()
-    }
-
-    /// Checks that the guard is held, by the clock.
-    ///
-    /// # Errors
-    ///
-    /// `GuardLost`.
-    pub(crate) fn check(&self) -> Result<()> {
-        self.hold.tend();
-        match self.hold.reason() {
-            Some(why) => Err(self.lost_since(why)),
-            None => Ok(()),
-        }
-    }
-
-    /// The error of a guard that is not held.
-    pub(crate) fn lost(&self) -> Error {
-        self.lost_since(self.hold.reason().unwrap_or(LostReason::KeyDeleted))
-    }
-
-    fn lost_since(&self, why: LostReason) -> Error {
-        self.loss(why).into()
-    }
-
-    fn loss(&self, why: LostReason) -> Lost {
-        Lost::of(self.lease, &self.key, why, self.hold.cause(why))
-    }
 }
 
 impl Guard {
@@ -391,168 +303,12 @@ impl fmt::Debug for Guard {
     }
 }
 
-/// The task that watches a guard's key, once it has started. Dropping this ends the task.
-#[derive(Default)]
-struct Watching(OnceLock<Task>);
-
-/// Starts the watching task when the guard has been held for a while, unless it ended.
-struct Watchful {
-    watching: Weak<Watching>,
-    store: Arc<dyn Store>,
-    retry: RetryPolicy,
-    claim: Claim,
-    ttl: Duration,
-    /// The client's. Weak, since the client owns this value.
-    runtimes: Weak<Runtimes>,
-}
-
-impl DelayedStart for Watchful {
-    fn is_wanted(&self) -> bool {
-        self.watching.strong_count() > 0 && self.claim.hold.reason().is_none()
-    }
-
-    fn begin(self: Box<Self>) {
-        let Self { watching, store, retry, claim, ttl, runtimes } = *self;
-        // No other code sets the cell. If the guard is dropped meanwhile, dropping `watching` here
-        // ends the task.
-        if let (Some(watching), Some(runtimes)) = (watching.upgrade(), runtimes.upgrade()) {
-            let _ = watching.0.set(runtimes.spawn(watch(store, retry, claim, ttl)));
-        }
-    }
-}
-
-impl Watching {
-    fn start_delayed(queue: &ContenderQueue, claim: &Claim, lease: &Lease) -> Arc<Self> {
-        let watching = Arc::new(Self::default());
-        let (store, retry, claim) = (queue.roaming().clone(), queue.lease_pool.retry().clone(), claim.clone());
-        let (ttl, runtimes) = (lease.ttl(), queue.lease_pool.runtimes());
-        let watchful = Watchful { watching: Arc::downgrade(&watching), store, retry, claim, ttl, runtimes: Arc::downgrade(runtimes) };
-        queue.lease_pool.delayed_starts().begin(SETTLED, runtimes, watchful);
-        watching
-    }
-
-    fn end(&self) {
-        if let Some(task) = self.0.get() {
-            task.end();
-        }
-    }
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-/// Watches a guard's key. Ends the guard when the key changed, or when the store refuses to show it
-/// for the lease's time to live.
-///
-/// In an outage the lease decides. But a lease needs no right to the key: it may be kept alive
-/// forever while the key cannot be seen.
-async fn watch(store: Arc<dyn Store>, retry: RetryPolicy, claim: Claim, ttl: Duration) {
-    let span = Span::Key(claim.key.clone());
-    let mut backoff = retry.backoff();
-    let mut refused_since: Option<Instant> = None;
-    loop {
-        let mut follow = Follow::new(store.clone(), &retry, span.clone(), PATTERN, Start::Now);
-        let mut follows = true;
-        while follows {
-            let why = match look(&mut follow, ttl / 3).await {
-                Look::Step(step) => {
-                    backoff.reset();
-                    refused_since = None;
-                    seen(&step, &claim, &*store).await
-                }
-                blind => {
-                    if let Look::Ended(error) = blind {
-                        telemetry::watch_refused(PATTERN, &error, false);
-                        follows = false;
-                    }
-                    match store.range(Range::of(span.clone())).await {
-                        Ok(reply) => {
-                            refused_since = None;
-                            claim.why_lost(reply.kvs.first())
-                        }
-                        Err(error) if error.is_outage() => None,
-                        Err(error) => {
-                            let refused_for = refused_since.get_or_insert_with(Instant::now).elapsed();
-                            if refused_for >= ttl {
-                                return claim.hold.lose_by(LostReason::Unverified, error);
-                            }
-                            None
-                        }
-                    }
-                }
-            };
-            if let Some(why) = why {
-                return claim.hold.lose(why);
-            }
-        }
-        sleep(backoff.next_delay()).await;
-    }
-}
-
-/// One result of following a key.
-enum Look {
-    Step(Step),
-    /// The watch ended.
-    Ended(Error),
-    /// The watch was interrupted for a while.
-    Blind,
-}
-
-/// Waits for the next step of a watch, or returns `Blind` when it was interrupted for `patience`.
-async fn look(follow: &mut Follow, patience: Duration) -> Look {
-    let mut blind = None;
-    poll_fn(|cx| {
-        if let Poll::Ready(step) = follow.poll_step(cx) {
-            return Poll::Ready(match step {
-                Some(Ok(step)) => Look::Step(step),
-                Some(Err(error)) => Look::Ended(error),
-                None => Look::Ended(Error::new(ErrorKind::Unavailable, "the watch ended without a reason")),
-            });
-        }
-        if follow.interruption().is_none() {
-            blind = None;
-            return Poll::Pending;
-        }
-        let blind = blind.get_or_insert_with(|| Box::pin(sleep(patience)));
-        blind.as_mut().poll(cx).map(|()| Look::Blind)
-    })
-    .await
-}
-
-/// Returns why the guard is lost, from a step of the watch of its key.
-async fn seen(step: &Step, claim: &Claim, store: &dyn Store) -> Option<LostReason> {
-    let mut written = false;
-    let why = match step {
-        // In another history, such as a restored backup, the key may look the same. But in that
-        // history this guard may not have acquired the lock.
-        Step::Reset(snapshot) => {
-            claim.why_lost(snapshot.kvs.first()).or((snapshot.reason == Reason::Rewound).then_some(LostReason::Revoked))
-        }
-        Step::Batch(batch) => batch.events.iter().find_map(|event| match event {
-            Event::Put { kv, .. } => {
-                written = true;
-                claim.why_lost(Some(kv))
-            }
-            Event::Delete { .. } => Some(LostReason::KeyDeleted),
-        }),
-        Step::Progress(_) => None,
-    };
-    if why.is_some() || !written || claim.transactions {
-        return why;
-    }
-    // v2 shows no leases: only this client's store knows whether this client wrote the value.
-    let txn = Txn { compares: claim.compares(), then: Vec::new(), otherwise: Vec::new() };
-    let foreign = store.commit(txn).await.is_ok_and(|committed| !committed.succeeded);
-    foreign.then_some(LostReason::TakenOver)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::client::Client;
+    use crate::runtime::sleep;
+    use crate::store::RangeReply;
 
     /// A guarded write may still use the claim of a lock after its release. It must not end the
     /// lease, which the next lock uses.

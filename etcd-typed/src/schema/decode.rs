@@ -3,7 +3,10 @@
 mod gather;
 
 pub(super) use self::gather::Gathered;
-use super::{Map, MapPath, Schema, Stored, Table, Tree, Validation, is_entry, place, split_levels, validated, with_prefix};
+use super::{
+    Fallback, Map, MapPath, Schema, Stored, Table, Tree, UNKNOWN, UnknownKeys, Validation, is_entry, is_replaced, place, split_levels,
+    validated, with_prefix,
+};
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
@@ -96,24 +99,17 @@ impl<'a> Decoder<'a> {
     }
 
     /// Reads a required field, or a field with a default.
-    pub(super) fn leaf<T>(&mut self, field: usize, codec: &Codec<T>, default: Option<fn() -> T>) -> Option<T> {
-        match (self.stored(field)?, default) {
-            (FieldLookup::Value(at, stored), _) => self.value(at, stored, codec),
-            (FieldLookup::Nothing(segment), Some(default)) => match contained("the default", || Ok(default())) {
-                Ok(value) => {
-                    self.check(segment, &value, codec, None);
-                    Some(value)
-                }
-                Err(reason) => {
-                    self.problem(segment, ProblemKind::Missing, format!("missing, and {}", codec.masked(reason)), None);
-                    None
-                }
-            },
-            (FieldLookup::Nothing(segment), None) => {
-                self.problem(segment, ProblemKind::Missing, format!("missing ({})", codec.type_name), None);
-                None
-            }
+    pub(super) fn leaf<T>(&mut self, field: usize, codec: &Codec<T>, default: Fallback<T>) -> Option<T> {
+        let segment = match self.stored(field)? {
+            FieldLookup::Value(at, stored) => return self.value(at, stored, codec),
+            FieldLookup::Nothing(segment) => segment,
+        };
+        let value = self.default(segment, codec, default)?;
+        match &value {
+            Some(value) => self.check(segment, value, codec, None),
+            None => self.problem(segment, ProblemKind::Missing, format!("missing ({})", codec.type_name), None),
         }
+        value
     }
 
     /// Reads an `Option` field.
@@ -122,6 +118,26 @@ impl<'a> Decoder<'a> {
             FieldLookup::Value(at, stored) => self.value(at, stored, codec).map(Some),
             FieldLookup::Nothing(_) => Some(None),
         }
+    }
+
+    /// Reads an `Option` field with a default.
+    pub(super) fn leaf_opt_or<T>(&mut self, field: usize, codec: &Codec<T>, default: fn() -> Option<T>) -> Option<Option<T>> {
+        match self.stored(field)? {
+            FieldLookup::Value(at, stored) => self.value(at, stored, codec).map(Some),
+            FieldLookup::Nothing(segment) => {
+                let value = self.default(segment, codec, Fallback::Maybe(default))?;
+                if let Some(value) = &value {
+                    self.check(segment, value, codec, None);
+                }
+                Some(value)
+            }
+        }
+    }
+
+    /// The default of a field without a key, if it has one.
+    fn default<T>(&mut self, segment: &str, codec: &Codec<T>, default: Fallback<T>) -> Option<Option<T>> {
+        let value = contained("the default", || Ok(default.value()));
+        value.map_err(|reason| self.problem(segment, ProblemKind::Missing, format!("missing, and {}", codec.masked(reason)), None)).ok()
     }
 
     /// Reads a nested struct.
@@ -138,7 +154,7 @@ impl<'a> Decoder<'a> {
 
     /// Reads a struct whose keys are in this struct's own directory.
     pub fn flatten<S: Schema>(&mut self) -> Option<S> {
-        self.whole()
+        self.fields()
     }
 
     /// Reads a map of structs.
@@ -155,6 +171,30 @@ impl<'a> Decoder<'a> {
 
     /// Reads a struct at this position. Validates it as a whole if all its fields could be read.
     pub(crate) fn whole<S: Schema>(&mut self) -> Option<S> {
+        let value = self.fields();
+        if S::TABLE.unknown == UnknownKeys::Refused && !self.refuse_unknown_keys(S::TABLE) { None } else { value }
+    }
+
+    /// Records a problem for each unknown key in this directory. Returns whether there is none.
+    #[inline(never)]
+    fn refuse_unknown_keys(&mut self, table: &'static Table) -> bool {
+        if self.left.is_some() {
+            return true;
+        }
+        let length = self.prefix.len();
+        let unknown = with_prefix(self.tree, &self.prefix).filter(|(relative, _)| table.is_unknown_here(&relative[length..]));
+        let before = self.found.problems.len();
+        self.found.problems.extend(unknown.map(|(relative, stored)| Problem {
+            key: self.directory.descend(relative),
+            kind: ProblemKind::Unknown,
+            reason: UNKNOWN.to_owned(),
+            revision: Some(stored.modified),
+        }));
+        self.found.problems.len() == before
+    }
+
+    /// Reads the fields of a struct at this position.
+    fn fields<S: Schema>(&mut self) -> Option<S> {
         let outer = self.enter(S::TABLE);
         let value = S::decode(self);
         let verdict = match &value {
@@ -193,8 +233,9 @@ impl<'a> Decoder<'a> {
         let mut complete = true;
         for child in self.children(M::Value::TABLE, M::Key::LEVELS) {
             match self.one_dir(child) {
-                Some(pair) => pairs.push(pair),
-                None => complete = false,
+                Some(Some(pair)) => pairs.push(pair),
+                Some(None) => complete = false,
+                None => {}
             }
         }
         complete.then(|| M::of(pairs))
@@ -203,7 +244,8 @@ impl<'a> Decoder<'a> {
     /// Reads only the keys of this directory as a map of structs.
     pub(crate) fn dir_keys<K: MapPath>(&mut self, table: &Table) -> Option<Vec<K>> {
         let children = self.children(table, K::LEVELS);
-        let mut keys: Vec<K> = children.into_iter().filter_map(|child| self.map_key(child, None)).collect();
+        let read = children.into_iter().filter(|child| !self.is_replaced(child, table)).collect::<Vec<_>>();
+        let mut keys: Vec<K> = read.into_iter().filter_map(|child| self.map_key(child, None)).collect();
         keys.sort();
         Some(keys)
     }
@@ -251,14 +293,41 @@ impl<'a> Decoder<'a> {
         if !is_entry(name, K::LEVELS) {
             return None;
         }
+        if is_replaced(name, |own| self.tree.contains_key(&[&self.prefix, own].concat())) {
+            self.note(name, stored);
+            return None;
+        }
         let key = self.map_key::<K>(name, Some(stored.modified));
         Some(key.zip(self.value(name, stored, codec)))
     }
 
-    /// Reads one struct of a map.
-    pub(super) fn one_dir<K: MapPath, S: Schema>(&mut self, child: &str) -> Option<(K, S)> {
+    /// Reads one struct of a map. Returns `None` if the entry is read at another name, and
+    /// `Some(None)` if it has a problem.
+    pub(super) fn one_dir<K: MapPath, S: Schema>(&mut self, child: &str) -> Option<Option<(K, S)>> {
+        if self.is_replaced(child, S::TABLE) {
+            self.below(child, |decoder| decoder.note_keys(S::TABLE));
+            return None;
+        }
         let key = self.map_key::<K>(child, None);
-        key.zip(self.below(child, Self::whole::<S>))
+        Some(key.zip(self.below(child, Self::whole::<S>)))
+    }
+
+    /// Whether the struct in this directory of a map also exists in the directory with a plain `_`.
+    pub(super) fn is_replaced(&self, child: &str, table: &Table) -> bool {
+        is_replaced(child, |own| self.has_struct(own, table))
+    }
+
+    /// Adds the keys of a struct that is not read to the keys that were read. So a write that
+    /// removes the entry knows them.
+    fn note_keys(&mut self, table: &'static Table) -> Option<()> {
+        let (tree, length) = (self.tree, self.prefix.len());
+        for (relative, stored) in with_prefix(tree, &self.prefix.clone()) {
+            let rest = &relative[length..];
+            if table.owns(rest) {
+                self.note(rest, stored);
+            }
+        }
+        Some(())
     }
 
     fn segment(&self, field: usize) -> Option<&'static str> {
@@ -284,10 +353,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn value<T>(&mut self, segment: &str, stored: &Stored, codec: &Codec<T>) -> Option<T> {
-        let found = &mut self.found;
-        found.lease = stored.shared_lease().filter(|lease| found.basis.is_empty() || found.lease == Some(*lease));
-        found.basis.push(([&self.prefix, segment].concat(), stored.modified));
-        found.created = Some(found.created.map_or(stored.created, |oldest| oldest.min(stored.created)));
+        self.note(segment, stored);
         match codec.decode(&stored.value) {
             Ok(value) => {
                 self.check(segment, &value, codec, Some(stored.modified));
@@ -298,6 +364,14 @@ impl<'a> Decoder<'a> {
                 None
             }
         }
+    }
+
+    /// Adds a key to the keys that were read.
+    fn note(&mut self, segment: &str, stored: &Stored) {
+        let found = &mut self.found;
+        found.lease = stored.shared_lease().filter(|lease| found.basis.is_empty() || found.lease == Some(*lease));
+        found.basis.push(([&self.prefix, segment].concat(), stored.modified));
+        found.created = Some(found.created.map_or(stored.created, |oldest| oldest.min(stored.created)));
     }
 
     fn map_key<K: MapPath>(&mut self, segment: &str, revision: Option<Revision>) -> Option<K> {

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::changed_keys::ChangedKey;
-use super::{ChangedKeys, MapPath, Presence, Schema, Stored, Table, Tree, is_entry, split_levels, with_prefix};
+use super::{ChangedKeys, Fallback, MapPath, Presence, Schema, Stored, Table, Tree, is_entry, is_replaced, split_levels, with_prefix};
 use crate::error::{Masked, Problem, ProblemKind};
 use crate::key::{self, Key};
 use crate::revision::Revision;
@@ -128,11 +128,11 @@ impl<'a> Delta<'a> {
     }
 
     /// The change of a field with one value.
-    pub(super) fn leaf<T>(&mut self, field: usize, codec: &Codec<T>, default: Option<fn() -> T>) -> Option<Change<T>> {
+    pub(super) fn leaf<T>(&mut self, field: usize, codec: &Codec<T>, default: Fallback<T>) -> Option<Change<T>> {
         let (segment, before, after) = self.leaf_changed(field)?;
         let change = self.change(segment, before, after, *codec)?;
-        let old = if before.is_none() && self.knows_before { default.map(|default| default()) } else { change.old };
-        let new = if after.is_none() { default.map(|default| default()) } else { change.new };
+        let old = if before.is_none() && self.knows_before { default.value() } else { change.old };
+        let new = if after.is_none() { default.value() } else { change.new };
         Some(Change { old, new, ..change })
     }
 
@@ -242,7 +242,7 @@ impl<'a> Delta<'a> {
             if let Some((child, Some(rest))) = split_levels(&key.name[self.prefix.len()..], K::LEVELS)
                 && children.last() != Some(&child)
                 && S::TABLE.owns(rest)
-                && !self.is_replaced(child)
+                && !self.is_replaced(child, S::TABLE)
             {
                 children.push(child);
             }
@@ -257,9 +257,11 @@ impl<'a> Delta<'a> {
     }
 
     /// Whether a struct is in the directory of an earlier version, and also in its own.
-    fn is_replaced(&self, child: &str) -> bool {
-        let own = key::with_plain_underscores(child).map(|own| format!("{}{own}/", self.prefix));
-        own.is_some_and(|own| with_prefix(self.after, &own).next().is_some())
+    fn is_replaced(&self, child: &str, table: &Table) -> bool {
+        is_replaced(child, |own| {
+            let own = format!("{}{own}/", self.prefix);
+            with_prefix(self.after, &own).any(|(relative, _)| table.is_present_by(&relative[own.len()..]))
+        })
     }
 
     /// Adds the changes of this directory as a map of values.

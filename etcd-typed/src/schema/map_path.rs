@@ -10,8 +10,14 @@ use crate::value::{Codec, EtcdValue, ValueError};
 /// A type whose values can be the keys of a map that is a field of a struct. The stored form must
 /// be text; it becomes one segment, escaped if necessary. Every [`EtcdValue`] that has an order
 /// implements this.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the key of a map: derive `EtcdValue`, `Ord`, `Clone` and `Debug` for it",
+    label = "not a `MapKey`",
+    note = "to store the whole map in one key, write `#[etcd(json)]`"
+)]
 pub trait MapKey: EtcdValue + Ord + Clone + fmt::Debug + Send + Sync + 'static {}
 
+#[diagnostic::do_not_recommend]
 impl<T: EtcdValue + Ord + Clone + fmt::Debug + Send + Sync + 'static> MapKey for T {}
 
 /// A type whose values can be the keys of a map from [`Client::entries`](crate::Client::entries) or
@@ -77,6 +83,10 @@ macro_rules! tuple {
             }
 
             fn of_path(path: &str) -> Result<Self, (ProblemKind, String)> {
+                if is_mixed(path) {
+                    let reason = "some segments of the key's name have an escaped `_`, and some a plain one".to_owned();
+                    return Err((ProblemKind::ForeignKey, reason));
+                }
                 let mut segments = path.split('/');
                 Ok(($(key_of_segment::<$part>(segments.next().unwrap_or_default())?,)+))
             }
@@ -106,9 +116,26 @@ pub(crate) fn is_entry(relative: &str, levels: usize) -> bool {
     matches!(split_levels(relative, levels), Some((_, None)))
 }
 
-/// Whether every segment of this path is one that this library writes.
+/// Whether this path of an entry is one that this library writes.
 pub(crate) fn is_written(path: &str) -> bool {
-    path.split('/').all(|segment| key::unescape(segment).is_some())
+    path.split('/').all(|segment| key::unescape(segment).is_some()) && !is_mixed(path)
+}
+
+/// Whether a `_` at the start of one segment is escaped, and one at the start of another is not. A
+/// store has one of the two forms for all segments.
+fn is_mixed(path: &str) -> bool {
+    path.contains('/') && path.split('/').any(|segment| segment.starts_with('_')) && key::with_plain_underscores(path).is_some()
+}
+
+/// The name with a plain `_` of an entry whose name begins with an escaped one.
+pub(crate) fn own_entry<K: MapPath>(path: &str) -> Option<String> {
+    key::with_plain_underscores(path).filter(|_| is_entry(path, K::LEVELS))
+}
+
+/// Whether an entry with this name is not read, because `exists` says that it is also stored under
+/// the name with a plain `_`.
+pub(crate) fn is_replaced(path: &str, exists: impl Fn(&str) -> bool) -> bool {
+    key::with_plain_underscores(path).is_some_and(|own| exists(&own))
 }
 
 /// Converts a map key to its segment.
@@ -162,7 +189,7 @@ mod tests {
         assert_eq!(Three::of_path("a%2Fb/_c/7").unwrap(), key);
         assert_eq!(Three::of_path("a%2Fb/%5Fc/7").unwrap(), key, "the form of v2 and of earlier versions");
         assert_eq!(("..".to_owned(), String::new()).path().unwrap(), "%2E%2E/%");
-        for foreign in ["a/b/07", "a/b/x", "50%/b/7"] {
+        for foreign in ["a/b/07", "a/b/x", "50%/b/7", "%5Fa/_b/7"] {
             assert_eq!(Three::of_path(foreign).unwrap_err().0, ProblemKind::ForeignKey, "{foreign}");
         }
         assert_eq!((Three::LEVELS, Three::type_name()), (3, "text/text/unsigned integer".to_owned()));

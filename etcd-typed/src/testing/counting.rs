@@ -1,9 +1,9 @@
 //! `CountingStore`: counts the calls of another store, so that tests can assert "one round trip".
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::hooked::{Call, Reply, store_around};
 use crate::error::Result;
 use crate::revision::LeaseId;
 use crate::store::{
@@ -18,21 +18,7 @@ use crate::store::{
 #[derive(Clone, Debug)]
 pub struct CountingStore {
     inner: Arc<dyn Store>,
-    counters: Arc<Counters>,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    range: AtomicU64,
-    commit: AtomicU64,
-    watch: AtomicU64,
-    grant: AtomicU64,
-    keep_alive: AtomicU64,
-    revoke: AtomicU64,
-    time_to_live: AtomicU64,
-    status: AtomicU64,
-    members: AtomicU64,
-    stats: AtomicU64,
+    counts: Arc<Mutex<Counts>>,
 }
 
 /// How often each method of a [`CountingStore`] was called.
@@ -67,107 +53,49 @@ impl Counts {
         let Self { range, commit, watch, grant, keep_alive, revoke, time_to_live, status, members, stats } = *self;
         range + commit + watch + grant + keep_alive + revoke + time_to_live + status + members + stats
     }
+
+    fn of(&mut self, call: &Call) -> &mut u64 {
+        match call {
+            Call::Range(_) => &mut self.range,
+            Call::Commit(_) => &mut self.commit,
+            Call::Watch(_) => &mut self.watch,
+            Call::Grant { .. } => &mut self.grant,
+            Call::KeepAlive(_) => &mut self.keep_alive,
+            Call::Revoke(_) => &mut self.revoke,
+            Call::TimeToLive(_) => &mut self.time_to_live,
+            Call::Status => &mut self.status,
+            Call::Members => &mut self.members,
+            Call::Stats(_) => &mut self.stats,
+        }
+    }
 }
 
 impl CountingStore {
     /// Wraps a store and counts its calls.
     pub fn new(inner: Arc<dyn Store>) -> Self {
-        Self { inner, counters: Arc::default() }
+        Self { inner, counts: Arc::default() }
     }
 
     /// Returns the calls since the beginning, or since the last [`take`](Self::take).
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.each(|counter| counter.load(Ordering::SeqCst))
+        *self.locked()
     }
 
     /// Returns the calls so far, and starts again at zero.
     pub fn take(&self) -> Counts {
-        self.each(|counter| counter.swap(0, Ordering::SeqCst))
+        std::mem::take(&mut *self.locked())
     }
 
-    fn each(&self, read: impl Fn(&AtomicU64) -> u64) -> Counts {
-        Counts {
-            range: read(&self.counters.range),
-            commit: read(&self.counters.commit),
-            watch: read(&self.counters.watch),
-            grant: read(&self.counters.grant),
-            keep_alive: read(&self.counters.keep_alive),
-            revoke: read(&self.counters.revoke),
-            time_to_live: read(&self.counters.time_to_live),
-            status: read(&self.counters.status),
-            members: read(&self.counters.members),
-            stats: read(&self.counters.stats),
-        }
+    fn locked(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a call when it is made, whatever its result.
+    fn around(&self, call: Call) -> impl Future<Output = Result<Reply>> + Send + use<> {
+        *self.locked().of(&call) += 1;
+        call.send(&self.inner)
     }
 }
 
-/// Counts a call when it is made, whatever its result.
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::SeqCst);
-}
-
-#[deny(clippy::missing_trait_methods, reason = "a method that is not passed on would not be counted")]
-impl Store for CountingStore {
-    fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
-    }
-
-    fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
-        count(&self.counters.range);
-        self.inner.range(range)
-    }
-
-    fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
-        count(&self.counters.commit);
-        self.inner.commit(txn)
-    }
-
-    fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
-        count(&self.counters.watch);
-        self.inner.watch(watch)
-    }
-
-    fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
-        count(&self.counters.grant);
-        self.inner.grant(id, ttl)
-    }
-
-    fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>> {
-        count(&self.counters.keep_alive);
-        self.inner.keep_alive(id)
-    }
-
-    fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<()>> {
-        count(&self.counters.revoke);
-        self.inner.revoke(id)
-    }
-
-    fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, Result<Option<Duration>>> {
-        count(&self.counters.time_to_live);
-        self.inner.time_to_live(id)
-    }
-
-    fn status(&self) -> BoxFuture<'_, Result<Status>> {
-        count(&self.counters.status);
-        self.inner.status()
-    }
-
-    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
-        count(&self.counters.members);
-        self.inner.members()
-    }
-
-    fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>> {
-        count(&self.counters.stats);
-        self.inner.stats(which)
-    }
-
-    fn history(&self) -> u64 {
-        self.inner.history()
-    }
-
-    fn identity(&self) -> Identity {
-        self.inner.identity()
-    }
-}
+store_around!(CountingStore);

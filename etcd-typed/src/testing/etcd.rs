@@ -12,14 +12,14 @@ use tokio::time::sleep;
 
 pub use self::cluster::Cluster;
 use self::folder::Folder;
+use self::health_check::HealthCheck;
 use self::process::{Ports, Process, Settings, default_binary, numbers, version_of};
-use self::question::Question;
 use crate::revision::Revision;
 
 mod cluster;
 mod folder;
+mod health_check;
 mod process;
-mod question;
 
 /// How long a server may take until it answers. Far more than it needs, since tests share the
 /// machine.
@@ -349,7 +349,7 @@ impl Etcd {
 
     /// Asks the server. No other user of the harness has its ports, so no other server can answer.
     async fn observe(&mut self) -> Start {
-        let answers = Question::of(&self.settings, &self.ports).is_answered().await;
+        let answers = HealthCheck::of(&self.settings, &self.ports).is_answered().await;
         if !self.is_running() {
             self.process = None;
             let port_taken = self.folder.read_log().contains("address already in use");

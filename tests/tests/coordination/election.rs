@@ -12,23 +12,15 @@ mod workers;
 use std::time::Duration;
 
 use etcd_typed::{Candidate, Election, EtcdValue, Leader, LeaderChanges, Result, Revision};
+use etcd_typed_tests::waiting::eventually;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 /// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn text(text: &str) -> String {
     text.to_owned()
-}
-
-async fn eventually(check: impl AsyncFn() -> bool) {
-    let until = async {
-        while !check().await {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(LIMIT, until).await.expect("the condition becomes true in time");
 }
 
 /// The values of the leader and of the waiting candidates, in queue order.

@@ -111,6 +111,9 @@ macro_rules! on_every_store {
     };
 }
 
+mod names;
+mod not_etcd;
+
 on_every_store! {
     decode_error_names_key_and_reason
     all_missing_fields_are_listed
@@ -118,9 +121,6 @@ on_every_store! {
     foreign_map_name_is_reported
     oversized_value_is_too_large
     too_many_keys_need_non_atomic
-    any_name_works_as_map_key
-    any_name_works_as_parameter
-    paths_are_refused_or_exact
     binary_values_are_stored_or_refused
     unencodable_value_is_refused_before_sending
 }
@@ -266,141 +266,6 @@ async fn too_many_keys_need_non_atomic(bench: Bench) {
     assert_eq!(bench.all().await, BTreeMap::new());
 }
 
-const NAMES: [&str; 24] = [
-    "..",
-    ".",
-    "/",
-    "",
-    "\0",
-    "%",
-    "%%",
-    "%2F",
-    "%2e%2e",
-    "_x",
-    "__",
-    "a/b",
-    "../../prod/app/limit",
-    "🦀",
-    "a\nb",
-    "\u{202e}rtl",
-    "a b",
-    "#?&+;=",
-    "\"'<>\\",
-    "\u{1}\u{7f}",
-    "é",
-    "e\u{301}",
-    "...",
-    "日本語",
-];
-
-async fn any_name_works_as_map_key(bench: Bench) {
-    let dir = bench.app();
-    dir.set(&App { quotas: BTreeMap::new(), regions: BTreeMap::new(), ..app() }).non_atomic().await.unwrap();
-    let before = bench.all().await;
-    let mut quotas = BTreeMap::new();
-    for (name, value) in NAMES.iter().zip(0..) {
-        dir.quotas.entry(*name).unwrap().set(&value).await.unwrap();
-        let region = dir.regions.dir(*name).unwrap();
-        region.set(&Database { host: (*name).to_owned(), pool: 1 }).non_atomic().await.unwrap();
-        quotas.insert((*name).to_owned(), value);
-        assert_eq!(dir.quotas.entry(*name).unwrap().get().await.unwrap().as_deref(), Some(&value), "{name:?}");
-        assert_eq!(region.get().await.unwrap().host, *name);
-    }
-    assert_eq!(*dir.quotas.get().await.unwrap(), quotas);
-    assert_eq!(dir.regions.keys().await.unwrap(), quotas.keys().cloned().collect::<Vec<_>>());
-    let mut streamed = BTreeMap::new();
-    let mut pages = dir.quotas.stream();
-    while let Some(item) = pages.next().await {
-        let (key, value) = item.unwrap();
-        streamed.insert(key, value.into_inner());
-    }
-    assert_eq!(streamed, quotas);
-    // The map is written and deleted as a whole.
-    dir.quotas.set(&BTreeMap::new()).non_atomic().await.unwrap();
-    dir.quotas.set(&quotas).non_atomic().await.unwrap();
-    assert_eq!(*dir.quotas.get().await.unwrap(), quotas);
-    for name in NAMES {
-        assert!(dir.quotas.entry(name).unwrap().delete().await.unwrap().is_some(), "{name:?}");
-        assert!(dir.regions.dir(name).unwrap().delete().non_atomic().await.unwrap().is_some(), "{name:?}");
-    }
-    assert_eq!(bench.all().await, before, "no other key changed");
-    very_long(&bench, dir.quotas.entry(&"x".repeat(5000)).unwrap().set(&1).await.map(drop)).await;
-}
-
-/// v2 refuses a path that is too long for a request.
-async fn very_long(bench: &Bench, written: Result<(), Error>) {
-    if bench.is("etcd v2") {
-        assert_eq!(written.unwrap_err().kind(), ErrorKind::InvalidKey);
-    } else {
-        written.unwrap();
-        assert!(bench.all().await.keys().any(|key| key.ends_with(&"x".repeat(5000))));
-    }
-}
-
-async fn any_name_works_as_parameter(bench: Bench) {
-    bench.app().set(&app()).non_atomic().await.unwrap();
-    let before = bench.all().await;
-    let keys = before.len();
-    for (count, name) in NAMES.iter().enumerate() {
-        let dir = AppDir::open(&bench.client, name).unwrap();
-        let own = App { name: (*name).to_owned(), ..app() };
-        dir.create(&own).non_atomic().await.unwrap();
-        assert_eq!(*dir.get().await.unwrap(), own, "{name:?}");
-        assert_eq!(bench.all().await.len(), keys * (count + 2), "{name:?} has its own directory");
-    }
-    for name in NAMES {
-        AppDir::open(&bench.client, name).unwrap().delete().non_atomic().await.unwrap();
-    }
-    assert_eq!(bench.all().await, before, "no other key changed");
-    very_long(
-        &bench,
-        AppDir::open(&bench.client, "x".repeat(5000)).unwrap().quotas.entry(&"x".repeat(5000)).unwrap().set(&1).await.map(drop),
-    )
-    .await;
-}
-
-async fn paths_are_refused_or_exact(bench: Bench) {
-    for path in
-        ["", "a", "/", "//", "/a//b", "/a//", "/..", "/../x", "/a/..", "/a/../b", "/.", "/./a", "/a/./b", "/\0", "/a\n", "/\u{7f}", "a/b"]
-    {
-        let refused = bench.client.entry::<String>(path).map(drop).unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::InvalidKey, "{path:?}");
-        if path != "/" {
-            assert_eq!(bench.client.directory(path).map(drop).unwrap_err().kind(), ErrorKind::InvalidKey, "{path:?}");
-        }
-    }
-    for path in [
-        "/%2e%2e/x",
-        "/..%2fx",
-        "/%",
-        "/%zz",
-        "/🦀",
-        "/a b",
-        "/#frag",
-        "/a?wait=true",
-        "/a+b",
-        "/\u{202e}x",
-        "/é",
-        "/...",
-        "/a;b",
-        "/:foo/bar",
-        "/\"'<>\\",
-    ] {
-        let entry = bench.client.entry::<String>(path).unwrap();
-        entry.create(&"v".to_owned()).await.unwrap();
-        assert_eq!(entry.get().await.unwrap().as_deref().map(String::as_str), Some("v"), "{path:?}");
-        assert_eq!(bench.all().await, BTreeMap::from([(path.to_owned(), "v".to_owned())]));
-        entry.delete().await.unwrap();
-        assert_eq!(bench.all().await, BTreeMap::new());
-    }
-    // v2 leaves a hidden key out of the listings above it, but reads it by name.
-    let hidden = bench.client.entry::<String>("/_hidden/x").unwrap();
-    hidden.set(&"v".to_owned()).await.unwrap();
-    assert!(hidden.exists().await.unwrap());
-    hidden.delete().await.unwrap();
-    very_long(&bench, bench.client.entry::<u8>(&format!("/{}", "x".repeat(5000))).unwrap().set(&1).await.map(drop)).await;
-}
-
 async fn binary_values_are_stored_or_refused(bench: Bench) {
     let entry = bench.client.entry::<Bytes>("/binary").unwrap();
     for value in [&b"\xff\x00"[..], b"\xc3", b"\xed\xa0\x80", b"ok\xfe"] {
@@ -503,102 +368,6 @@ async fn v2_error_lists_writes_before_conflicting_directory() {
     assert_eq!(other.get().await.unwrap_err().kind(), ErrorKind::NotADirectory);
     let refused = other.set(&app()).non_atomic().await.unwrap_err();
     assert_eq!((refused.kind(), refused.written()), (ErrorKind::NotADirectory, &[][..]));
-}
-
-/// A server that is not etcd, and what it does with every connection.
-#[derive(Clone, Copy, Debug)]
-enum NoEtcd {
-    Refuses,
-    HangsUp,
-    IsSilent,
-    Answers(&'static [u8]),
-}
-
-impl NoEtcd {
-    /// Starts the server and returns its port.
-    async fn start(self) -> u16 {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        if matches!(self, Self::Refuses) {
-            return port;
-        }
-        tokio::spawn(async move {
-            let mut open = Vec::new();
-            while let Ok((mut stream, _)) = listener.accept().await {
-                match self {
-                    Self::Refuses | Self::HangsUp => {}
-                    Self::IsSilent => open.push(stream),
-                    Self::Answers(answer) => {
-                        tokio::spawn(async move {
-                            let mut request = [0; 1024];
-                            // The client may close the connection.
-                            while matches!(stream.read(&mut request).await, Ok(1..)) && stream.write_all(answer).await.is_ok() {}
-                        });
-                    }
-                }
-            }
-        });
-        port
-    }
-}
-
-#[tokio::test]
-async fn servers_other_than_etcd_fail_in_time() {
-    let servers = [
-        (NoEtcd::Refuses, &[ErrorKind::Unavailable][..]),
-        (NoEtcd::HangsUp, &[ErrorKind::Unavailable]),
-        (NoEtcd::IsSilent, &[ErrorKind::Unavailable, ErrorKind::Timeout]),
-        (NoEtcd::Answers(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"), &[ErrorKind::Server]),
-        (NoEtcd::Answers(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"), &[ErrorKind::Server, ErrorKind::Unsupported]),
-        (NoEtcd::Answers(b"\x00\x01\x02\xff\xfe garbage \r\n\r\n"), &[ErrorKind::Server, ErrorKind::Unavailable, ErrorKind::Timeout]),
-    ];
-    for (server, expected) in servers {
-        let port = server.start().await;
-        for scheme in ["etcd", "etcd2"] {
-            let retry = RetryPolicy { call_timeout: Duration::from_millis(600), ..RetryPolicy::default() };
-            let builder = Client::builder(&format!("{scheme}://127.0.0.1:{port}")).retry(retry).connect_timeout(Duration::from_millis(300));
-            let connected = timeout(LIMIT, builder.clone().connect()).await.expect("an answer in time");
-            let error = connected.expect_err("the server is not etcd");
-            assert!(expected.contains(&error.kind()), "{scheme} {server:?}: {error}");
-            if error.is_retryable() {
-                assert!(error.to_string().contains(&port.to_string()), "the error names the endpoint: {error}");
-            }
-            let client = builder.connect_lazy().unwrap();
-            let entry = client.entry::<u32>("/a").unwrap();
-            let error = timeout(LIMIT, entry.get()).await.expect("an answer in time").expect_err("the server is not etcd");
-            assert!(expected.contains(&error.kind()) && !error.may_have_applied(), "{scheme} {server:?}: {error}");
-            let error = timeout(LIMIT, entry.set(&1).into_future()).await.expect("an answer in time").expect_err("the server is not etcd");
-            assert!(expected.contains(&error.kind()), "{scheme} {server:?}: {error}");
-            if matches!(server, NoEtcd::Refuses) {
-                assert!(!error.may_have_applied(), "nothing was sent: {error}");
-            }
-        }
-    }
-}
-
-/// The error names the flag that turns the v2 API on only where the server has that API. Lines that
-/// removed it have no such flag.
-#[tokio::test]
-async fn missing_api_of_etcd2_address_is_explained() {
-    let etcd = Etcd::builder().v2(false).start().await;
-    let address = format!("etcd2://{}", etcd.endpoint());
-    let removed = etcd.is_at_least(3, 6);
-    let client = Client::builder(&address).connect_lazy().unwrap();
-    let entry = client.entry::<u32>("/a").unwrap();
-    let errors = [
-        Client::connect(&address).await.expect_err("a refusal"),
-        entry.get().await.expect_err("a refusal"),
-        entry.set(&1).await.expect_err("a refusal"),
-        entry.watch().await.expect_err("a refusal"),
-        client.members().await.expect_err("a refusal"),
-    ];
-    for error in errors {
-        assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Unsupported, false), "{error}");
-        let text = error.to_string();
-        assert!(text.contains(etcd.version()) && text.contains("etcd://"), "{text}");
-        assert_eq!((text.contains("--enable-v2=true"), text.contains("3.6 removed it")), (!removed, removed), "{text}");
-    }
-    Client::connect(&etcd.url_v3()).await.expect("the v3 API works");
 }
 
 /// Decoding any bytes never panics. A decoded value can be encoded again, and decodes to the same

@@ -4,22 +4,13 @@ use std::time::Duration;
 
 use etcd_typed::testing::{Etcd, Mode, Proxy};
 use etcd_typed::{Client, RetryPolicy};
-use tokio::time::{sleep, timeout};
+use etcd_typed_tests::waiting::until;
+use tokio::time::timeout;
 
 use crate::listener::Listener;
 use crate::{CHECKOUT, CheckoutDir, planted};
 
 const WAIT: Duration = Duration::from_secs(60);
-
-/// Waits in real time.
-async fn until(what: impl Fn() -> bool) {
-    let wait = async {
-        while !what() {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(WAIT, wait).await.expect("this happens in time");
-}
 
 #[tokio::test]
 async fn v3_reports_retries_resyncs_and_leases() {

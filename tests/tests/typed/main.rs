@@ -1,10 +1,12 @@
 //! Entries, structs and maps on every store: what each call does, and what it costs.
 
+mod adopted_leases;
 mod differential_typed;
 mod dry_runs;
 mod expiry;
 mod guarded;
 mod levels;
+mod lists_and_transactions;
 mod namespaces;
 mod outside_runtime;
 mod raw;
@@ -13,6 +15,8 @@ mod restored;
 mod round_trips;
 mod runtimes;
 mod schema_versions;
+mod serde_configs;
+mod serde_names;
 mod stored_forms;
 mod typed;
 mod underscores;

@@ -4,6 +4,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod leftovers;
+mod presence;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -13,6 +16,8 @@ use etcd_typed::store::memory::MemoryStore;
 use etcd_typed::testing::CountingStore;
 use etcd_typed::{Client, ErrorKind, EtcdSchema, Previous, ProblemKind};
 use futures_util::FutureExt;
+
+use self::leftovers::write_leftovers;
 
 /// The schema of an older program.
 mod old {
@@ -139,12 +144,6 @@ etcd_typed_tests::on_every_store! { "removals":
     required_directory_and_flattened_struct_keep_unknown_keys
     diff_lists_removed_keys
     removal_conflicts_with_added_keys
-    leftover_keys_make_no_entry
-    leftover_keys_make_no_nested_entry
-    partly_written_entry_is_reported
-    new_entry_replaces_leftover_keys
-    struct_without_any_key_is_refused
-    struct_without_required_fields_needs_one_key
     unreadable_previous_value_is_reported
 }
 
@@ -348,285 +347,6 @@ async fn removal_conflicts_with_added_keys(bench: Bench) {
             assert!(bench.exists(&format!("/app/{added}")).await && bench.exists("/app/regions/us/_locks/x").await);
         }
     }
-}
-
-/// Writes what an older version of this library left behind: keys with defaults, optional keys and
-/// a map.
-async fn write_leftovers(bench: &Bench, directory: &str) {
-    for (name, value) in [("tls", "not even a bool"), ("note", "n"), ("tags/t", "300"), ("_etcd-typed/x", "x")] {
-        bench.put(&format!("{directory}/{name}"), value).await;
-    }
-}
-
-async fn leftover_keys_make_no_entry(bench: Bench) {
-    let dir = bench.app();
-    let wanted = App { backup: None, regions: BTreeMap::from([("eu".to_owned(), db("e"))]), ..app() };
-    dir.set(&wanted).non_atomic().await.unwrap();
-    let (early, early_map) = (dir.live().await.unwrap(), dir.regions.live().await.unwrap());
-    let mut changes = dir.watch().await.unwrap();
-    write_leftovers(&bench, "/app/regions/us").await;
-    write_leftovers(&bench, "/app/backup").await;
-
-    assert_eq!(*dir.get().await.unwrap(), wanted);
-    assert_eq!(dir.regions.keys().await.unwrap(), ["eu"]);
-    assert_eq!(*dir.regions.get().await.unwrap(), wanted.regions);
-    assert_eq!(*dir.wait_for(|app| app.backup.is_none()).await.unwrap(), wanted);
-    assert!(!dir.backup.exists().await.unwrap() && !dir.regions.dir("us").unwrap().exists().await.unwrap());
-    assert!(dir.regions.dir("eu").unwrap().exists().await.unwrap());
-    assert!(dir.diff(&wanted).await.unwrap().differences.iter().all(etcd_typed::Difference::is_deleted));
-    assert_eq!(**dir.live().await.unwrap().get(), wanted);
-    assert_eq!(dir.regions.live().await.unwrap().get().len(), 1);
-
-    // A write of another field leaves these keys, since another client may be about to write the
-    // rest.
-    let update = dir.update(|app| app.name = "new".to_owned());
-    let updated = if bench.transactions() { update.await } else { update.non_atomic().await }.unwrap();
-    let swapped = App { name: "newer".to_owned(), ..(*updated).clone() };
-    let swap = dir.compare_and_swap(&updated, &swapped);
-    let written = if bench.transactions() { swap.await } else { swap.non_atomic().await }.unwrap();
-    assert_eq!(early.wait_for_revision(written).await.unwrap().name, "newer");
-    assert_eq!(early_map.wait_for_revision(written).await.unwrap().len(), 1);
-    assert!(early.status().is_live() && early_map.status().is_live(), "{:?}", early.status());
-    assert!(bench.exists("/app/regions/us/tls").await && bench.exists("/app/backup/tags/t").await);
-    loop {
-        let update = changes.next().await.unwrap().unwrap();
-        if update.revision == written {
-            break;
-        }
-        assert!(update.changes.iter().all(|change| matches!(change, AppChange::Name(_))), "{update:?}");
-    }
-
-    // A check names each leftover key and the key that is missing.
-    let check = dir.check().await.unwrap();
-    let relative = |problem: &etcd_typed::Problem| dir.key().below(problem.key.as_bytes()).unwrap().to_owned();
-    let listed: Vec<_> = check.problems.iter().map(relative).collect();
-    assert_eq!(listed, ["backup/note", "backup/tags/t", "backup/tls", "regions/us/note", "regions/us/tags/t", "regions/us/tls"]);
-    for problem in &check.problems {
-        assert_eq!(problem.kind, ProblemKind::Unknown);
-        assert!(problem.reason.contains("left over") && problem.reason.contains("`host`"), "{problem}");
-        let entry = bench.client.entry::<Bytes>(&format!("/app/{}", relative(problem))).unwrap();
-        assert_eq!(problem.revision, Some(entry.get().await.unwrap().unwrap().modified()));
-    }
-    assert_eq!(dir.regions.check().await.unwrap().problems.len(), 3);
-
-    // A read of this struct alone reports the missing key.
-    assert_eq!(dir.regions.dir("us").unwrap().get().await.unwrap_err().problems()[0].kind, ProblemKind::Missing);
-    // The `delete` of the incomplete struct removes it, and so does a `set` of the whole struct.
-    let was = dir.regions.dir("us").unwrap().delete().non_atomic().await.unwrap();
-    assert!(matches!(was, Previous::Unreadable(_)), "{was:?}");
-    assert!(!bench.exists("/app/regions/us/_etcd-typed/x").await);
-    dir.set(&wanted).non_atomic().await.unwrap();
-    assert!(dir.check().await.unwrap().is_empty() && bench.below("/app/backup").await.is_empty());
-}
-
-async fn leftover_keys_make_no_nested_entry(bench: Bench) {
-    #[derive(EtcdSchema, Clone, Debug, PartialEq)]
-    struct Outer {
-        /// The struct has no required field, so it exists if its map has an entry.
-        #[etcd(dir)]
-        group: Option<Group>,
-        #[etcd(dir)]
-        groups: BTreeMap<String, Group>,
-    }
-    #[derive(EtcdSchema, Clone, Debug, PartialEq)]
-    struct Group {
-        #[etcd(dir)]
-        members: BTreeMap<String, Member>,
-        #[etcd(dir)]
-        head: Option<Member>,
-    }
-    #[derive(EtcdSchema, Clone, Debug, PartialEq)]
-    struct Member {
-        #[etcd(flatten)]
-        db: old::Db,
-        #[etcd(default = 1)]
-        weight: u8,
-    }
-    let dir = bench.client.dir::<Outer>("/outer").unwrap();
-    let nothing = Outer { group: None, groups: BTreeMap::new() };
-    for path in ["group/members/a/weight", "group/head/weight", "groups/x/members/a/weight", "groups/x/head/weight"] {
-        bench.put(&format!("/outer/{path}"), "2").await;
-    }
-    assert_eq!(*dir.get().await.unwrap(), nothing);
-    assert_eq!(**dir.live().await.unwrap().get(), nothing);
-    assert!(dir.groups.live().await.unwrap().get().is_empty() && dir.groups.keys().await.unwrap().is_empty());
-    assert_eq!(dir.check().await.unwrap().problems.len(), 4);
-    // One member makes its group exist; leftover keys make no further member.
-    bench.put("/outer/groups/x/members/b/host", "h").await;
-    let member = Member { db: old_db("h"), weight: 1 };
-    let groups = BTreeMap::from([("x".to_owned(), Group { members: BTreeMap::from([("b".to_owned(), member)]), head: None })]);
-    let one = Outer { group: None, groups };
-    assert_eq!(*dir.get().await.unwrap(), one);
-    dir.set(&one).non_atomic().await.unwrap();
-    assert_eq!(bench.below("/outer").await, ["groups/x/members/b/host", "groups/x/members/b/weight"]);
-}
-
-async fn partly_written_entry_is_reported(bench: Bench) {
-    #[derive(EtcdSchema, Clone, Debug, PartialEq)]
-    struct Pair {
-        host: String,
-        port: u16,
-        #[etcd(default = true)]
-        tls: bool,
-    }
-    let map = bench.client.dirs::<String, Pair>("/pairs").unwrap();
-    bench.put("/pairs/a/tls", "false").await;
-    assert_eq!(*map.get().await.unwrap(), BTreeMap::new());
-    assert!(map.check().await.unwrap().problems[0].reason.contains("`host`, `port`"));
-    bench.put("/pairs/a/port", "1").await;
-    let error = map.get().await.unwrap_err();
-    assert_eq!(error.problems().iter().map(|problem| problem.kind).collect::<Vec<_>>(), [ProblemKind::Missing]);
-    assert!(error.problems()[0].key.as_str().ends_with("/pairs/a/host"));
-    bench.delete("/pairs/a/port").await;
-    assert_eq!(*map.get().await.unwrap(), BTreeMap::new());
-}
-
-async fn new_entry_replaces_leftover_keys(bench: Bench) {
-    let (dir, atomic) = (bench.app(), bench.transactions());
-    let fresh = Db { host: "f".to_owned(), tls: true, note: None, tags: BTreeMap::from([("new".to_owned(), 2)]) };
-    for (way, in_steps) in ["create", "update", "swap", "set"].into_iter().flat_map(|way| [(way, false), (way, true)]) {
-        if !in_steps && !atomic {
-            continue;
-        }
-        let before = App { backup: None, regions: BTreeMap::new(), ..app() };
-        dir.set(&before).non_atomic().await.unwrap();
-        write_leftovers(&bench, "/app/regions/us").await;
-        write_leftovers(&bench, "/app/backup").await;
-        let seen = dir.get().await.unwrap();
-        let wanted = App { backup: Some(fresh.clone()), regions: BTreeMap::from([("us".to_owned(), fresh.clone())]), ..before };
-        match way {
-            "create" => {
-                let (us, backup) = (dir.regions.dir("us").unwrap(), &dir.backup);
-                for create in [us.create(&fresh), backup.create(&fresh)] {
-                    if in_steps { create.non_atomic().await } else { create.await }.unwrap();
-                }
-                assert_eq!(us.create(&fresh).non_atomic().await.unwrap_err().kind(), ErrorKind::AlreadyExists);
-            }
-            "update" => {
-                let update = dir.update(|app| *app = wanted.clone());
-                let updated = if in_steps { update.non_atomic().await } else { update.await }.unwrap();
-                assert_eq!(*updated, wanted);
-            }
-            "swap" if in_steps => drop(dir.compare_and_swap(&seen, &wanted).non_atomic().await.unwrap()),
-            "swap" => drop(dir.compare_and_swap(&seen, &wanted).await.unwrap()),
-            _ if in_steps => drop(dir.set(&wanted).non_atomic().await.unwrap()),
-            _ => drop(dir.set(&wanted).await.unwrap()),
-        }
-        assert_eq!(*dir.get().await.unwrap(), wanted, "{way}");
-        assert!(dir.check().await.unwrap().is_empty(), "{way}");
-    }
-}
-
-/// A struct that stores no key at all if no field has a value.
-#[derive(EtcdSchema, Clone, Debug, Default, PartialEq)]
-struct Soft {
-    note: Option<String>,
-    #[etcd(entries)]
-    tags: BTreeMap<String, u8>,
-    #[etcd(dir)]
-    parts: BTreeMap<String, Part>,
-    #[etcd(dir)]
-    part: Option<Part>,
-}
-
-#[derive(EtcdSchema, Clone, Debug, Default, PartialEq)]
-struct Part {
-    size: Option<u8>,
-    #[etcd(dir)]
-    inner: Inner,
-}
-
-#[derive(EtcdSchema, Clone, Debug, Default, PartialEq)]
-struct Inner {
-    size: Option<u8>,
-}
-
-#[derive(EtcdSchema, Clone, Debug, Default, PartialEq)]
-struct Holder {
-    #[etcd(dir)]
-    one: Option<Soft>,
-    #[etcd(dir)]
-    many: BTreeMap<String, Soft>,
-    #[etcd(dir)]
-    always: Part,
-}
-
-async fn struct_without_any_key_is_refused(bench: Bench) {
-    let dir = bench.client.dir::<Holder>("/holder").unwrap();
-    let one = |soft: Soft| Holder { one: Some(soft), ..Holder::default() };
-    let many = |soft: Soft| Holder { many: BTreeMap::from([("a/b".to_owned(), soft)]), ..Holder::default() };
-    let empty_part = || BTreeMap::from([("x".to_owned(), Part::default())]);
-    let some_part = Part { size: Some(1), ..Part::default() };
-    for (value, at) in [
-        (one(Soft::default()), "one"),
-        (one(Soft { part: Some(Part::default()), ..Soft::default() }), "one/part"),
-        (one(Soft { note: Some("n".to_owned()), part: Some(Part::default()), ..Soft::default() }), "one/part"),
-        (one(Soft { parts: empty_part(), ..Soft::default() }), "one/parts/x"),
-        (many(Soft::default()), "many/a%2Fb"),
-        (many(Soft { parts: empty_part(), part: Some(some_part.clone()), ..Soft::default() }), "many/a%2Fb/parts/x"),
-    ] {
-        let seen = dir.get().await.unwrap();
-        for refused in [
-            dir.set(&value).await.unwrap_err(),
-            dir.set(&value).non_atomic().await.unwrap_err(),
-            dir.create(&value).non_atomic().await.unwrap_err(),
-            dir.compare_and_swap(&seen, &value).non_atomic().await.unwrap_err(),
-            dir.update(|holder| *holder = value.clone()).non_atomic().await.unwrap_err(),
-            dir.update(|holder| *holder = value.clone()).changed_fields_only().await.unwrap_err(),
-            dir.diff(&value).await.unwrap_err(),
-        ] {
-            assert_eq!(refused.kind(), ErrorKind::Invalid, "{refused}");
-            let key = dir.key().below(refused.problems()[0].key.as_bytes()).unwrap();
-            assert_eq!((key, refused.problems()[0].kind), (at, ProblemKind::Unencodable), "{refused}");
-            assert!(refused.to_string().contains("required field"), "{refused}");
-        }
-        assert!(!dir.exists().await.unwrap());
-    }
-    // With at least one key each, the structs are stored and read back.
-    let with_keys = Holder {
-        one: Some(Soft { part: Some(some_part.clone()), ..Soft::default() }),
-        many: BTreeMap::from([("a".to_owned(), Soft { parts: BTreeMap::from([("x".to_owned(), some_part)]), ..Soft::default() })]),
-        ..Holder::default()
-    };
-    dir.set(&with_keys).non_atomic().await.unwrap();
-    assert_eq!(*dir.get().await.unwrap(), with_keys);
-
-    // The handle of an entry or of an optional directory refuses it, too; a struct that always
-    // exists may have no key.
-    for refused in [
-        dir.many.dir("a").unwrap().set(&Soft::default()).non_atomic().await.map(drop).unwrap_err(),
-        dir.many.dir("a").unwrap().update(|soft| *soft = Soft::default()).non_atomic().await.map(drop).unwrap_err(),
-        dir.one.set(&Soft::default()).non_atomic().await.map(drop).unwrap_err(),
-        dir.many.set(&BTreeMap::from([("a".to_owned(), Soft::default())])).non_atomic().await.map(drop).unwrap_err(),
-        bench.client.dirs::<u8, Soft>("/other").unwrap().dir(&1).unwrap().create(&Soft::default()).await.map(drop).unwrap_err(),
-    ] {
-        assert_eq!((refused.kind(), refused.problems()[0].kind), (ErrorKind::Invalid, ProblemKind::Unencodable), "{refused}");
-    }
-    dir.always.set(&Part::default()).non_atomic().await.unwrap();
-    dir.set(&Holder::default()).non_atomic().await.unwrap();
-    assert_eq!(*dir.get().await.unwrap(), Holder::default());
-    // A value without keys cannot be created, since two concurrent creates would both succeed.
-    for _ in 0..2 {
-        let refused = dir.create(&Holder::default()).non_atomic().await.unwrap_err();
-        assert_eq!((refused.kind(), refused.problems()[0].key.clone()), (ErrorKind::Invalid, dir.key().clone()));
-        assert_eq!(dir.create(&Holder::default()).await.unwrap_err().kind(), ErrorKind::Invalid);
-    }
-}
-
-async fn struct_without_required_fields_needs_one_key(bench: Bench) {
-    let map = bench.client.dirs::<String, Soft>("/soft").unwrap();
-    for path in ["note", "tags/1", "parts/x/size", "parts/x/inner/size", "part/size", "part/inner/size"] {
-        bench.put(&format!("/soft/{}/{path}", path.replace('/', ".")), "1").await;
-    }
-    for path in ["unknown", "tags/_etcd-typed", "parts/x/unknown", "part/unknown", "tags/x/deeper"] {
-        bench.put(&format!("/soft/not-{}/{path}", path.replace('/', ".")), "1").await;
-    }
-    let all = map.get().await.unwrap();
-    assert_eq!(all.len(), 6, "{all:?}");
-    assert_eq!(map.keys().await.unwrap(), all.keys().cloned().collect::<Vec<_>>());
-    map.set(&all).non_atomic().await.unwrap();
-    assert_eq!(*map.get().await.unwrap(), *all, "a map that was read can be written");
-    assert!(map.check().await.unwrap().problems.iter().all(|problem| problem.reason == "not a key of the schema"));
 }
 
 async fn unreadable_previous_value_is_reported(bench: Bench) {

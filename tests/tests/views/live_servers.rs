@@ -10,12 +10,11 @@ use std::time::{Duration, Instant};
 
 use etcd_typed::testing::{CountingStore, Etcd};
 use etcd_typed::{Cause, Client, ErrorKind, EtcdSchema, Live, LiveStatus, ProblemKind, Revision};
+use etcd_typed_tests::waiting::{soon, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-/// The limit of every wait. It is longer than any backoff. Only a failing test waits this long.
-const LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -65,19 +64,6 @@ impl Bench {
     async fn put(&self, path: &str, text: &str) -> Revision {
         self.client.entry::<String>(path).unwrap().set(&text.to_owned()).await.unwrap()
     }
-}
-
-async fn soon<T>(wait: impl IntoFuture<Output = T>) -> T {
-    timeout(LIMIT, wait).await.expect("this happens in time")
-}
-
-async fn until(condition: impl Fn() -> bool) {
-    soon(async {
-        while !condition() {
-            sleep(POLL).await;
-        }
-    })
-    .await;
 }
 
 etcd_typed_tests::on_every_store! { "live":

@@ -4,6 +4,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod files;
+mod servers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +18,7 @@ use bytes::Bytes;
 use etcd_typed::store::memory::{Calls, MemoryStore};
 use etcd_typed::testing::{CountingStore, Etcd};
 use etcd_typed::{Cause, Client, ErrorKind, EtcdSchema, Live, LiveStatus, ProblemKind, RetryPolicy, Revision};
+use etcd_typed_tests::waiting::{soon, until, until_live};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -79,10 +83,6 @@ fn limits_without_secrets() -> Limits {
 const LONG: Duration = Duration::from_secs(120);
 const TICK: Duration = Duration::from_millis(10);
 
-async fn soon<T>(wait: impl IntoFuture<Output = T>) -> T {
-    timeout(LONG, wait).await.expect("this happens in time")
-}
-
 struct Bench {
     store: MemoryStore,
     counting: CountingStore,
@@ -134,21 +134,7 @@ fn revision_of(path: &Path) -> Option<u64> {
 }
 
 async fn until_kept(path: &Path, revision: Revision) {
-    soon(async {
-        while revision_of(path) != Some(revision.get()) {
-            sleep(TICK).await;
-        }
-    })
-    .await;
-}
-
-async fn until_live<T: Send + Sync + 'static>(live: &Live<T>) {
-    soon(async {
-        while !live.status().is_live() {
-            sleep(TICK).await;
-        }
-    })
-    .await;
+    until(|| revision_of(path) == Some(revision.get())).await;
 }
 
 /// The error of the server that a view from disk reports.
@@ -188,7 +174,7 @@ async fn every_kind_of_view_starts_from_disk() {
     bench.put("/n/old", "7").await;
     bench.put("/map/a", "1").await;
     bench.put("/map/b%2Fc", "2").await;
-    bench.put("/map/_hidden", "3").await;
+    bench.put("/map/_etcd-typed", "3").await;
     bench.put("/map/deeper/x", "4").await;
     bench.put("/pools/x/size", "5").await;
     bench.put("/pools/x/password", SECRETS[0]).await;
@@ -339,23 +325,6 @@ async fn invalid_stored_state_falls_back_to_disk() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rejected_state_is_never_saved() {
-    let bench = bench();
-    bench.dir().set(&limits()).await.unwrap();
-    let live = bench.view_from_disk().await;
-    until_kept(&bench.path(), live.get().revision()).await;
-    // These writes come within the second after a save, in which the view does not save again.
-    let good = bench.dir().rate.set(&101).await.unwrap();
-    let bad = bench.put("/app/rate", "5000").await;
-    soon(live.wait_for_revision(bad)).await.unwrap_err();
-    until_kept(&bench.path(), good).await;
-    sleep(LONG).await;
-    assert_eq!(document(&bench.path()).unwrap()["entries"]["rate"]["value"], "101");
-    let mended = bench.put("/app/rate", "102").await;
-    until_kept(&bench.path(), mended).await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn wiped_server_is_reported_as_rewound() {
     let bench = bench();
     for n in 0..100 {
@@ -375,220 +344,6 @@ async fn wiped_server_is_reported_as_rewound() {
     assert_eq!(rewound.from, kept);
     assert!(rewound.to <= written);
     until_kept(&bench.path(), written).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn unusable_file_fails_like_missing_file() {
-    let bench = bench();
-    bench.kept().await;
-    let good = fs::read(bench.path()).unwrap();
-    let mut files = vec![
-        (Vec::new(), "damaged"),
-        (b"hunter2".to_vec(), "damaged"),
-        (b"[]".to_vec(), "damaged"),
-        (br#"{"password": "hunter2"}"#.to_vec(), "damaged"),
-        (br#"{"etcd_typed_snapshot": "hunter2"}"#.to_vec(), "damaged"),
-        (vec![0xff; 4096], "damaged"),
-        (vec![b'['; 100_000], "damaged"),
-        (good.repeat(2), "damaged"),
-    ];
-    // The file is cut off at every length but the last, which lacks only the final newline.
-    files.extend((0..good.len() - 1).map(|length| (good[..length].to_vec(), "damaged")));
-    let edits: [(&str, Value, &str); 12] = [
-        ("/etcd_typed_snapshot", json!(2), "its format is 2"),
-        ("/etcd_typed_snapshot", json!(null), "damaged"),
-        ("/store", json!("etcd v3"), "it belongs to the struct Limits in /app (etcd v3)"),
-        ("/directory", json!("/apple"), "in /apple"),
-        ("/view", json!("the struct Pool"), "the struct Pool in /app"),
-        ("/revision", json!(-1), "damaged"),
-        ("/revision", json!("hunter2"), "damaged"),
-        ("/entries/rate", json!("hunter2"), "damaged"),
-        ("/entries/rate/value", json!([256]), "damaged"),
-        // Values that the schema does not accept.
-        ("/entries/rate/value", json!("5000"), "a thousand is too much"),
-        ("/entries/rate/value", json!("hunter2"), "invalid digit"),
-        ("/entries", json!({}), "missing"),
-    ];
-    for (pointer, value, reason) in edits {
-        let mut document: Value = serde_json::from_slice(&good).unwrap();
-        *document.pointer_mut(pointer).expect("the file has this field") = value;
-        files.push((document.to_string().into_bytes(), reason));
-    }
-    for (bytes, reason) in files {
-        fs::write(bench.path(), &bytes).unwrap();
-        let error = soon(bench.dir().live().or_snapshot(bench.path())).await.unwrap_err();
-        let (text, shown) = (error.to_string(), String::from_utf8_lossy(&bytes).into_owned());
-        assert_eq!(error.kind(), ErrorKind::Unavailable, "{shown}");
-        assert!(text.contains(reason) && text.contains("limits.json"), "{text}: {shown}");
-        assert!(!text.contains("hunter2"), "{text}");
-    }
-    fs::remove_file(bench.path()).unwrap();
-    let error = soon(bench.dir().live().or_snapshot(bench.path())).await.unwrap_err();
-    assert!(error.kind() == ErrorKind::Unavailable && error.to_string().contains("No such file"), "{error}");
-    fs::create_dir(bench.path()).unwrap();
-    let error = soon(bench.dir().live().or_snapshot(bench.path())).await.unwrap_err();
-    assert!(error.kind() == ErrorKind::Unavailable && error.to_string().contains("directory"), "{error}");
-    fs::remove_dir(bench.path()).unwrap();
-
-    // A view of another struct in the same directory.
-    fs::write(bench.path(), &good).unwrap();
-    let pool = bench.client.dir::<Pool>("/app").unwrap();
-    let error = soon(pool.live().or_snapshot(bench.path())).await.unwrap_err();
-    assert!(error.to_string().contains("not to the struct Pool in /app"), "{error}");
-    assert_eq!(bench.view_from_disk().await.get().rate, 100, "the view of its own struct accepts the file");
-}
-
-#[tokio::test(start_paused = true)]
-async fn file_of_another_value_is_refused() {
-    let bench = bench();
-    let (a, b) = (bench.client.entry::<u32>("/n/a").unwrap(), bench.client.entry::<u32>("/n/b").unwrap());
-    let revision = a.set(&1).await.unwrap();
-    let live = soon(a.live().or_snapshot(bench.path())).await.unwrap();
-    until_kept(&bench.path(), revision).await;
-    drop(live);
-    bench.store.faults().stop();
-    let error = soon(b.live().or_snapshot(bench.path())).await.unwrap_err();
-    assert!(error.to_string().contains("the value `a`"), "{error}");
-    let map = bench.client.entries::<String, u32>("/n").unwrap();
-    soon(map.live().or_snapshot(bench.path())).await.unwrap_err();
-    assert_eq!(**soon(a.live().or_snapshot(bench.path())).await.unwrap().get(), Some(1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn secrets_are_never_saved() {
-    let bench = bench();
-    bench.put("/app/old_token", SECRETS[0]).await;
-    bench.kept().await;
-    for file in fs::read_dir(bench.files.path()).unwrap() {
-        let text = String::from_utf8_lossy(&fs::read(file.unwrap().path()).unwrap()).into_owned();
-        assert!(text.contains("\"quotas/acme\"") && !SECRETS.iter().any(|secret| text.contains(secret)), "{text}");
-    }
-    // A view ignores values in the file whose fields became secret after it was written.
-    let mut document = document(&bench.path()).unwrap();
-    for key in ["token", "old_token", "pools/a%2Fb/password"] {
-        document["entries"][key] = json!({"value": "hunter2", "created": 1, "modified": 1});
-    }
-    fs::write(bench.path(), document.to_string()).unwrap();
-    let live = bench.view_from_disk().await;
-    assert_eq!(**live.get(), limits_without_secrets());
-}
-
-#[tokio::test(start_paused = true)]
-async fn snapshot_of_required_secret_is_refused() {
-    #[derive(EtcdSchema)]
-    #[allow(dead_code, reason = "only its table is used")]
-    struct Required {
-        name: String,
-        #[etcd(secret, rename = "pass-word")]
-        password: String,
-    }
-    #[derive(EtcdSchema)]
-    #[allow(dead_code, reason = "only its table is used")]
-    struct Nested {
-        #[etcd(flatten)]
-        limits: Pool,
-        #[etcd(dir)]
-        login: Option<Required>,
-    }
-    #[derive(EtcdSchema)]
-    #[allow(dead_code, reason = "only its table is used")]
-    struct Maps {
-        #[etcd(dir)]
-        logins: BTreeMap<String, Required>,
-    }
-    #[derive(EtcdSchema)]
-    #[allow(dead_code, reason = "only its table is used")]
-    struct Entries {
-        #[etcd(entries, secret)]
-        tokens: BTreeMap<String, String>,
-    }
-    #[derive(EtcdSchema)]
-    #[allow(dead_code, reason = "only its table is used")]
-    struct Flat {
-        #[etcd(flatten)]
-        tokens: Entries,
-    }
-    let bench = bench();
-    let client = &bench.client;
-    let path = || bench.files.path().join("refused");
-    let required = client.dir::<Required>("/r").unwrap();
-    required.set(&Required { name: "me".to_owned(), password: SECRETS[0].to_owned() }).await.unwrap();
-    bench.counting.take();
-    let tokens = client.dir::<Entries>("/e").unwrap().tokens.clone();
-    let refusals = [
-        (soon(required.live().or_snapshot(path())).await.err(), "`pass-word`"),
-        (soon(client.dir::<Nested>("/n").unwrap().live().or_snapshot(path())).await.err(), "`login/pass-word`"),
-        (soon(client.dir::<Maps>("/m").unwrap().live().or_snapshot(path())).await.err(), "`logins/<text>/pass-word`"),
-        (soon(client.dir::<Entries>("/e").unwrap().live().or_snapshot(path())).await.err(), "`tokens/<text>`"),
-        (soon(client.dir::<Flat>("/f").unwrap().live().or_snapshot(path())).await.err(), "`tokens/<text>`"),
-        (soon(client.dirs::<String, Required>("/d").unwrap().live().or_snapshot(path())).await.err(), "`<text>/pass-word`"),
-        (soon(required.password.live().or_snapshot(path())).await.err(), "`pass-word`"),
-        (soon(bench.dir().login.token.live().or_snapshot(path())).await.err(), "`token`"),
-        (soon(tokens.live().or_snapshot(path())).await.err(), "`<text>`"),
-    ];
-    for (error, place) in refusals {
-        let error = error.expect("the view is refused");
-        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-        assert!(error.to_string().contains(place) && error.to_string().contains("Option"), "{place}: {error}");
-    }
-    assert_eq!(bench.counting.take().total(), 0, "refused without any request");
-    assert_eq!(soon(required.live()).await.unwrap().get().password, SECRETS[0], "without a snapshot the view works");
-    assert!(!path().exists());
-}
-
-#[tokio::test(start_paused = true)]
-async fn compare_and_swap_of_saved_state_keeps_secrets() {
-    let bench = bench();
-    bench.kept().await;
-    let live = bench.view_from_disk().await;
-    let seen = live.get().into_arc();
-    bench.store.faults().start();
-    let wanted = Limits { rate: 5, ..(**seen).clone() };
-    bench.dir().compare_and_swap(&seen, &wanted).await.unwrap();
-    let stored = bench.dir().get().await.unwrap();
-    assert_eq!(*stored, Limits { rate: 5, ..limits() });
-    assert_eq!(bench.dir().compare_and_swap(&seen, &wanted).await.unwrap_err().kind(), ErrorKind::Conflict);
-}
-
-#[tokio::test(start_paused = true)]
-async fn file_is_saved_about_once_per_second() {
-    let bench = bench();
-    bench.dir().set(&limits()).await.unwrap();
-    let live = bench.view_from_disk().await;
-    until_kept(&bench.path(), live.get().revision()).await;
-    let mut seen = BTreeSet::new();
-    let mut last = Revision::ZERO;
-    for rate in 0..300 {
-        last = bench.dir().rate.set(&rate).await.unwrap();
-        seen.extend(revision_of(&bench.path()));
-        sleep(TICK).await;
-    }
-    assert!(seen.len() >= 3 && seen.len() <= 6, "saves within 3 seconds: {seen:?}");
-    // The last state is saved even after the view was dropped.
-    drop(live);
-    until_kept(&bench.path(), last).await;
-    assert_eq!(fs::read_dir(bench.files.path()).unwrap().count(), 1, "no temporary file is left");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        assert_eq!(fs::metadata(bench.path()).unwrap().permissions().mode() & 0o777, 0o600);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn unwritable_file_does_not_stop_view() {
-    let bench = bench();
-    bench.dir().set(&limits()).await.unwrap();
-    let directory = bench.files.path().join("later");
-    let path = directory.join("limits.json");
-    let live = soon(bench.dir().live().or_snapshot(&path)).await.unwrap();
-    let written = bench.dir().rate.set(&1).await.unwrap();
-    assert_eq!(soon(live.wait_for_revision(written)).await.unwrap().rate, 1);
-    sleep(LONG).await;
-    assert!(live.status().is_live() && !directory.exists());
-    fs::create_dir(&directory).unwrap();
-    let written = bench.dir().rate.set(&2).await.unwrap();
-    until_kept(&path, written).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -619,173 +374,4 @@ async fn new_view_starts_from_disk_beside_degraded_one() {
         until_live(live).await;
         assert_eq!(**soon(live.wait_for_revision(written)).await.unwrap(), Limits { rate: 9, ..limits() });
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn concurrent_writers_keep_file_complete() {
-    let bench = bench();
-    bench.dir().set(&limits()).await.unwrap();
-    let first = bench.view_from_disk().await;
-    until_kept(&bench.path(), first.get().revision()).await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let (path, stopped) = (bench.path(), stop.clone());
-    let reader = std::thread::spawn(move || {
-        let mut reads = 0_u64;
-        while !stopped.load(Ordering::Relaxed) {
-            assert!(document(&path).expect("the file always exists")["entries"]["rate"]["value"].is_string());
-            reads += 1;
-        }
-        reads
-    });
-    let mut views = vec![first];
-    for _ in 0..7 {
-        views.push(bench.view_from_disk().await);
-    }
-    let mut last = Revision::ZERO;
-    for rate in 0..30 {
-        last = bench.dir().rate.set(&rate).await.unwrap();
-        sleep(Duration::from_secs(1)).await;
-    }
-    sleep(Duration::from_secs(3)).await;
-    stop.store(true, Ordering::Relaxed);
-    assert!(reader.join().expect("every read found a complete file") > 0);
-    assert_eq!(revision_of(&bench.path()), Some(last.get()));
-    assert_eq!(fs::read_dir(bench.files.path()).unwrap().count(), 1);
-}
-
-fn lazy(url: &str) -> Client {
-    let retry = RetryPolicy { call_timeout: Duration::from_millis(500), ..RetryPolicy::default() };
-    Client::builder(url).retry(retry).connect_lazy().unwrap()
-}
-
-#[derive(EtcdSchema, Clone, Debug, PartialEq)]
-struct Small {
-    rate: u32,
-    #[etcd(secret)]
-    token: Option<String>,
-}
-
-/// With a real server: it stops, a program starts without it, and it returns on the same port.
-/// Later it stops again and loses all data.
-async fn view_starts_before_server(url: fn(&Etcd) -> String) {
-    let mut etcd = Etcd::start().await;
-    let files = TempDir::new().unwrap();
-    let path = files.path().join("small.json");
-    let client = lazy(&url(&etcd));
-    let dir = client.dir::<Small>("/later").unwrap();
-    dir.rate.set(&1).await.unwrap();
-    dir.token.set(&SECRETS[0].to_owned()).await.unwrap();
-    let live = dir.live().or_snapshot(&path).await.unwrap();
-    let kept = live.get().revision();
-    until_kept(&path, kept).await;
-    drop((live, client));
-    etcd.terminate().await;
-
-    let client = lazy(&url(&etcd));
-    let dir = client.dir::<Small>("/later").unwrap();
-    let none = dir.live().or_snapshot(files.path().join("none")).await.unwrap_err();
-    assert!(none.is_retryable() && none.to_string().contains("nothing to start from"), "{none}");
-    let mut live = soon(dir.live().or_snapshot(&path)).await.unwrap();
-    assert_eq!((live.get().rate, live.get().token.clone(), live.revision()), (1, None, kept));
-    assert!(matches!(reported_error(&live), Some(ErrorKind::Unavailable | ErrorKind::Timeout)), "{:?}", live.status());
-
-    etcd.restart().await;
-    assert_eq!(soon(live.changed()).await.unwrap().token.as_deref(), Some(SECRETS[0]));
-    until_live(&live).await;
-    let written = dir.rate.set(&2).await.unwrap();
-    assert_eq!(soon(live.wait_for_revision(written)).await.unwrap().rate, 2);
-    assert_eq!(live.rewound(), None);
-    for _ in 0..20 {
-        dir.rate.set(&3).await.unwrap();
-    }
-    let written = dir.rate.set(&4).await.unwrap();
-    soon(live.wait_for_revision(written)).await.unwrap();
-    until_kept(&path, written).await;
-    drop((live, client));
-    etcd.terminate().await;
-
-    let client = lazy(&url(&etcd));
-    let dir = client.dir::<Small>("/later").unwrap();
-    let mut live = soon(dir.live().or_snapshot(&path)).await.unwrap();
-    assert_eq!((live.get().rate, live.revision()), (4, written));
-    etcd.wipe().await;
-    let anew = dir.rate.set(&5).await.unwrap();
-    assert_eq!(soon(live.changed()).await.unwrap().rate, 5);
-    until_live(&live).await;
-    let rewound = live.rewound().expect("the view reports that the revision went back");
-    assert!(rewound.from == written && rewound.to <= anew && live.revision() < written, "{rewound:?}");
-}
-
-#[tokio::test]
-async fn view_starts_before_v3_server() {
-    view_starts_before_server(Etcd::url_v3).await;
-}
-
-#[tokio::test]
-async fn view_starts_before_v2_server() {
-    view_starts_before_server(Etcd::url_v2).await;
-}
-
-#[tokio::test]
-async fn refused_login_never_falls_back_to_disk() {
-    // A low bcrypt cost, because on a busy machine a login with the default cost takes longer than
-    // these calls may.
-    let mut etcd = Etcd::builder().flag("--bcrypt-cost", "4").start().await;
-    let files = TempDir::new().unwrap();
-    let path = files.path().join("small.json");
-    {
-        let dir = lazy(&etcd.url_v3()).dir::<Small>("/login").unwrap();
-        dir.rate.set(&1).await.unwrap();
-        let live = dir.live().or_snapshot(&path).await.unwrap();
-        until_kept(&path, live.get().revision()).await;
-    }
-    for (call, body) in [
-        ("user/add", r#"{"name": "root", "password": "root"}"#),
-        ("role/add", r#"{"name": "root"}"#),
-        ("user/grant", r#"{"user": "root", "role": "root"}"#),
-        ("user/add", r#"{"name": "anna", "password": "secret"}"#),
-        ("enable", "{}"),
-    ] {
-        let answer = etcd.call(&format!("/v3/auth/{call}"), body).await;
-        assert!(answer.contains("header"), "{call}: {answer}");
-    }
-    let endpoint = etcd.endpoint();
-    let view = |login: &str| lazy(&format!("etcd://{login}{endpoint}")).dir::<Small>("/login").unwrap().live().or_snapshot(&path);
-    for (login, kinds) in [
-        ("", &[ErrorKind::Unauthenticated, ErrorKind::PermissionDenied][..]),
-        ("root:wrong@", &[ErrorKind::Unauthenticated]),
-        ("nobody:root@", &[ErrorKind::Unauthenticated]),
-        // This user can log in, but may read nothing.
-        ("anna:secret@", &[ErrorKind::PermissionDenied]),
-    ] {
-        let error = soon(view(login)).await.unwrap_err();
-        assert!(kinds.contains(&error.kind()), "{login}: {error}");
-    }
-    assert_eq!(soon(view("root:root@")).await.unwrap().get().rate, 1);
-
-    // While the server is stopped, the view starts from disk. When it is back and refuses the
-    // login, the view reports that.
-    etcd.terminate().await;
-    let live = soon(view("root:wrong@")).await.unwrap();
-    assert!(matches!(reported_error(&live), Some(ErrorKind::Unavailable | ErrorKind::Timeout)), "{:?}", live.status());
-    etcd.restart().await;
-    soon(async {
-        while reported_error(&live) != Some(ErrorKind::Unauthenticated) {
-            sleep(TICK).await;
-        }
-    })
-    .await;
-    assert_eq!(live.get().rate, 1);
-}
-
-#[test]
-fn example_starts_without_server() {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_start_without_a_server")).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let shown = String::from_utf8(output.stdout).unwrap();
-    let lines: Vec<_> = shown.lines().collect();
-    let degraded = r#"without a server: Checkout { rate_limit: 250, banner: Some("Sale!"), token: None } (degraded)"#;
-    let back = r#"the server is back: Checkout { rate_limit: 300, banner: Some("Sale!"), token: Some(***) } (live)"#;
-    assert!(lines.contains(&degraded) && lines.contains(&back), "{shown}");
-    assert!(lines.iter().any(|line| line.starts_with("a view without a file: /prod/checkout: unavailable")), "{shown}");
 }

@@ -11,6 +11,7 @@ mod sharing;
 use std::time::Duration;
 
 use etcd_typed::{Client, Entry, EntryChanges, ErrorKind, EtcdSchema, LostReason, Published, PublishedStatus};
+use etcd_typed_tests::waiting::{soon, until};
 use tokio::time::{sleep, timeout};
 
 /// The limit of every wait. It is longer than any backoff and any time to live. Only a failing test
@@ -33,19 +34,6 @@ impl Bench {
     fn transactions(&self) -> bool {
         self.client.store().capabilities().transactions
     }
-}
-
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    timeout(LIMIT, what).await.expect("this happens in time")
-}
-
-async fn until(what: impl Fn() -> bool) {
-    soon(async {
-        while !what() {
-            sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
 }
 
 /// Waits until the entry has this value.

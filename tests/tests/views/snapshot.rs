@@ -1,11 +1,13 @@
 //! The files of `or_snapshot`: which files a program with another schema or another cluster may
-//! start from (`schemas`, `clusters`), and how they are written (`disk`). How views use them is in
+//! start from (`schemas`, `clusters`), how they are written (`disk`), and when a view no longer waits for a server
+//! (`early`). How views use them is in
 //! `live_snapshot.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod clusters;
 mod disk;
+mod early;
 mod schemas;
 
 use std::fs;
@@ -14,26 +16,14 @@ use std::time::Duration;
 
 use etcd_typed::store::memory::MemoryStore;
 use etcd_typed::{Client, Error, ErrorKind, EtcdSchema, Live, Revision};
+use etcd_typed_tests::waiting::{soon, until};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 /// A time that is longer than any backoff. Time is paused.
 const LONG: Duration = Duration::from_secs(120);
 const TICK: Duration = Duration::from_millis(10);
-
-async fn soon<T>(wait: impl IntoFuture<Output = T>) -> T {
-    timeout(LONG, wait).await.expect("this happens in time")
-}
-
-async fn until(what: impl Fn() -> bool) {
-    soon(async {
-        while !what() {
-            sleep(TICK).await;
-        }
-    })
-    .await;
-}
 
 /// An embedded store and a directory for files.
 struct Bench {

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use etcd_typed::store::memory::MemoryStore;
 use etcd_typed::store::{
-    Batch, BoxFuture, Capabilities, Committed, Event, Expiry, Member, Op, OpResult, Range, RangeReply, Span, Stats, StatsKind, Status,
-    Store, Txn, Watch, WatchFrom, WatchItem, WatchStream,
+    Batch, BoxFuture, Committed, Event, Expiry, Op, OpResult, Range, RangeReply, Span, Store, Txn, Watch, WatchFrom, WatchItem, WatchStream,
 };
 use etcd_typed::testing::conformance::{Isolation, TestStore, cases};
-use etcd_typed::{Error, LeaseId, Result, Revision};
+use etcd_typed::testing::{Call, HookedStore, Reply};
+use etcd_typed::{Error, Result, Revision};
 use futures_util::{StreamExt, stream};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -53,193 +53,169 @@ enum Defect {
 /// The memory store with one defect.
 #[derive(Debug)]
 struct Broken {
-    inner: Arc<MemoryStore>,
-    defect: Defect,
+    memory: MemoryStore,
+    store: HookedStore,
+}
+
+impl Broken {
+    fn new(defect: Defect) -> Self {
+        let memory = MemoryStore::new();
+        let store = HookedStore::new(Arc::new(memory.clone()), move |call, store| async move {
+            match call {
+                Call::Range(range) => defect.range(&*store, range).await.map(Reply::Range),
+                Call::Commit(txn) => defect.commit(&*store, txn).await.map(Reply::Commit),
+                Call::Watch(watch) => defect.watch(&*store, watch).await.map(Reply::Watch),
+                call => call.send(&store).await,
+            }
+        });
+        Self { memory, store }
+    }
 }
 
 impl TestStore for Broken {
     fn store(&self) -> &dyn Store {
-        self
+        &self.store
     }
 
     fn lose_history(&self) -> BoxFuture<'_, ()> {
-        self.inner.faults().compact();
+        self.memory.faults().compact();
         Box::pin(std::future::ready(()))
     }
 }
 
-impl Store for Broken {
-    fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
+impl Defect {
+    async fn range(self, store: &dyn Store, mut range: Range) -> Result<RangeReply> {
+        if self == Self::IgnoresThePast {
+            range.revision = None;
+        }
+        let twins = match &range.span {
+            Span::Below(dir) if self == Self::ListsTwins => Some(dir.clone()),
+            _ => None,
+        };
+        if let Some(parent) = twins.as_ref().and_then(etcd_typed::Key::parent) {
+            range.span = Span::Below(parent);
+        }
+        let (modified_after, is_one) = (range.modified_after, matches!(range.span, Span::Key(_)));
+        if self == Self::IgnoresModifications && !is_one {
+            range.modified_after = None;
+        }
+        let mut reply = store.range(range).await?;
+        if self == Self::IgnoresModifications && modified_after.is_some() && !is_one {
+            reply.count = Some(reply.kvs.len() as u64);
+        }
+        if self == Self::CountsOnlyTheModified && modified_after.is_some() {
+            reply.count = Some(reply.kvs.len() as u64);
+        }
+        if let Some(dir) = twins {
+            reply.kvs.retain(|kv| kv.key.starts_with(dir.as_str().as_bytes()));
+        }
+        if self == Self::ListsInNoOrder {
+            reply.kvs.reverse();
+        }
+        if self == Self::DropsKeysThatAreNoPaths {
+            reply.kvs.retain(|kv| std::str::from_utf8(&kv.key).is_ok_and(|key| etcd_typed::Key::parse(key).is_ok()));
+        }
+        Ok(reply)
     }
 
-    fn range(&self, mut range: Range) -> BoxFuture<'_, Result<RangeReply>> {
-        Box::pin(async move {
-            if self.defect == Defect::IgnoresThePast {
-                range.revision = None;
+    async fn commit(self, store: &dyn Store, mut txn: Txn) -> Result<Committed> {
+        let ops = txn.then.iter_mut();
+        match self {
+            Self::IgnoresConditions => txn.compares.clear(),
+            Self::WritesTwice => drop(store.commit(txn.clone()).await),
+            Self::ForgetsExpiry => ops.for_each(|op| {
+                if let Op::Put { expiry, .. } = op {
+                    *expiry = Expiry::Never;
+                }
+            }),
+            Self::NewestOfAllTime => ops.for_each(|op| {
+                if let Op::Newest { before, .. } = op {
+                    *before = None;
+                }
+            }),
+            Self::NewestFromBefore => {
+                // Moves each `Newest` to the front, so that it does not see the effects of the
+                // other operations.
+                txn.then.sort_by_key(|op| !matches!(op, Op::Newest { .. }));
             }
-            let twins = match &range.span {
-                Span::Below(dir) if self.defect == Defect::ListsTwins => Some(dir.clone()),
-                _ => None,
-            };
-            if let Some(parent) = twins.as_ref().and_then(etcd_typed::Key::parent) {
-                range.span = Span::Below(parent);
+            Self::TakesLeasesThatAreNotThere => {
+                for op in ops {
+                    if let Op::Put { expiry: Expiry::With(id), .. } = op {
+                        drop(store.grant(*id, Duration::from_secs(600)).await);
+                    }
+                }
             }
-            let (modified_after, is_one) = (range.modified_after, matches!(range.span, Span::Key(_)));
-            if self.defect == Defect::IgnoresModifications && !is_one {
-                range.modified_after = None;
+            Self::PerformsOneByOne if txn.compares.is_empty() => {
+                let mut all = Committed { revision: Revision::ZERO, succeeded: true, results: Vec::new() };
+                for op in txn.then {
+                    let one = store.commit(Txn { then: vec![op], ..Txn::default() }).await?;
+                    all.revision = one.revision;
+                    all.results.extend(one.results);
+                }
+                return Ok(all);
             }
-            let mut reply = self.inner.range(range).await?;
-            if self.defect == Defect::IgnoresModifications && modified_after.is_some() && !is_one {
-                reply.count = Some(reply.kvs.len() as u64);
+            _ => {}
+        }
+        // Leaves out the leases if only keys are requested, as etcd 3.7 does.
+        let newest: Vec<bool> = txn.then.iter().map(|op| matches!(op, Op::Newest { .. })).collect();
+        let by_name = self == Self::NewestByName && matches!(txn.then[..], [Op::Newest { .. }]);
+        let mut committed = store.commit(txn).await;
+        if by_name && let Ok(Committed { results, .. }) = &mut committed {
+            for result in results {
+                if let OpResult::Get(reply) = result {
+                    reply.kvs.sort_by(|a, b| a.key.cmp(&b.key));
+                }
             }
-            if self.defect == Defect::CountsOnlyTheModified && modified_after.is_some() {
-                reply.count = Some(reply.kvs.len() as u64);
+        }
+        if self == Self::NewestWithoutLeases
+            && let Ok(Committed { results, .. }) = &mut committed
+        {
+            for (result, _) in results.iter_mut().zip(newest).filter(|(_, newest)| *newest) {
+                if let OpResult::Get(reply) = result {
+                    reply.kvs.iter_mut().for_each(|kv| kv.lease = None);
+                }
             }
-            if let Some(dir) = twins {
-                reply.kvs.retain(|kv| kv.key.starts_with(dir.as_str().as_bytes()));
+        }
+        if self == Self::DoesNotSayThatItDidNothing { committed.map_err(Error::outcome_unknown) } else { committed }
+    }
+
+    async fn watch(self, store: &dyn Store, mut watch: Watch) -> Result<WatchStream> {
+        match self {
+            Self::SkipsInSilence if matches!(watch.from, WatchFrom::Live(_)) => {
+                watch.from = WatchFrom::Listed(store.status().await?.revision);
             }
-            if self.defect == Defect::ListsInNoOrder {
-                reply.kvs.reverse();
+            Self::WatchesOnlyWhatIsNew => watch.from = WatchFrom::Listed(store.status().await?.revision),
+            Self::SkipsTheFirst => watch.from = WatchFrom::Resumed(watch.from.revision().next()),
+            _ => {}
+        }
+        let (span, from) = (watch.span.clone(), watch.from);
+        let items = store.watch(watch).await?;
+        Ok(match self {
+            Self::LosesDeletes => items.filter_map(|item| std::future::ready(without_deletes(item))).boxed(),
+            Self::SplitsBatches => items.flat_map(|item| stream::iter(split(item))).boxed(),
+            Self::RepeatsBatches => items.flat_map(|item| stream::iter(twice(item))).boxed(),
+            Self::EndsInSilence => items.take(1).boxed(),
+            Self::IsAheadWithProgress => {
+                let ahead = Revision::new(store.status().await?.revision.get() + 10);
+                stream::iter([Ok(WatchItem::Progress(ahead))]).chain(items).boxed()
             }
-            if self.defect == Defect::DropsKeysThatAreNoPaths {
-                reply.kvs.retain(|kv| std::str::from_utf8(&kv.key).is_ok_and(|key| etcd_typed::Key::parse(key).is_ok()));
+            Self::SkipsOnAnyStart | Self::SkipsAhead | Self::SkipsAtRest => {
+                let now = store.status().await?.revision;
+                let to = match (self, from) {
+                    (Self::SkipsOnAnyStart, _) => from.revision().next(),
+                    (Self::SkipsAhead, WatchFrom::Live(_)) => now.next(),
+                    (Self::SkipsAtRest, WatchFrom::Live(_)) => now,
+                    _ => return Ok(items),
+                };
+                stream::iter([Ok(WatchItem::Skipped(to))]).chain(items).boxed()
             }
-            Ok(reply)
+            Self::HidesThatHistoryIsLost => {
+                let now = store.status().await?.revision;
+                let again = store.watch(Watch { span, from: WatchFrom::Listed(now) }).await?;
+                items.take_while(|item| std::future::ready(!matches!(item, Ok(WatchItem::HistoryLost { .. })))).chain(again).boxed()
+            }
+            _ => items,
         })
-    }
-
-    fn commit(&self, mut txn: Txn) -> BoxFuture<'_, Result<Committed>> {
-        Box::pin(async move {
-            let ops = txn.then.iter_mut();
-            match self.defect {
-                Defect::IgnoresConditions => txn.compares.clear(),
-                Defect::WritesTwice => drop(self.inner.commit(txn.clone()).await),
-                Defect::ForgetsExpiry => ops.for_each(|op| {
-                    if let Op::Put { expiry, .. } = op {
-                        *expiry = Expiry::Never;
-                    }
-                }),
-                Defect::NewestOfAllTime => ops.for_each(|op| {
-                    if let Op::Newest { before, .. } = op {
-                        *before = None;
-                    }
-                }),
-                Defect::NewestFromBefore => {
-                    // Moves each `Newest` to the front, so that it does not see the effects of the
-                    // other operations.
-                    txn.then.sort_by_key(|op| !matches!(op, Op::Newest { .. }));
-                }
-                Defect::TakesLeasesThatAreNotThere => {
-                    for op in ops {
-                        if let Op::Put { expiry: Expiry::With(id), .. } = op {
-                            drop(self.inner.grant(*id, Duration::from_secs(600)).await);
-                        }
-                    }
-                }
-                Defect::PerformsOneByOne if txn.compares.is_empty() => {
-                    let mut all = Committed { revision: Revision::ZERO, succeeded: true, results: Vec::new() };
-                    for op in txn.then {
-                        let one = self.inner.commit(Txn { then: vec![op], ..Txn::default() }).await?;
-                        all.revision = one.revision;
-                        all.results.extend(one.results);
-                    }
-                    return Ok(all);
-                }
-                _ => {}
-            }
-            // Leaves out the leases if only keys are requested, as etcd 3.7 does.
-            let newest: Vec<bool> = txn.then.iter().map(|op| matches!(op, Op::Newest { .. })).collect();
-            let by_name = self.defect == Defect::NewestByName && matches!(txn.then[..], [Op::Newest { .. }]);
-            let mut committed = self.inner.commit(txn).await;
-            if by_name && let Ok(Committed { results, .. }) = &mut committed {
-                for result in results {
-                    if let OpResult::Get(reply) = result {
-                        reply.kvs.sort_by(|a, b| a.key.cmp(&b.key));
-                    }
-                }
-            }
-            if self.defect == Defect::NewestWithoutLeases
-                && let Ok(Committed { results, .. }) = &mut committed
-            {
-                for (result, _) in results.iter_mut().zip(newest).filter(|(_, newest)| *newest) {
-                    if let OpResult::Get(reply) = result {
-                        reply.kvs.iter_mut().for_each(|kv| kv.lease = None);
-                    }
-                }
-            }
-            if self.defect == Defect::DoesNotSayThatItDidNothing { committed.map_err(Error::outcome_unknown) } else { committed }
-        })
-    }
-
-    fn watch(&self, mut watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
-        Box::pin(async move {
-            let inner = Arc::clone(&self.inner);
-            match self.defect {
-                Defect::SkipsInSilence if matches!(watch.from, WatchFrom::Live(_)) => {
-                    watch.from = WatchFrom::Listed(inner.status().await?.revision);
-                }
-                Defect::WatchesOnlyWhatIsNew => watch.from = WatchFrom::Listed(inner.status().await?.revision),
-                Defect::SkipsTheFirst => watch.from = WatchFrom::Resumed(watch.from.revision().next()),
-                _ => {}
-            }
-            let (span, from) = (watch.span.clone(), watch.from);
-            let items = inner.watch(watch).await?;
-            Ok(match self.defect {
-                Defect::LosesDeletes => items.filter_map(|item| std::future::ready(without_deletes(item))).boxed(),
-                Defect::SplitsBatches => items.flat_map(|item| stream::iter(split(item))).boxed(),
-                Defect::RepeatsBatches => items.flat_map(|item| stream::iter(twice(item))).boxed(),
-                Defect::EndsInSilence => items.take(1).boxed(),
-                Defect::IsAheadWithProgress => {
-                    let ahead = Revision::new(inner.status().await?.revision.get() + 10);
-                    stream::iter([Ok(WatchItem::Progress(ahead))]).chain(items).boxed()
-                }
-                Defect::SkipsOnAnyStart | Defect::SkipsAhead | Defect::SkipsAtRest => {
-                    let now = inner.status().await?.revision;
-                    let to = match (self.defect, from) {
-                        (Defect::SkipsOnAnyStart, _) => from.revision().next(),
-                        (Defect::SkipsAhead, WatchFrom::Live(_)) => now.next(),
-                        (Defect::SkipsAtRest, WatchFrom::Live(_)) => now,
-                        _ => return Ok(items),
-                    };
-                    stream::iter([Ok(WatchItem::Skipped(to))]).chain(items).boxed()
-                }
-                Defect::HidesThatHistoryIsLost => {
-                    let now = inner.status().await?.revision;
-                    let again = inner.watch(Watch { span, from: WatchFrom::Listed(now) }).await?;
-                    items.take_while(|item| std::future::ready(!matches!(item, Ok(WatchItem::HistoryLost { .. })))).chain(again).boxed()
-                }
-                _ => items,
-            })
-        })
-    }
-
-    fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
-        self.inner.grant(id, ttl)
-    }
-
-    fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>> {
-        self.inner.keep_alive(id)
-    }
-
-    fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<()>> {
-        self.inner.revoke(id)
-    }
-
-    fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, Result<Option<Duration>>> {
-        self.inner.time_to_live(id)
-    }
-
-    fn status(&self) -> BoxFuture<'_, Result<Status>> {
-        self.inner.status()
-    }
-
-    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
-        self.inner.members()
-    }
-
-    fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>> {
-        self.inner.stats(which)
     }
 }
 
@@ -282,7 +258,7 @@ macro_rules! finds {
                             // Time is paused, so that waiting for a change that never comes takes
                             // no time.
                             tokio::time::pause();
-                            Broken { inner: Arc::new(MemoryStore::new()), defect }
+                            Broken::new(defect)
                         });
                     }))
                     .is_ok()

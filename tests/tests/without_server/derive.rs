@@ -10,6 +10,7 @@ mod checkout;
 mod generics;
 mod names;
 mod prelude;
+mod serde_attributes;
 mod value;
 
 use std::collections::BTreeMap;

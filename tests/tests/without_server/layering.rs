@@ -307,7 +307,9 @@ fn modules(src: &Path) -> BTreeMap<String, PathBuf> {
 fn test_modules(module: &str, text: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let declared = lines.windows(2).filter_map(|pair| match pair {
-        ["#[cfg(test)]", declaration] => declaration.strip_prefix("mod ")?.strip_suffix(';'),
+        [condition, declaration] if condition.starts_with("#[cfg(test)") || condition.starts_with("#[cfg(all(test,") => {
+            declaration.strip_prefix("mod ")?.strip_suffix(';')
+        }
         _ => None,
     });
     declared.map(|name| if module == "lib" { name.to_owned() } else { format!("{module}::{name}") }).collect()
@@ -315,7 +317,8 @@ fn test_modules(module: &str, text: &str) -> Vec<String> {
 
 /// The text without the test module at its end, which may import anything.
 fn without_tests(text: &str) -> &str {
-    text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default()
+    let ends = ["#[cfg(test)]\nmod tests {", "#[cfg(test)]\npub(crate) mod tests {"];
+    ends.iter().fold(text, |text, end| text.split(end).next().unwrap_or_default())
 }
 
 fn read(path: &Path) -> String {

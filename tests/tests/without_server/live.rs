@@ -4,6 +4,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod following;
+mod freshness;
+
 use std::collections::BTreeMap;
 use std::ops::{Bound, Deref};
 use std::pin::pin;
@@ -13,11 +16,10 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use etcd_typed::store::memory::{Calls, MemoryStore};
-use etcd_typed::store::{
-    BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchItem, WatchStream,
-};
-use etcd_typed::testing::CountingStore;
-use etcd_typed::{Cause, Client, ErrorKind, EtcdSchema, LeaseId, Live, LiveStatus, ProblemKind, Revision};
+use etcd_typed::store::{BoxFuture, WatchItem};
+use etcd_typed::testing::{Call, CountingStore, HookedStore, Reply};
+use etcd_typed::{Cause, Client, ErrorKind, EtcdSchema, Live, LiveStatus, ProblemKind, Result, Revision};
+use etcd_typed_tests::waiting::{soon, until_live};
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::{sleep, timeout};
 
@@ -60,19 +62,6 @@ fn limits() -> Limits {
 /// paused.
 const LONG: Duration = Duration::from_secs(120);
 
-async fn soon<T>(wait: impl IntoFuture<Output = T>) -> T {
-    timeout(LONG, wait).await.expect("this happens in time")
-}
-
-/// A store whose watches never report progress, as on etcd before 3.4.25. While `mute` is set they
-/// do not even report changes, which no server should do.
-#[derive(Clone, Debug)]
-struct SilentStore {
-    inner: CountingStore,
-    mute: Arc<AtomicBool>,
-    answers: Arc<Answers>,
-}
-
 /// What the reads returned.
 #[derive(Debug, Default)]
 struct Answers {
@@ -88,64 +77,29 @@ impl Answers {
     }
 }
 
-impl Store for SilentStore {
-    fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
-    }
-
-    fn range(&self, range: Range) -> BoxFuture<'_, etcd_typed::Result<RangeReply>> {
-        let of_all = range.until.is_none();
-        self.answers.of_all.fetch_add(of_all.into(), Ordering::SeqCst);
-        let reply = self.inner.range(range);
-        Box::pin(async move {
-            let reply = reply.await?;
-            self.answers.largest.fetch_max(reply.kvs.len(), Ordering::SeqCst);
-            Ok(reply)
-        })
-    }
-
-    fn commit(&self, txn: Txn) -> BoxFuture<'_, etcd_typed::Result<Committed>> {
-        self.inner.commit(txn)
-    }
-
-    fn watch(&self, watch: Watch) -> BoxFuture<'_, etcd_typed::Result<WatchStream>> {
-        let mute = self.mute.clone();
-        let told = move |item: &etcd_typed::Result<WatchItem>| match item {
-            Ok(WatchItem::Progress(_)) => false,
-            Ok(WatchItem::Batch(_)) => !mute.load(Ordering::SeqCst),
-            _ => true,
-        };
-        let watch = self.inner.watch(watch);
-        Box::pin(async move { Ok(Box::pin(watch.await?.filter(move |item| std::future::ready(told(item)))) as WatchStream) })
-    }
-
-    fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, etcd_typed::Result<Duration>> {
-        self.inner.grant(id, ttl)
-    }
-
-    fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, etcd_typed::Result<Duration>> {
-        self.inner.keep_alive(id)
-    }
-
-    fn revoke(&self, id: LeaseId) -> BoxFuture<'_, etcd_typed::Result<()>> {
-        self.inner.revoke(id)
-    }
-
-    fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, etcd_typed::Result<Option<Duration>>> {
-        self.inner.time_to_live(id)
-    }
-
-    fn status(&self) -> BoxFuture<'_, etcd_typed::Result<Status>> {
-        self.inner.status()
-    }
-
-    fn members(&self) -> BoxFuture<'_, etcd_typed::Result<Vec<Member>>> {
-        self.inner.members()
-    }
-
-    fn stats(&self, which: StatsKind) -> BoxFuture<'_, etcd_typed::Result<Stats>> {
-        self.inner.stats(which)
-    }
+/// Wraps a store so that its watches never report progress, as on etcd before 3.4.25. While `mute` is
+/// set, they do not even report changes, which no server should do.
+fn silent(store: &CountingStore, mute: &Arc<AtomicBool>, answers: &Arc<Answers>) -> HookedStore {
+    let (mute, answers) = (mute.clone(), answers.clone());
+    HookedStore::new(Arc::new(store.clone()), move |call, store| {
+        let (mute, answers) = (mute.clone(), answers.clone());
+        if matches!(&call, Call::Range(range) if range.until.is_none()) {
+            answers.of_all.fetch_add(1, Ordering::SeqCst);
+        }
+        async move {
+            let reply = call.send(&store).await?;
+            if let Reply::Range(reply) = &reply {
+                answers.largest.fetch_max(reply.kvs.len(), Ordering::SeqCst);
+            }
+            let Reply::Watch(items) = reply else { return Ok(reply) };
+            let passes = move |item: &Result<WatchItem>| match item {
+                Ok(WatchItem::Progress(_)) => false,
+                Ok(WatchItem::Batch(_)) => !mute.load(Ordering::SeqCst),
+                _ => true,
+            };
+            Ok(Reply::Watch(items.filter(move |item| std::future::ready(passes(item))).boxed()))
+        }
+    })
 }
 
 struct Bench {
@@ -161,7 +115,7 @@ fn bench() -> Bench {
     let counting = CountingStore::new(Arc::new(store.clone()));
     let mute = Arc::new(AtomicBool::new(false));
     let answers = Arc::<Answers>::default();
-    let client = Client::with_store(SilentStore { inner: counting.clone(), mute: mute.clone(), answers: answers.clone() });
+    let client = Client::with_store(silent(&counting, &mute, &answers));
     Bench { mute, store, counting, answers, client }
 }
 
@@ -193,15 +147,6 @@ async fn until_degraded<T: Send + Sync + 'static>(live: &Live<T>) -> (Cause, Rev
         }
     })
     .await
-}
-
-async fn until_live<T: Send + Sync + 'static>(live: &Live<T>) {
-    soon(async {
-        while !live.status().is_live() {
-            sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -309,23 +254,6 @@ async fn view_of_unreadable_state_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn wait_for_revision_covers_other_keys() {
-    let bench = bench();
-    let (_, live) = bench.open().await;
-    let elsewhere = bench.put("/other", "x").await;
-    bench.counting.take();
-    assert_eq!(**soon(live.wait_for_revision(elsewhere)).await.unwrap(), limits());
-    assert!(live.revision() >= elsewhere);
-    let counts = bench.counting.take();
-    assert!(counts.range <= 2 && counts.watch == 0, "one read for the store's revision, one for the keys: {counts:?}");
-    // A change that the watch has reported needs no request.
-    let own = bench.put("/app/low", "3").await;
-    bench.counting.take();
-    assert_eq!(soon(live.wait_for_revision(own)).await.unwrap().low, 3);
-    assert_eq!(bench.counting.take().total(), 0);
-}
-
-#[tokio::test(start_paused = true)]
 async fn view_costs_one_read_and_one_watch() {
     let bench = bench();
     bench.dir().set(&limits()).await.unwrap();
@@ -337,25 +265,6 @@ async fn view_costs_one_read_and_one_watch() {
     assert!(live.staleness() < Duration::from_secs(2));
     let again = soon(bench.dir().live()).await.unwrap();
     assert_eq!((bench.counting.take().total(), again.status().is_live()), (1, true), "one read shows that nothing changed");
-}
-
-#[tokio::test(start_paused = true)]
-async fn view_never_shows_states_before_awaited_revision() {
-    let bench = bench();
-    let (dir, mut live) = bench.open().await;
-    // A key is created and deleted while the watch is cut. A read proves that nothing differs
-    // before the watch reports the two changes.
-    bench.store.faults().fail(Calls::Watches, 5, ErrorKind::Unavailable);
-    bench.store.faults().drop_connections();
-    dir.pool.wait.set(&7).await.unwrap();
-    dir.pool.wait.delete().await.unwrap();
-    let last = bench.put("/other", "x").await;
-    assert_eq!(**soon(live.wait_for_revision(last)).await.unwrap(), limits());
-    assert!(!live.status().is_live());
-    until_live(&live).await;
-    assert!(timeout(LONG, live.changed()).await.is_err(), "{:?}", live.history());
-    let written = dir.pool.wait.set(&8).await.unwrap();
-    assert_eq!(soon(live.wait_for_revision(written)).await.unwrap().pool.wait, Some(8));
 }
 
 #[tokio::test(start_paused = true)]
@@ -372,21 +281,6 @@ async fn badly_escaped_map_name_is_reported() {
     bench.client.entry::<String>("/app/quotas/50%").unwrap().delete().await.unwrap();
     until_live(&live).await;
     until_live(&quotas).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn view_of_map_follows_wiped_server() {
-    let bench = bench();
-    let map = bench.client.entries::<String, u64>("/quotas").unwrap();
-    for n in 0..5 {
-        map.entry("a").unwrap().set(&n).await.unwrap();
-    }
-    let mut live = soon(map.live()).await.unwrap();
-    bench.store.faults().wipe();
-    let written = map.entry("b").unwrap().set(&7).await.unwrap();
-    let seen = soon(live.changed()).await.unwrap();
-    assert_eq!(seen.iter().map(|(key, n)| (key.as_str(), *n)).collect::<Vec<_>>(), [("b", 7)]);
-    assert_eq!((seen.revision(), seen.modified()), (written, written));
 }
 
 #[tokio::test(start_paused = true)]
@@ -413,330 +307,6 @@ async fn views_of_one_directory_share_watch() {
     assert_eq!(bench.counting.take().range, 0, "without a view nothing is read");
     assert_eq!(soon(dir.live()).await.unwrap().get().pool.size, 10);
     assert_eq!(bench.counting.take().watch, 1, "a new view starts a new watch");
-}
-
-#[tokio::test(start_paused = true)]
-async fn new_view_is_no_older_than_its_call() {
-    let bench = bench();
-    let (dir, first) = bench.open().await;
-    // The watch is cut and not resumed, so the first view is behind and reports that.
-    bench.store.faults().fail(Calls::Watches, 3, ErrorKind::Unavailable);
-    bench.store.faults().drop_connections();
-    dir.pool.size.set(&9).await.unwrap();
-    let (cause, _) = until_degraded(&first).await;
-    assert!(matches!(cause, Cause::Interrupted(_)), "{cause:?}");
-    assert_eq!(first.get().pool.size, 4);
-    assert_eq!(soon(dir.live()).await.unwrap().get().pool.size, 9);
-    until_live(&first).await;
-    assert_eq!(first.get().pool.size, 9);
-}
-
-#[tokio::test(start_paused = true)]
-async fn view_without_server_reports_staleness() {
-    let bench = bench();
-    let (dir, mut live) = bench.open().await;
-    sleep(LONG).await;
-    assert!(live.staleness() < Duration::from_secs(11), "regular reads prove that the view is up to date: {:?}", live.staleness());
-    bench.store.faults().stop();
-    let (cause, good) = until_degraded(&live).await;
-    let Cause::Interrupted(error) = cause else { panic!("{cause:?}") };
-    assert_eq!((error.kind(), good), (ErrorKind::Unavailable, live.revision()));
-    sleep(LONG).await;
-    assert!(live.staleness() >= LONG);
-    assert_eq!(**live.get(), limits());
-    bench.store.faults().start();
-    dir.pool.size.set(&9).await.unwrap();
-    assert_eq!(soon(live.changed()).await.unwrap().pool.size, 9);
-    until_live(&live).await;
-    sleep(Duration::from_secs(11)).await;
-    assert!(live.staleness() < Duration::from_secs(11));
-}
-
-#[tokio::test(start_paused = true)]
-async fn refused_watch_degrades_view_until_allowed() {
-    let bench = bench();
-    let (dir, live) = bench.open().await;
-    bench.store.faults().fail(Calls::Watches, 3, ErrorKind::PermissionDenied);
-    bench.store.faults().drop_connections();
-    // The view reports the cut connection before the refusal.
-    soon(async {
-        while !matches!(until_degraded(&live).await.0, Cause::Interrupted(error) if error.kind() == ErrorKind::PermissionDenied) {
-            sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await;
-    let written = dir.pool.size.set(&9).await.unwrap();
-    until_live(&live).await;
-    assert_eq!(soon(live.wait_for_revision(written)).await.unwrap().pool.size, 9);
-}
-
-#[tokio::test(start_paused = true)]
-async fn view_shows_newest_state_after_compaction() {
-    let bench = bench();
-    let (dir, mut live) = bench.open().await;
-    bench.store.faults().fail(Calls::Watches, 2, ErrorKind::Unavailable);
-    bench.store.faults().drop_connections();
-    for size in 10..20 {
-        dir.pool.size.set(&size).await.unwrap();
-    }
-    dir.quotas.entry("acme").unwrap().delete().await.unwrap();
-    bench.store.faults().compact();
-    let seen = soon(live.changed()).await.unwrap();
-    assert_eq!((seen.pool.size, seen.quotas.len()), (19, 0), "the newest state, without those in between");
-    until_live(&live).await;
-    assert_eq!(live.rewound(), None);
-}
-
-#[tokio::test(start_paused = true)]
-async fn wiped_server_is_reported_as_rewound() {
-    let bench = bench();
-    let (dir, mut live) = bench.open().await;
-    for size in 10..20 {
-        dir.pool.size.set(&size).await.unwrap();
-    }
-    while soon(live.changed()).await.unwrap().pool.size != 19 {}
-    let before = live.revision();
-    bench.store.faults().wipe();
-    dir.set(&limits()).await.unwrap();
-    let seen = soon(live.changed()).await.unwrap();
-    assert!(seen.revision() < before && seen.pool.size == 4, "{seen:?}");
-    let rewound = live.rewound().expect("the view reports that the revision went back");
-    assert_eq!((rewound.from, rewound.to), (before, seen.revision()));
-    assert_eq!(live.revision(), seen.revision());
-}
-
-#[tokio::test(start_paused = true)]
-async fn view_reads_while_watch_fails() {
-    let bench = bench();
-    let (dir, mut live) = bench.open().await;
-    bench.store.faults().fail(Calls::Watches, usize::MAX, ErrorKind::Unavailable);
-    bench.store.faults().drop_connections();
-    for size in [9, 10] {
-        dir.pool.size.set(&size).await.unwrap();
-        assert_eq!(soon(live.changed()).await.unwrap().pool.size, size);
-    }
-    assert!(!live.status().is_live());
-    bench.store.faults().clear();
-    until_live(&live).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn silent_watch_is_detected() {
-    let bench = bench();
-    let (dir, mut live) = bench.open().await;
-    bench.mute.store(true, Ordering::SeqCst);
-    dir.pool.size.set(&9).await.unwrap();
-    dir.quotas.entry("acme").unwrap().delete().await.unwrap();
-    let seen = soon(live.changed()).await.unwrap();
-    assert_eq!((seen.pool.size, seen.quotas.len()), (9, 0));
-    dir.name.set(&"b".to_owned()).await.unwrap();
-    let written = dir.name.delete().await.unwrap().unwrap();
-    let before = live.revision();
-    // `wait_for_revision` does not wait for the silent watch either.
-    assert!(written.modified() > before);
-    assert_eq!(soon(live.wait_for_revision(written.modified())).await.unwrap_err().problems()[0].kind, ProblemKind::Missing);
-}
-
-/// The read that the views share proves nothing of a view that is behind it.
-#[tokio::test(start_paused = true)]
-async fn one_silent_watch_of_many_is_detected() {
-    let bench = bench();
-    let mut views = Vec::new();
-    for n in 0..50 {
-        views.push(soon(bench.client.entry::<u32>(&format!("/values/{n}")).unwrap().live()).await.unwrap());
-        sleep(Duration::from_millis(300)).await;
-    }
-    bench.mute.store(true, Ordering::SeqCst);
-    for silent in [3, 40] {
-        bench.counting.take();
-        bench.client.entry::<u32>(&format!("/values/{silent}")).unwrap().set(&7).await.unwrap();
-        let written = tokio::time::Instant::now();
-        while **views[silent].get() != Some(7) {
-            assert!(views[silent].staleness() + Duration::from_millis(1) >= written.elapsed(), "it is not called current");
-            sleep(Duration::from_millis(10)).await;
-        }
-        assert!(written.elapsed() < Duration::from_secs(17), "a period, and five listings a second apart");
-        assert_eq!(bench.counting.take().watch, 1, "the other watches go on");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn idle_directory_of_busy_store_stays_fresh() {
-    let bench = bench();
-    let (_, live) = bench.open().await;
-    bench.counting.take();
-    for _ in 0..100 {
-        bench.put("/other", "x").await;
-        sleep(Duration::from_secs(1)).await;
-        assert!(live.staleness() < Duration::from_secs(11), "{:?}", live.staleness());
-    }
-    let counts = bench.counting.take();
-    assert!(counts.range <= 22 && counts.watch == 0, "two requests per ten seconds: {counts:?}");
-}
-
-/// The answers of these reads do not grow with the directory, and the larger it is, the less often
-/// the server reads it.
-#[tokio::test(start_paused = true)]
-async fn large_idle_directory_of_busy_store_stays_fresh() {
-    for keys in [0, 5, 10_001, 40_000] {
-        let bench = bench();
-        let map = bench.client.entries::<u32, u32>("/long").unwrap();
-        map.set(&(0..keys).map(|n| (n, n)).collect()).non_atomic().await.unwrap();
-        let live = soon(map.live()).await.unwrap();
-        let period = Duration::from_secs(10) + Duration::from_millis(keys.into());
-        assert_eq!(live.proof_period(), period);
-        sleep(LONG).await;
-        assert!(live.staleness() < Duration::from_secs(11), "if the store does not change, its revision is proof enough");
-        bench.answers.take();
-        const SECONDS: u32 = 300;
-        let mut stalest = Duration::ZERO;
-        for _ in 0..SECONDS {
-            bench.put("/other", "x").await;
-            sleep(Duration::from_secs(1)).await;
-            stalest = stalest.max(live.staleness());
-        }
-        assert!(stalest < period + Duration::from_secs(1), "{keys} keys: {stalest:?}");
-        let (largest, of_all) = bench.answers.take();
-        let most = usize::try_from(SECONDS / u32::try_from(period.as_secs()).unwrap()).unwrap() + 1;
-        assert!(largest <= 1 && of_all <= most, "{keys} keys: an answer with {largest} keys, {of_all} reads of the directory");
-        // `wait_for_revision` does not wait for the end of the period.
-        let elsewhere = bench.put("/other", "y").await;
-        assert_eq!(soon(live.wait_for_revision(elsewhere)).await.unwrap().len(), keys as usize);
-        assert!(live.staleness() < Duration::from_secs(1));
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn every_unreported_change_is_detected() {
-    type Change = fn(etcd_typed::EntryMap<u32, u32>) -> BoxFuture<'static, etcd_typed::Result<()>>;
-    let changes: [(&str, Change, u32); 4] = [
-        ("one more", |map| Box::pin(async move { map.entry(&9)?.set(&9).await.map(drop) }), 6),
-        ("one less", |map| Box::pin(async move { map.entry(&1)?.delete().await.map(drop) }), 4),
-        ("another", |map| Box::pin(async move { map.entry(&1)?.set(&7).await.map(drop) }), 5),
-        (
-            "one for another",
-            |map| {
-                Box::pin(async move {
-                    map.entry(&1)?.delete().await?;
-                    map.entry(&9)?.set(&9).await.map(drop)
-                })
-            },
-            5,
-        ),
-    ];
-    for (name, change, keys) in changes {
-        let bench = bench();
-        let map = bench.client.entries::<u32, u32>("/map").unwrap();
-        map.set(&(0..5).map(|n| (n, n)).collect()).await.unwrap();
-        let mut live = soon(map.live()).await.unwrap();
-        bench.mute.store(true, Ordering::SeqCst);
-        change(map.clone()).await.unwrap();
-        let seen = timeout(LONG, live.changed()).await.unwrap_or_else(|_| panic!("{name} is not found")).unwrap();
-        assert_eq!(
-            (seen.len(), &**seen),
-            (keys as usize, &soon(map.get()).await.unwrap().iter().map(|(k, v)| (*k, *v)).collect()),
-            "{name}"
-        );
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn changed_returns_newest_of_several_changes() {
-    let bench = bench();
-    let (dir, mut live) = bench.open().await;
-    for size in 10..20 {
-        let written = dir.pool.size.set(&size).await.unwrap();
-        soon(live.wait_for_revision(written)).await.unwrap();
-    }
-    assert_eq!(soon(live.changed()).await.unwrap().pool.size, 19);
-    assert!(timeout(LONG, live.changed()).await.is_err(), "every change was returned");
-    let mut late = live.clone();
-    dir.pool.size.set(&20).await.unwrap();
-    assert_eq!((soon(live.changed()).await.unwrap().pool.size, soon(late.changed()).await.unwrap().pool.size), (20, 20));
-    let sizes: Vec<_> = live.history().iter().map(|state| state.pool.size).collect();
-    assert_eq!(sizes, [12, 13, 14, 15, 16, 17, 18, 19, 20], "eight former states and the current one");
-    assert!(live.history().is_sorted_by_key(|state| state.revision()));
-    let short = soon(dir.live().history(1)).await.unwrap();
-    for size in [21, 22, 23] {
-        let written = dir.pool.size.set(&size).await.unwrap();
-        soon(short.wait_for_revision(written)).await.unwrap();
-    }
-    assert_eq!(short.history().iter().map(|state| state.pool.size).collect::<Vec<_>>(), [22, 23]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn stream_yields_current_then_newest_state() {
-    let bench = bench();
-    let (dir, live) = bench.open().await;
-    let mut stream = live.stream();
-    assert_eq!(soon(StreamExt::next(&mut stream)).await.unwrap().pool.size, 4);
-    for size in 10..20 {
-        let written = dir.pool.size.set(&size).await.unwrap();
-        soon(live.wait_for_revision(written)).await.unwrap();
-    }
-    drop(live);
-    assert_eq!(soon(stream.next()).await.unwrap().pool.size, 19, "states in between are skipped");
-    dir.pool.size.set(&20).await.unwrap();
-    assert_eq!(soon(stream.next()).await.unwrap().pool.size, 20, "the stream keeps the view");
-}
-
-#[tokio::test(start_paused = true)]
-async fn selected_part_wakes_only_when_it_changes() {
-    let bench = bench();
-    let (dir, live) = bench.open().await;
-    let mut pool = live.select(|limits| &limits.pool);
-    let mut name = live.select(|limits| limits.name.as_str());
-    for low in 2..5 {
-        let written = dir.low.set(&low).await.unwrap();
-        soon(live.wait_for_revision(written)).await.unwrap();
-    }
-    assert!(timeout(LONG, pool.changed()).await.is_err());
-    dir.pool.size.set(&9).await.unwrap();
-    let part = soon(pool.changed()).await.unwrap();
-    assert_eq!((part.size, part.whole().low), (9, 4));
-    assert!(timeout(LONG, name.changed()).await.is_err());
-    let written = dir.name.set(&"b".to_owned()).await.unwrap();
-    soon(live.wait_for_revision(written)).await.unwrap();
-    assert_eq!((&*name.get(), &*soon(name.changed()).await.unwrap()), ("b", "b"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn callback_runs_until_subscription_is_dropped() {
-    let bench = bench();
-    let (dir, live) = bench.open().await;
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let calls = Arc::new(AtomicUsize::new(0));
-    let sizes = seen.clone();
-    let guard = live.on_change(move |limits| sizes.lock().unwrap().push(limits.pool.size));
-    let panics = live.on_change(|_| panic!("a failing callback (this message is expected in the output)"));
-    let count = calls.clone();
-    let other = live.on_change(move |_| {
-        count.fetch_add(1, Ordering::SeqCst);
-    });
-    for size in [5, 6] {
-        let written = dir.pool.size.set(&size).await.unwrap();
-        soon(live.wait_for_revision(written)).await.unwrap();
-        sleep(Duration::from_millis(1)).await;
-    }
-    drop(guard);
-    let written = dir.pool.size.set(&7).await.unwrap();
-    soon(live.wait_for_revision(written)).await.unwrap();
-    sleep(Duration::from_millis(1)).await;
-    assert_eq!((seen.lock().unwrap().as_slice(), calls.load(Ordering::SeqCst)), ([5, 6].as_slice(), 3));
-    drop((panics, other));
-}
-
-#[tokio::test(start_paused = true)]
-async fn reader_returns_newest_state() {
-    let bench = bench();
-    let (dir, live) = bench.open().await;
-    let mut reader = live.reader();
-    assert_eq!(reader.get().pool.size, 4);
-    let written = dir.pool.size.set(&9).await.unwrap();
-    let held = live.get();
-    soon(live.wait_for_revision(written)).await.unwrap();
-    assert_eq!((reader.get().pool.size, held.pool.size), (9, 4), "a held state does not change");
-    assert_eq!(held.into_arc().pool.size, 4);
 }
 
 #[tokio::test(start_paused = true)]
@@ -786,47 +356,6 @@ async fn view_of_map_follows_its_entries() {
     let some = (Bound::Included("k10"), Bound::Excluded("k12"));
     assert_eq!(seen.range::<str, _>(some).map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["k10", "k11"]);
     assert_eq!((seen.keys().next().unwrap().as_str(), seen.values().last(), seen.contains_key("k50")), ("a/b", Some(&99), false));
-}
-
-/// Counts how often a task was woken.
-#[derive(Default)]
-struct Woken(AtomicUsize);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn wait_for_revision_wakes_once_reached() {
-    let bench = bench();
-    let map = bench.client.entries::<String, u64>("/quotas").unwrap();
-    let live = soon(map.live()).await.unwrap();
-    let goal = live.revision().get() + 5;
-    let (first, last) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
-    let mut waits_for_first = pin!(live.wait_for_revision(goal - 2));
-    let mut waits_for_last = pin!(live.wait_for_revision(goal));
-    let waker = Waker::from(first.clone());
-    assert!(waits_for_first.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-    let waker = Waker::from(last.clone());
-    assert!(waits_for_last.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-    let count = |woken: &Woken| woken.0.load(Ordering::Relaxed);
-    for written in 1..=5 {
-        let revision = map.entry("k").unwrap().set(&written).await.unwrap();
-        while live.revision() < revision {
-            sleep(Duration::from_millis(1)).await;
-        }
-        if written == 3 {
-            assert_eq!(soon(waits_for_first.as_mut()).await.unwrap().get("k"), Some(&3));
-            // This woke both tasks; the second one polls again.
-            assert_eq!((count(&first), count(&last)), (1, 1));
-            let waker = Waker::from(last.clone());
-            assert!(waits_for_last.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-        }
-    }
-    assert_eq!((count(&first), count(&last)), (1, 2));
-    assert_eq!(soon(waits_for_last).await.unwrap().get("k"), Some(&5));
 }
 
 #[tokio::test(start_paused = true)]
@@ -931,48 +460,4 @@ async fn debug_shows_directory_and_status_only() {
     let text = format!("{live:?} {:?} {:?}", live.stream(), live.reader());
     assert!(text.contains("/app") && text.contains("Live") && !text.contains("acme"), "{text}");
     assert_eq!(format!("{:?}", live.get()), format!("{:?}", live.get().deref()));
-}
-
-#[tokio::test(start_paused = true)]
-async fn status_counts_paused_time() {
-    const HOUR: Duration = Duration::from_secs(3600);
-    let store = MemoryStore::new();
-    let client = Client::with_store(store.clone());
-    let entry = client.entry::<u64>("/a").unwrap();
-    entry.set(&1).await.unwrap();
-    let mut changes = entry.watch().await.unwrap();
-    changes.next().now_or_never();
-    let live = entry.live().await.unwrap();
-    store.faults().stop();
-    while live.status().is_live() {
-        sleep(Duration::from_millis(1)).await;
-    }
-    timeout(HOUR, changes.next()).await.unwrap_err();
-    let status = live.status();
-    let LiveStatus::Degraded { since, .. } = &status else { panic!("{status}") };
-    assert!(tokio::time::Instant::from_std(*since).elapsed() >= HOUR, "{status}");
-    let seconds = serde_json::to_value(&status).unwrap()["for_seconds"].as_f64().unwrap();
-    assert!(seconds >= 3600.0 && status.to_string().starts_with("degraded for 360"), "{status}");
-    assert!(status.degraded_for().unwrap() >= HOUR);
-    assert!(changes.interruption().unwrap().lasted() >= HOUR);
-
-    // The times of a rejected value and of a rewound history also follow the paused clock.
-    store.faults().start();
-    while !live.status().is_live() {
-        sleep(Duration::from_millis(1)).await;
-    }
-    assert_eq!(live.status().degraded_for(), None);
-    client.entry::<String>("/a").unwrap().set(&"x".to_owned()).await.unwrap();
-    while live.status().is_live() {
-        sleep(Duration::from_millis(1)).await;
-    }
-    sleep(HOUR).await;
-    assert!(live.status().degraded_for().unwrap() >= HOUR, "{}", live.status());
-    store.faults().wipe();
-    while live.rewound().is_none() {
-        sleep(Duration::from_millis(1)).await;
-    }
-    sleep(HOUR).await;
-    let at = live.rewound().unwrap().at;
-    assert!(tokio::time::Instant::from_std(at).elapsed() >= HOUR);
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_typed::{Client, Election, ErrorKind, EtcdSchema, EtcdValue, ProblemKind, ValueError};
-use tokio::time::timeout;
+use etcd_typed_tests::waiting::soon;
 
 /// A text that panics in one place: `panic` when it is decoded, `no encoder` when it is encoded,
 /// `no order` when it is compared, and `no way back` when a write decodes its own form.
@@ -123,10 +123,6 @@ async fn client() -> (Client, AllDir) {
 
 async fn put(client: &Client, key: &str, text: &str) {
     client.entry::<String>(&format!("/app/{key}")).unwrap().set(&text.to_owned()).await.unwrap();
-}
-
-async fn soon<F: Future>(future: F) -> F::Output {
-    timeout(Duration::from_secs(60), future).await.expect("this happens in time")
 }
 
 #[tokio::test(start_paused = true)]

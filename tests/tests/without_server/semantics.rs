@@ -3,18 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod conflicts;
+mod pages;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_typed::store::memory::{Calls, MemoryStore};
-use etcd_typed::store::{
-    BoxFuture, Capabilities, Committed, Consistency, Member, Op, Range, RangeReply, Span, Stats, StatsKind, Status, Store, Txn, Watch,
-    WatchStream,
-};
-use etcd_typed::testing::CountingStore;
-use etcd_typed::{Client, EntryMap, Error, ErrorKind, EtcdSchema, Expect, Key, LeaseId, Result, RetryPolicy, UpdateError};
+use etcd_typed::store::{Consistency, Op, Range, Span, Store, Txn};
+use etcd_typed::testing::{Call, CountingStore, HookedStore};
+use etcd_typed::{Client, EntryMap, Error, ErrorKind, EtcdSchema, Expect, Key, LeaseId, RetryPolicy, UpdateError};
 use futures_util::FutureExt;
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -90,98 +90,6 @@ fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
-#[tokio::test(start_paused = true)]
-async fn concurrent_updates_lose_nothing() {
-    let bench = Bench::filled().await;
-    // Without the delay each task would finish before the next one starts.
-    bench.store.faults().delay(Calls::Commits, Duration::from_millis(5));
-    let tasks: Vec<_> = (0..20_u32)
-        .map(|task| {
-            let app = bench.app.clone();
-            tokio::spawn(async move {
-                for _ in 0..10 {
-                    match task % 4 {
-                        0 => drop(app.update(|app| app.limit += 1).await.unwrap()),
-                        1 => drop(app.update(|app| app.limit += 1).changed_fields_only().await.unwrap()),
-                        2 => drop(app.limit.modify(|n| n.map(|n| n + 1)).await.unwrap()),
-                        _ => loop {
-                            let seen = app.limit.get().await.unwrap();
-                            let next = seen.as_deref().unwrap() + 1;
-                            match app.limit.compare_and_swap(&seen, &next).await {
-                                Ok(_) => break,
-                                Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict),
-                            }
-                        },
-                    }
-                }
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.unwrap();
-    }
-    assert_eq!(bench.app.get().await.unwrap().limit, 1 + 20 * 10);
-}
-
-#[tokio::test(start_paused = true)]
-async fn last_conflict_returns_current_value() {
-    let retry = RetryPolicy { conflict_budget: 2, ..RetryPolicy::default() };
-    let client = Client::builder("memory:").retry(retry).connect().await.unwrap();
-    let limit = client.entry::<u32>("/app/limit").unwrap();
-    limit.set(&0).await.unwrap();
-    let runs = Mutex::new(0);
-    let busy = |n: u32| {
-        *runs.lock().unwrap() += 1;
-        limit.set(&(n + 100)).into_future().now_or_never().unwrap().unwrap();
-        n + 1
-    };
-    let conflict = limit.modify(|n| n.map(busy)).await.unwrap_err();
-    assert_eq!((conflict.kind(), conflict.current::<u32>().map(|now| **now)), (ErrorKind::Conflict, Some(300)));
-    assert_eq!(*runs.lock().unwrap(), 3, "one attempt and two more");
-    let app = client.dir::<Limited>("/app").unwrap();
-    let conflict = app.update(|app| app.limit = busy(app.limit)).await.unwrap_err();
-    assert_eq!((conflict.kind(), *runs.lock().unwrap()), (ErrorKind::Conflict, 6));
-    assert_eq!(limit.get().await.unwrap().as_deref(), Some(&600), "neither call wrote anything");
-}
-
-#[derive(EtcdSchema, Clone, Debug, PartialEq)]
-struct Limited {
-    limit: u32,
-}
-
-#[tokio::test(start_paused = true)]
-async fn changed_fields_only_update_ignores_writes_to_other_keys() {
-    for (path, value) in [("/app/quotas/c", "9"), ("/app/limit", "50"), ("/app/unknown", "x")] {
-        let bench = Bench::filled().await;
-        let runs = Mutex::new(0);
-        let update = |app: &mut App| {
-            *runs.lock().unwrap() += 1;
-            if *runs.lock().unwrap() == 1 {
-                bench.write_now(path, value);
-            }
-            app.limit += 1;
-        };
-        let after = bench.app.update(update).await.unwrap();
-        assert_eq!(*runs.lock().unwrap(), 2, "{path}");
-        assert_eq!(*bench.app.get().await.unwrap(), *after);
-
-        let bench = Bench::filled().await;
-        *runs.lock().unwrap() = 0;
-        let update = |app: &mut App| {
-            *runs.lock().unwrap() += 1;
-            if *runs.lock().unwrap() == 1 {
-                bench.write_now(path, value);
-            }
-            app.limit += 1;
-        };
-        bench.app.update(update).changed_fields_only().await.unwrap();
-        assert_eq!(*runs.lock().unwrap(), if path == "/app/limit" { 2 } else { 1 }, "{path}");
-        let now = bench.app.get().await.unwrap();
-        assert_eq!(now.limit, if path == "/app/limit" { 51 } else { 2 });
-        assert_eq!(now.quotas.get("c").copied(), (path == "/app/quotas/c").then_some(9), "the other client's write stays");
-    }
-}
-
 #[tokio::test]
 async fn refused_update_writes_nothing() {
     let bench = Bench::filled().await;
@@ -198,55 +106,6 @@ async fn refused_update_writes_nothing() {
     bench.app.limit.delete().await.unwrap();
     let unreadable = bench.app.try_update(|_| Ok::<(), &str>(())).await;
     assert!(matches!(unreadable, Err(UpdateError::Store(error)) if error.kind() == ErrorKind::Invalid));
-}
-
-#[tokio::test]
-async fn swap_of_struct_detects_every_change() {
-    for (path, value) in [
-        ("/app/limit", Some("5")),
-        ("/app/limit", Some("1")),
-        ("/app/database/pool", None),
-        ("/app/database/host", Some("other")),
-        ("/app/quotas/a", None),
-        ("/app/quotas/c", Some("3")),
-        ("/app/name", None),
-        ("/app/title", Some("t")),
-        ("/app/unknown", Some("x")),
-    ] {
-        let bench = Bench::filled().await;
-        let seen = bench.app.get().await.unwrap();
-        match value {
-            Some(value) => bench.write(path, value).await,
-            None => bench.delete(path).await,
-        }
-        let stored = bench.stored().await;
-        let now = bench.app.get().await.unwrap();
-        for conflict in [
-            bench.app.compare_and_swap(&seen, &App { limit: 9, ..app() }).await.map(drop),
-            bench.app.compare_and_swap(&seen, &seen).await.map(drop),
-            bench.app.compare_and_delete(&seen).await.map(drop),
-            bench.client.transaction().expect_unchanged(&bench.app, &seen).set(&bench.app.limit, &9).await.map(drop),
-        ] {
-            let conflict = conflict.expect_err(path);
-            assert_eq!((conflict.kind(), conflict.key()), (ErrorKind::Conflict, Some(bench.app.key())), "{path}");
-            assert_eq!(conflict.current::<App>().map(|current| (**current).clone()), Some((*now).clone()), "{path}");
-        }
-        assert_eq!(bench.stored().await, stored, "nothing was written");
-        bench.app.compare_and_swap(&now, &App { limit: 9, ..app() }).await.unwrap();
-        assert_eq!(*bench.app.get().await.unwrap(), App { limit: 9, ..app() });
-    }
-}
-
-#[tokio::test]
-async fn swap_writes_only_differences() {
-    let bench = Bench::filled().await;
-    let seen = bench.app.get().await.unwrap();
-    let wanted = App { limit: 2, quotas: BTreeMap::from([("a".to_owned(), 1), ("c".to_owned(), 3)]), ..app() };
-    let at = bench.app.compare_and_swap(&seen, &wanted).await.unwrap();
-    let reply = bench.store.range(Range::of(Span::Below(bench.app.key().clone()))).await.unwrap();
-    let written: Vec<_> = reply.kvs.iter().filter(|kv| kv.modified == at).map(|kv| kv.key.clone()).collect();
-    assert_eq!(written, ["/app/limit", "/app/quotas/c"]);
-    assert_eq!(*bench.app.get().await.unwrap(), wanted);
 }
 
 #[tokio::test]
@@ -421,66 +280,6 @@ async fn expired_struct_leaves_permanent_keys() {
     assert_eq!((lost.kind(), lost.may_have_applied()), (ErrorKind::LeaseLost, false));
 }
 
-#[tokio::test]
-async fn failed_transaction_names_first_conflicting_key() {
-    let bench = Bench::filled().await;
-    let (limit, name) = (&bench.app.limit, &bench.app.name);
-    let b = bench.app.quotas.entry("b").unwrap();
-    let before = bench.stored().await;
-    let conflict = bench
-        .client
-        .transaction()
-        .expect(limit, Expect::value(&1))
-        .expect(&b, Expect::value(&9))
-        .expect(name, Expect::Absent)
-        .set(limit, &5)
-        .delete(&b)
-        .await
-        .unwrap_err();
-    assert_eq!((conflict.kind(), conflict.key()), (ErrorKind::Conflict, Some(b.key())));
-    assert_eq!(conflict.current::<u64>().map(|now| **now), Some(2));
-    let twice = bench.client.transaction().set(limit, &5).set(limit, &6).await.unwrap_err();
-    assert_eq!((twice.kind(), twice.may_have_applied()), (ErrorKind::Invalid, false));
-    let mapped = bench.client.transaction().set_dir(&bench.app, &app()).await.unwrap_err();
-    assert_eq!(mapped.kind(), ErrorKind::Unsupported);
-    assert!(mapped.to_string().contains("update"), "{mapped}");
-    assert_eq!(bench.stored().await, before);
-    let at = bench.client.transaction().expect(limit, Expect::value(&1)).set(limit, &5).delete(&b).await.unwrap();
-    assert_eq!(limit.get().await.unwrap().map(|now| (*now, now.modified())), Some((5, at)));
-    assert!(!b.exists().await.unwrap());
-}
-
-#[tokio::test]
-async fn stream_pages_share_one_revision() {
-    let bench = Bench::new();
-    let quotas = &bench.app.quotas;
-    let before: BTreeMap<String, u64> = (0..100).map(|n| (format!("q{n:03}"), n)).collect();
-    quotas.set(&before).await.unwrap();
-    let mut pages = quotas.stream_in_pages_of(7);
-    let mut read = BTreeMap::new();
-    while let Some(item) = pages.next().await {
-        let (key, value) = item.unwrap();
-        read.insert(key, *value);
-        // Keys that the listing has not reached yet are changed, deleted and created.
-        let at = read.len();
-        quotas.entry(&format!("q{:03}", at + 10)).unwrap().set(&1000).await.unwrap();
-        quotas.entry(&format!("q{:03}", at + 11)).unwrap().delete().await.unwrap();
-        quotas.entry(&format!("q{:03}x", at + 12)).unwrap().set(&1000).await.unwrap();
-    }
-    assert_eq!(read, before);
-    // If history is compacted between pages, the stream ends with an error.
-    let mut pages = quotas.stream_in_pages_of(7);
-    pages.next().await.unwrap().unwrap();
-    bench.write("/app/limit", "1").await;
-    bench.store.faults().compact();
-    let mut rest = Vec::new();
-    while let Some(item) = pages.next().await {
-        rest.push(item.map_err(|error| error.kind()).map(drop));
-    }
-    assert_eq!(rest.len(), 7);
-    assert_eq!(rest.last(), Some(&Err(ErrorKind::HistoryLost)));
-}
-
 #[tokio::test(start_paused = true)]
 async fn wait_for_ignores_unreadable_states() {
     let bench = Bench::new();
@@ -496,117 +295,16 @@ async fn wait_for_ignores_unreadable_states() {
     assert_eq!(one.await.unwrap().unwrap().as_deref(), Some(&6));
 }
 
-#[tokio::test(start_paused = true)]
-async fn write_with_lost_reply_is_not_repeated() {
-    let bench = Bench::filled().await;
-    for applied in [false, true] {
-        for write in ["set", "create", "update", "delete", "transaction", "modify"] {
-            let bench = if write == "create" { Bench::new() } else { Bench::filled().await };
-            let before = bench.client.status().await.unwrap().revision;
-            match applied {
-                true => bench.store.faults().lose_reply(Calls::Commits, 1),
-                false => bench.store.faults().lose_request(Calls::Commits, 1),
-            }
-            let error = match write {
-                "set" => bench.app.limit.set(&9).await.map(drop),
-                "create" => bench.app.create(&app()).await.map(drop),
-                "update" => bench.app.update(|app| app.limit = 9).await.map(drop),
-                "delete" => bench.app.delete().await.map(drop),
-                "transaction" => bench.client.transaction().set(&bench.app.limit, &9).await.map(drop),
-                _ => bench.app.limit.modify(|_| Some(9)).await.map(drop),
-            };
-            let error = error.expect_err(write);
-            assert!(error.kind() == ErrorKind::Unavailable && error.may_have_applied(), "{write}: {error}");
-            let writes = bench.client.status().await.unwrap().revision.get() - before.get();
-            assert_eq!(writes, u64::from(applied), "{write}");
-        }
-    }
-    bench.store.faults().fail(Calls::Reads, 1, ErrorKind::Timeout);
-    let error = bench.app.update(|app| app.limit = 9).await.unwrap_err();
-    assert!(error.kind() == ErrorKind::Timeout && !error.may_have_applied());
-}
-
-#[tokio::test]
-async fn failed_non_atomic_write_lists_written_keys() {
-    let bench = Bench::filled().await;
-    let many = App { quotas: (0..300).map(|n| (format!("q{n:03}"), n)).collect(), ..app() };
-    // After the read, another client writes a key of the second step.
-    let error = bench
-        .app
-        .update(|app| {
-            bench.write_now("/app/quotas/q200", "77");
-            *app = many.clone();
-        })
-        .non_atomic()
-        .await
-        .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Conflict);
-    let written: Vec<_> = error.written().iter().map(|key| key.as_str().to_owned()).collect();
-    assert_eq!(written.len(), 128);
-    assert_eq!(written.first().map(String::as_str), Some("/app/quotas/q000"));
-    let stored = bench.stored().await;
-    assert!(written.iter().all(|key| stored.contains_key(&key["/app/".len()..])));
-    assert!(!stored.contains_key("quotas/q201") && stored.contains_key("quotas/a"), "later steps were not taken");
-}
-
-/// A store that records the consistency of each read.
-#[derive(Debug)]
-struct RecordingStore {
-    inner: MemoryStore,
-    reads: Arc<Mutex<Vec<Consistency>>>,
-}
-
-impl Store for RecordingStore {
-    fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
-    }
-
-    fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
-        self.reads.lock().unwrap().push(range.consistency);
-        self.inner.range(range)
-    }
-
-    fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
-        self.inner.commit(txn)
-    }
-
-    fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
-        self.inner.watch(watch)
-    }
-
-    fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
-        self.inner.grant(id, ttl)
-    }
-
-    fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>> {
-        self.inner.keep_alive(id)
-    }
-
-    fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<()>> {
-        self.inner.revoke(id)
-    }
-
-    fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, Result<Option<Duration>>> {
-        self.inner.time_to_live(id)
-    }
-
-    fn status(&self) -> BoxFuture<'_, Result<Status>> {
-        self.inner.status()
-    }
-
-    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
-        self.inner.members()
-    }
-
-    fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>> {
-        self.inner.stats(which)
-    }
-}
-
 #[tokio::test]
 async fn stale_reads_never_decide_writes() {
     let reads = Arc::new(Mutex::new(Vec::new()));
-    let client = Client::with_store(RecordingStore { inner: MemoryStore::new(), reads: Arc::clone(&reads) });
+    let noted = Arc::clone(&reads);
+    let client = Client::with_store(HookedStore::new(Arc::new(MemoryStore::new()), move |call, store| {
+        if let Call::Range(range) = &call {
+            noted.lock().unwrap().push(range.consistency);
+        }
+        call.send(&store)
+    }));
     let noted = || std::mem::take(&mut *reads.lock().unwrap());
     let stale = AppDir::open(&client.stale_reads()).unwrap();
     stale.set(&app()).await.unwrap();
@@ -629,70 +327,4 @@ async fn stale_reads_never_decide_writes() {
     assert!(seen.len() >= 7 && seen.iter().all(|read| *read == Consistency::Stale), "{seen:?}");
     AppDir::open(&client).unwrap().get().await.unwrap();
     assert_eq!(noted(), [Consistency::Linearizable]);
-}
-
-const ENTRIES: u32 = 60_100;
-
-/// A store with these entries, a counting wrapper, and a map of them.
-async fn map_of(names: impl Iterator<Item = String>) -> (MemoryStore, CountingStore, EntryMap<String, u32>) {
-    let store = MemoryStore::new();
-    let puts: Vec<_> = names.map(|name| Op::put(&Key::parse(&format!("/many/{name}")).unwrap(), "1".into())).collect();
-    for then in puts.chunks(100) {
-        store.commit(Txn { then: then.to_vec(), ..Txn::default() }).await.unwrap();
-    }
-    let counting = CountingStore::new(Arc::new(store.clone()));
-    (store, counting.clone(), Client::with_store(counting).entries("/many").unwrap())
-}
-
-fn number(number: u32) -> String {
-    format!("{number:05}")
-}
-
-/// A map with more entries than one page of a read. Each read takes 50 ms.
-async fn map_of_many_pages() -> (MemoryStore, CountingStore, EntryMap<String, u32>) {
-    let map = map_of((0..ENTRIES).map(number)).await;
-    map.0.faults().delay(Calls::Reads, Duration::from_millis(50));
-    map
-}
-
-/// Writes the first and the last entry in one transaction, while a read that just started waits for
-/// the pages after the first one.
-async fn write_between_pages(store: &MemoryStore) {
-    tokio::time::sleep(Duration::from_millis(75)).await;
-    let then = [0, ENTRIES - 1].map(|last| Op::put(&Key::parse(&format!("/many/{}", number(last))).unwrap(), "2".into())).into();
-    store.commit(Txn { then, ..Txn::default() }).await.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn pages_of_map_share_one_revision() {
-    let (store, counting, map) = map_of_many_pages().await;
-    let begun = tokio::time::Instant::now();
-    let (read, ()) = tokio::join!(map.get(), write_between_pages(&store));
-    assert!(read.unwrap().into_inner() == (0..ENTRIES).map(|n| (number(n), 1)).collect());
-    // One read gets the first page, and four concurrent reads get the others.
-    assert_eq!((counting.counts().range, begun.elapsed().as_millis()), (1 + 4, 100));
-}
-
-#[tokio::test]
-async fn map_with_uneven_names_is_read_completely() {
-    let names = || (0..12_000).map(|n| format!("a{n:06}")).chain((0..60_000).map(|n| format!("zone-{n}")));
-    let (_, counting, map) = map_of(names()).await;
-    let read = map.get().await.unwrap();
-    assert!(read.into_inner() == names().map(|name| (name, 1)).collect());
-    // The reads: the first page, three bounded parts (two of them empty), and three pages of the
-    // last part.
-    assert_eq!(counting.counts().range, 1 + 4 + 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn map_is_read_again_after_compaction() {
-    let (store, counting, map) = map_of_many_pages().await;
-    let compact = async {
-        write_between_pages(&store).await;
-        store.faults().compact();
-    };
-    let (read, ()) = tokio::join!(map.get(), compact);
-    let value = |n| if n == 0 || n == ENTRIES - 1 { 2 } else { 1 };
-    assert!(read.unwrap().into_inner() == (0..ENTRIES).map(|n| (number(n), value(n))).collect());
-    assert_eq!(counting.counts().range, (1 + 4) + (1 + 4), "the first read's later pages are refused");
 }

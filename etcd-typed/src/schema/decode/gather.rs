@@ -104,7 +104,7 @@ impl<'a> Decoder<'a> {
                 };
                 let below = format!("{}{child}/", decoder.prefix);
                 let keys = with_prefix(decoder.tree, &below).take(AT_ONCE + 1).count();
-                if keys > AT_ONCE {
+                if keys > AT_ONCE && !decoder.is_replaced(child, M::Value::TABLE) {
                     // A large entry: read its maps first.
                     decoder.below(child, Self::whole::<M::Value>);
                     if decoder.left == Some(0) {
@@ -115,7 +115,7 @@ impl<'a> Decoder<'a> {
                 let left = decoder.left.take();
                 let pair = decoder.one_dir(child);
                 decoder.left = left;
-                Some((keys.clamp(1, AT_ONCE), Some(pair)))
+                Some((keys.clamp(1, AT_ONCE), pair))
             },
         );
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::json::{Again, Fault, Origin};
 use crate::error::Error;
 #[cfg(feature = "tls")]
-use crate::store::tls::words::{Whose, explain};
+use crate::store::tls::explain::{Whose, explain};
 
 /// The failures of the attempts of one call.
 ///

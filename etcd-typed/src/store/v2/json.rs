@@ -1,14 +1,16 @@
 //! Parses answers and defines what the server's error codes mean. No other file maps a code to an
 //! [`ErrorKind`].
 
-use std::borrow::Cow;
-use std::fmt;
+mod text;
+
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::de::{DeserializeOwned, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
+pub(super) use self::text::Text;
+use self::text::with_losses;
 use crate::error::{Error, ErrorKind};
 use crate::revision::Revision;
 use crate::store::{DirectoryNode, KeyValue};
@@ -141,78 +143,6 @@ impl Node {
         let seconds = self.ttl.or(self.expiration.map(|_| 0))?;
         Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
     }
-}
-
-/// A text in an answer. If the server replaced bytes, it is not valid UTF-8; see [`with_losses`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Text(Bytes);
-
-impl Text {
-    pub(super) fn as_str(&self) -> Option<&str> {
-        std::str::from_utf8(&self.0).ok()
-    }
-
-    pub(super) fn into_bytes(self) -> Bytes {
-        self.0
-    }
-
-    /// Returns the key of a node. The root has none in the answer.
-    pub(super) fn or_root(self) -> Bytes {
-        if self.0.is_empty() { Bytes::from_static(b"/") } else { self.0 }
-    }
-}
-
-impl From<&str> for Text {
-    fn from(text: &str) -> Self {
-        Self(Bytes::copy_from_slice(text.as_bytes()))
-    }
-}
-
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Letters;
-
-        impl Visitor<'_> for Letters {
-            type Value = Text;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Text, E> {
-                Ok(text.into())
-            }
-
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Text, E> {
-                Ok(Text(Bytes::copy_from_slice(bytes)))
-            }
-        }
-
-        // When parsing bytes, the JSON parser accepts half of a surrogate pair, which no UTF-8 text
-        // contains.
-        deserializer.deserialize_bytes(Letters)
-    }
-}
-
-/// Returns the body with half of a surrogate pair wherever the server replaced a byte that was not
-/// UTF-8. Go's JSON encoder writes the escape `\ufffd` there. If the text itself contains U+FFFD,
-/// it writes the character unescaped (seen on 3.4.23 and 3.5).
-fn with_losses(body: &[u8]) -> Cow<'_, [u8]> {
-    const REPLACED: &[u8] = b"\\ufffd";
-    const HALF: &[u8] = b"\\ud800";
-    let mut body = Cow::Borrowed(body);
-    let mut from = 0;
-    while let Some(at) = body.get(from..).and_then(|rest| rest.iter().position(|byte| *byte == b'\\')) {
-        let start = from + at;
-        if let Some(escape) = body.get(start..start + REPLACED.len())
-            && escape.eq_ignore_ascii_case(REPLACED)
-        {
-            body.to_mut().splice(start..start + REPLACED.len(), HALF.iter().copied());
-        }
-        // Skip the escaped character too, which may be a backslash.
-        from = start + 2;
-    }
-    body
 }
 
 /// The server understood the request and refused it. Nothing was changed.

@@ -8,12 +8,12 @@ use http::HeaderValue;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::NAME;
-use super::careful::careful;
 use super::channel::{Endpoints, Slot};
 use super::cluster::{Behind, SURVEY_PAUSE, agreed};
 use super::connection::{Connection, Metadata, Sent};
 use super::grpc::{Local, Status};
 use super::how::How;
+use super::read_only_txn::as_write;
 use super::session::Auth;
 use super::status::{Failure, Repeat, Row};
 use super::wire::{Answer, FIRST_OF_WATCH, Method, ResponseHeader, Shape, Untyped, WatchRequest};
@@ -190,8 +190,8 @@ impl Core {
             // thousands of calls may wait.
             Box::pin(self.prove(slot, &connection, how, token, limit)).await.map_err(Failure::before_sending)?;
         }
-        let careful = careful(slot, method, how, request);
-        let request = careful.as_ref().map_or(request, |careful| careful);
+        let as_write = as_write(slot, method, how, request);
+        let request = as_write.as_ref().map_or(request, |as_write| as_write);
         let sent = send_into(connection, method, request, answer, metadata, limit, deadline);
         sent.await.map_err(|unanswered| unanswered.at(slot, method.path))?;
         if !method.header.is_met_by(answer.header()) {

@@ -345,10 +345,10 @@ pub(super) fn range_committed(answer: wire::RangeResponse) -> Committed {
 pub(super) fn txn_committed(mut answer: wire::TxnResponse, request: &wire::TxnRequest) -> Result<Committed> {
     let revision = header_revision(answer.header.as_ref());
     let asked = if answer.succeeded { &request.success } else { &request.failure };
-    // `careful.rs` may have sent an empty transaction at the end of the list, whose response is
+    // `read_only_txn.rs` may have sent an empty transaction at the end of the list, whose response is
     // last.
-    let is_careful = !answer.succeeded && answer.responses.len() > asked.len();
-    answer.responses.pop_if(|last| is_careful && last.response.is_none());
+    let sent_as_write = !answer.succeeded && answer.responses.len() > asked.len();
+    answer.responses.pop_if(|last| sent_as_write && last.response.is_none());
     if asked.len() != answer.responses.len() {
         return Err(misfit());
     }

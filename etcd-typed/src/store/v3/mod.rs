@@ -2,16 +2,15 @@
 //!
 //! Pure modules: `wire` (the messages), `grpc` (how a call ends), `kv` and `status` (what messages
 //! and statuses mean). `connection` is one connection, and `channel` holds the connections of all
-//! endpoints. `cluster` decides which cluster's answers are accepted. `attempt`
-//! sends a request, again if needed, and `careful` changes a read-only transaction for servers that
-//! may crash on it. `session` holds the token, `auth` logs in, and `call` makes a call with the
-//! token. `coalesce` combines several reads into one call. `range`, `commit`, `lease` and `watch`
+//! endpoints. `cluster` decides which cluster's answers are accepted. `attempt` sends a request,
+//! again if needed, and `read_only_txn` changes a read-only transaction for servers that may crash
+//! on it. `session` holds the token, `auth` logs in, and `call` makes a call with the token.
+//! `coalesce` combines several reads into one call. `range`, `commit`, `lease` and `watch`
 //! implement the methods of the store.
 
 mod attempt;
 mod auth;
 mod call;
-mod careful;
 mod channel;
 mod cluster;
 mod coalesce;
@@ -22,6 +21,7 @@ mod how;
 mod kv;
 mod lease;
 mod range;
+mod read_only_txn;
 mod rights;
 mod session;
 mod status;
@@ -190,6 +190,10 @@ impl Store for V3Store {
 
     fn history(&self) -> u64 {
         self.core.endpoints.cluster.history()
+    }
+
+    fn unreachable_since(&self, began: std::time::Instant) -> Option<Error> {
+        self.core.endpoints.unreachable_since(began.into()).map(Error::from)
     }
 
     fn identity(&self) -> Identity {

@@ -12,8 +12,8 @@ use super::grpc::{Local, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::connect::{self, Endpoint};
 use crate::store::tls::config;
-pub(super) use crate::store::tls::words::advice;
-use crate::store::tls::words::{Whose, explain};
+pub(super) use crate::store::tls::explain::advice;
+use crate::store::tls::explain::{Whose, explain};
 
 /// The name of HTTP/2 in ALPN.
 const HTTP2: &[u8] = b"h2";

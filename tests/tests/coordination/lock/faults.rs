@@ -1,18 +1,18 @@
 //! A future of a lock is dropped at any point, or replies are lost: no key, no lease and no second
 //! holder remains. These tests use the memory store with paused time and exact faults.
 
+mod refusals;
+mod replies;
+
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
 use etcd_typed::store::memory::{Calls, Faults, MemoryStore};
-use etcd_typed::store::{
-    BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Span, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
-};
-use etcd_typed::{Client, ErrorKind, Key, LeaseId, Lock, LostReason, NamedLock, Result, Token};
-use futures_util::StreamExt;
+use etcd_typed::store::{Range, Span, Store, Txn};
+use etcd_typed::{Client, ErrorKind, Key, Lock, LostReason, NamedLock, Result, Token};
+use etcd_typed_tests::yielding::{Granted, yielding};
 use futures_util::future::join;
 use tokio::task::yield_now;
 use tokio::time::{Instant, advance, sleep, timeout};
@@ -20,104 +20,11 @@ use tokio::time::{Instant, advance, sleep, timeout};
 /// The maximum number of polls. No future in these tests needs more.
 const POLLS: usize = 200;
 
-/// A store that yields once before and after each call and each item of a watch, so that a future
-/// on top of it can be dropped at each of these points. It also records the leases that it was
-/// asked for.
-#[derive(Clone, Debug)]
-struct Yielding {
-    inner: MemoryStore,
-    leases: Arc<Mutex<Vec<LeaseId>>>,
-    /// How long a watch delays each item.
-    late: Duration,
-}
-
-/// Returns `Pending` once.
-async fn pause() {
-    let mut paused = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut paused, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
-impl Yielding {
-    fn around<'a, T: Send + 'a>(&'a self, call: BoxFuture<'a, T>) -> BoxFuture<'a, T> {
-        Box::pin(async move {
-            pause().await;
-            let result = call.await;
-            pause().await;
-            result
-        })
-    }
-}
-
-impl Store for Yielding {
-    fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
-    }
-
-    fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
-        self.around(self.inner.range(range))
-    }
-
-    fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
-        self.around(self.inner.commit(txn))
-    }
-
-    fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
-        let (watch, late) = (self.around(self.inner.watch(watch)), self.late);
-        Box::pin(async move {
-            let slow = |stream: WatchStream| -> WatchStream {
-                Box::pin(stream.then(move |item| async move {
-                    pause().await;
-                    if !late.is_zero() {
-                        sleep(late).await;
-                    }
-                    item
-                }))
-            };
-            watch.await.map(slow)
-        })
-    }
-
-    fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
-        self.leases.lock().unwrap().push(id);
-        self.around(self.inner.grant(id, ttl))
-    }
-
-    fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>> {
-        self.around(self.inner.keep_alive(id))
-    }
-
-    fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<()>> {
-        self.around(self.inner.revoke(id))
-    }
-
-    fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, Result<Option<Duration>>> {
-        self.around(self.inner.time_to_live(id))
-    }
-
-    fn status(&self) -> BoxFuture<'_, Result<Status>> {
-        self.inner.status()
-    }
-
-    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
-        self.inner.members()
-    }
-
-    fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>> {
-        self.inner.stats(which)
-    }
-}
-
 /// A store with two clients: `client`, whose futures are dropped, and `other`.
 struct Bench {
     memory: MemoryStore,
-    store: Yielding,
+    /// The leases that `client` asked for.
+    granted: Granted,
     client: Client,
     other: Client,
 }
@@ -129,8 +36,8 @@ impl Bench {
 
     fn with_watches(late: Duration) -> Self {
         let memory = MemoryStore::new();
-        let store = Yielding { inner: memory.clone(), leases: Arc::default(), late };
-        Self { client: Client::with_store(store.clone()), other: Client::with_store(memory.clone()), memory, store }
+        let (store, granted) = yielding(&memory, late);
+        Self { client: Client::with_store(store), other: Client::with_store(memory.clone()), memory, granted }
     }
 
     fn lock(&self) -> NamedLock {
@@ -155,11 +62,10 @@ impl Bench {
         let free = self.theirs().try_acquire().await.unwrap();
         free.unwrap_or_else(|| panic!("{what}: the lock is not free")).release().await.unwrap();
         // The leases that are still alive are spare leases, which end with the client.
-        let Self { memory, store, client, other } = self;
+        let Self { memory, granted, client, other } = self;
         drop(client);
         sleep(Duration::from_secs(1)).await;
-        let leases = store.leases.lock().unwrap().clone();
-        for lease in leases {
+        for lease in granted.ids() {
             assert_eq!(memory.time_to_live(lease).await.unwrap(), None, "{what}: {lease}");
         }
         drop(other);
@@ -422,313 +328,4 @@ async fn dropped_adopt_leaves_token_or_free_lock() {
             assert!(times < POLLS, "{what}");
         }
     }
-}
-
-/// A lock that was acquired despite lost replies has one key, and no other lock uses its lease.
-#[tokio::test(start_paused = true)]
-async fn lost_reply_creates_no_second_key() {
-    for (fault, set) in FAULTS.iter().filter(|(name, _)| !name.contains("grant")) {
-        let bench = Bench::new();
-        // A spare lease exists, so that the fault hits the create.
-        let spare = bench.lock().acquire().await.unwrap();
-        let spare_id = spare.lease_id();
-        spare.release().await.unwrap();
-        set(&bench.memory.faults());
-        let lock = bench.lock().acquire().await.unwrap_or_else(|error| panic!("{fault}: {error}"));
-        lock.verify().await.unwrap();
-        assert_eq!(bench.keys().await, [lock.key().as_str()], "{fault}");
-        assert_eq!(lock.lease_id(), spare_id, "{fault}");
-        lock.release().await.unwrap();
-        assert_eq!(bench.keys().await, Vec::<String>::new(), "{fault}");
-        // If the create was not answered, its lease is revoked and not used again, so that a late
-        // create finds no lease.
-        let clean = *fault == "no fault";
-        let next = bench.lock().acquire().await.unwrap();
-        assert_eq!(next.lease_id() == spare_id, clean, "{fault}");
-        next.release().await.unwrap();
-        bench.nothing_is_left(fault).await;
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn waiter_survives_lost_replies_to_its_checks() {
-    for calls in [Calls::Commits, Calls::Watches, Calls::All] {
-        let bench = Bench::new();
-        let holder = bench.theirs().acquire().await.unwrap();
-        let waiter = tokio::spawn({
-            let lock = bench.lock();
-            async move { lock.acquire().await.unwrap() }
-        });
-        sleep(Duration::from_secs(1)).await;
-        bench.memory.faults().drop_connections();
-        bench.memory.faults().lose_reply(calls, 5);
-        sleep(Duration::from_secs(1)).await;
-        bench.memory.faults().clear();
-        holder.release().await.unwrap();
-        let lock = timeout(Duration::from_secs(10), waiter).await.expect("the waiter gets its turn").unwrap();
-        lock.verify().await.unwrap();
-        lock.release().await.unwrap();
-        bench.nothing_is_left(&format!("{calls:?}")).await;
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn waiter_survives_outage_longer_than_lease() {
-    let bench = Bench::new();
-    let holder = bench.theirs().acquire().await.unwrap();
-    let waiter = tokio::spawn({
-        let lock = bench.lock();
-        async move { lock.acquire().await.unwrap() }
-    });
-    sleep(Duration::from_secs(1)).await;
-    bench.memory.faults().stop();
-    assert_eq!(holder.lost().await.reason(), LostReason::Expired);
-    sleep(Duration::from_secs(300)).await;
-    assert!(!waiter.is_finished());
-    bench.memory.faults().start();
-    // The restarted server gives all leases their whole time again. The former holder releases the
-    // lock as soon as it reaches the server.
-    let lock = timeout(Duration::from_secs(60), waiter).await.expect("the waiter gets its turn").unwrap();
-    lock.verify().await.unwrap();
-    drop(holder);
-    lock.verify().await.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn expired_spare_lease_is_replaced() {
-    let bench = Bench::new();
-    for other in ["/a", "/b", "/c"] {
-        let _spare = bench.client.lock(other).acquire().await.unwrap();
-    }
-    let locks = [bench.client.lock("/a").acquire().await.unwrap(), bench.client.lock("/b").acquire().await.unwrap()];
-    let ids = locks.each_ref().map(|lock| lock.lease_id());
-    for lock in locks {
-        lock.release().await.unwrap();
-    }
-    for id in ids {
-        assert!(bench.memory.faults().expire(id));
-    }
-    let before = Instant::now();
-    let lock = bench.lock().acquire().await.unwrap();
-    assert!(!ids.contains(&lock.lease_id()));
-    assert!(before.elapsed() < Duration::from_millis(100), "{:?}", before.elapsed());
-    lock.release().await.unwrap();
-    assert!(bench.lock().try_acquire().await.unwrap().is_some());
-    let token = bench.lock().acquire().await.unwrap().into_token();
-    bench.lock().adopt(&token).await.unwrap().release().await.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn release_with_lost_reply_succeeds() {
-    for lost in [1, 2, 3] {
-        let bench = Bench::new();
-        let lock = bench.lock().acquire().await.unwrap();
-        bench.memory.faults().lose_reply(Calls::Commits, lost);
-        lock.release().await.unwrap();
-        bench.nothing_is_left("released").await;
-
-        let bench = Bench::new();
-        let token = bench.lock().acquire().await.unwrap().into_token();
-        bench.memory.faults().lose_reply(Calls::Commits, lost);
-        bench.lock().release_token(&token).await.unwrap();
-        bench.nothing_is_left("released by its token").await;
-
-        let bench = Bench::new();
-        bench.memory.faults().lose_reply(Calls::Commits, 1);
-        // A lost reply to the create says nothing about the release.
-        let lock = bench.lock().acquire().await.unwrap();
-        bench.memory.faults().expire(lock.lease_id());
-        assert_eq!(lock.release().await.unwrap_err().kind(), ErrorKind::GuardLost);
-    }
-    // While the server is stopped, the release returns an error. The lock is free when the server
-    // is back.
-    let bench = Bench::new();
-    let lock = bench.lock().acquire().await.unwrap();
-    bench.memory.faults().stop();
-    assert_eq!(lock.release().await.unwrap_err().kind(), ErrorKind::Unavailable);
-    bench.memory.faults().start();
-    sleep(Duration::from_secs(3)).await;
-    bench.nothing_is_left("released while the server was away").await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn lost_revocation_is_repeated() {
-    let bench = Bench::new();
-    let lock = bench.lock().acquire().await.unwrap();
-    // The release and three revocations are lost.
-    bench.memory.faults().lose_request(Calls::All, 4);
-    drop(lock);
-    sleep(Duration::from_secs(1)).await;
-    bench.nothing_is_left("dropped").await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn handover_survives_lost_replies() {
-    for lost in [0, 1, 2] {
-        let bench = Bench::new();
-        let lock = bench.lock().acquire().await.unwrap();
-        let fence = lock.fence();
-        let token: Token = lock.into_token();
-        sleep(Duration::from_secs(1)).await;
-        bench.memory.faults().lose_reply(Calls::Commits, lost);
-        let token = bench.lock().renew(&token, Duration::from_secs(30)).await.unwrap();
-        bench.memory.faults().clear();
-        bench.memory.faults().lose_request(Calls::Commits, lost);
-        let lock = bench.lock().adopt(&token).await.unwrap();
-        bench.memory.faults().clear();
-        assert_eq!(lock.fence(), fence);
-        lock.verify().await.unwrap();
-        lock.release().await.unwrap();
-        bench.nothing_is_left("handed over").await;
-    }
-}
-
-/// The first reads of the guard's watch fail.
-#[tokio::test(start_paused = true)]
-async fn guard_is_watched_after_failed_reads() {
-    let bench = Bench::new();
-    let lock = bench.lock().acquire().await.unwrap();
-    bench.memory.faults().fail(Calls::Reads, 3, ErrorKind::Unavailable);
-    sleep(Duration::from_secs(1)).await;
-    let gone = Txn { then: vec![etcd_typed::store::Op::delete(lock.key())], ..Txn::default() };
-    bench.memory.commit(gone).await.unwrap();
-    let lost = timeout(Duration::from_millis(100), lock.lost()).await.expect("the loss is seen at once");
-    assert_eq!(lost.reason(), LostReason::KeyDeleted);
-}
-
-/// Deletes the key of a lock without its guard, as an administrator may.
-async fn delete_key(bench: &Bench, lock: &Lock) {
-    let gone = Txn { then: vec![etcd_typed::store::Op::delete(lock.key())], ..Txn::default() };
-    bench.memory.commit(gone).await.unwrap();
-}
-
-/// A lock whose key is watched, on a store that refuses all watches from now on.
-async fn refused_lock(bench: &Bench, kind: ErrorKind) -> Lock {
-    let lock = bench.lock().ttl(Duration::from_secs(30)).acquire().await.unwrap();
-    sleep(Duration::from_secs(1)).await;
-    bench.memory.faults().fail(Calls::Watches, usize::MAX, kind);
-    bench.memory.faults().drop_connections();
-    lock
-}
-
-#[tokio::test(start_paused = true)]
-async fn guard_notices_deletion_during_refusal() {
-    for kind in [ErrorKind::PermissionDenied, ErrorKind::Unauthenticated, ErrorKind::Unsupported, ErrorKind::Tls, ErrorKind::Server] {
-        for refused_for in [2, 20] {
-            let bench = Bench::new();
-            let lock = refused_lock(&bench, kind).await;
-            bench.memory.faults().fail(Calls::Reads, usize::MAX, kind);
-            sleep(Duration::from_secs(refused_for)).await;
-            delete_key(&bench, &lock).await;
-            let other = bench.lock().acquire().await.unwrap();
-            assert!(lock.is_held(), "the guard cannot know yet");
-            bench.memory.faults().clear();
-            let lost = timeout(Duration::from_secs(3), lock.lost()).await.expect("the loss is seen when the key can be read again");
-            assert_eq!(lost.reason(), LostReason::KeyDeleted);
-            other.verify().await.unwrap();
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn guard_survives_temporary_refusal() {
-    let bench = Bench::new();
-    let lock = refused_lock(&bench, ErrorKind::PermissionDenied).await;
-    for _ in 0..3 {
-        bench.memory.faults().fail(Calls::All, usize::MAX, ErrorKind::PermissionDenied);
-        sleep(Duration::from_secs(10)).await;
-        bench.memory.faults().clear();
-        sleep(Duration::from_secs(15)).await;
-        lock.verify().await.unwrap();
-    }
-    delete_key(&bench, &lock).await;
-    timeout(Duration::from_secs(1), lock.lost()).await.expect("the key is watched again");
-}
-
-#[tokio::test(start_paused = true)]
-async fn guard_reads_key_while_watch_is_refused() {
-    for kind in [ErrorKind::PermissionDenied, ErrorKind::Unavailable, ErrorKind::Tls] {
-        let bench = Bench::new();
-        let lock = refused_lock(&bench, kind).await;
-        sleep(Duration::from_secs(300)).await;
-        lock.verify().await.unwrap();
-        delete_key(&bench, &lock).await;
-        let lost = timeout(Duration::from_secs(11), lock.lost()).await.expect("the loss is seen within a third of the time to live");
-        assert_eq!(lost.reason(), LostReason::KeyDeleted, "{kind:?}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn guard_is_lost_after_ttl_without_verification() {
-    let bench = Bench::new();
-    let begun = Instant::now();
-    let lock = refused_lock(&bench, ErrorKind::PermissionDenied).await;
-    bench.memory.faults().fail(Calls::Reads, usize::MAX, ErrorKind::PermissionDenied);
-    let lost = timeout(Duration::from_secs(60), lock.lost()).await.expect("the guard is lost although its lease is kept alive");
-    assert_eq!(lost.reason(), LostReason::Unverified);
-    assert!(begun.elapsed() >= Duration::from_secs(30), "{:?}", begun.elapsed());
-    // The lost guard revokes its lease, so the next holder does not have to wait for its end.
-    timeout(Duration::from_secs(3), bench.lock().acquire()).await.unwrap().unwrap().release().await.unwrap();
-}
-
-/// While no server can be reached, another client can get the lock only after the lease has
-/// expired.
-#[tokio::test(start_paused = true)]
-async fn waiter_survives_bad_certificate() {
-    let bench = Bench::new();
-    let first = bench.lock().acquire().await.unwrap();
-    let lock = bench.lock();
-    let waiting = tokio::spawn(async move { lock.acquire().await });
-    sleep(Duration::from_secs(1)).await;
-    bench.memory.faults().fail(Calls::Commits, 3, ErrorKind::Tls);
-    bench.memory.faults().drop_connections();
-    sleep(Duration::from_secs(30)).await;
-    bench.memory.faults().clear();
-    first.release().await.unwrap();
-    timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap().unwrap().release().await.unwrap();
-}
-
-/// A server that refuses a request has answered it, so the reason is `Unverified` and not
-/// `Expired`. A TLS error counts as a refusal.
-#[tokio::test(start_paused = true)]
-async fn lost_lock_names_lease_refusal() {
-    for (kind, reason) in [
-        (ErrorKind::PermissionDenied, LostReason::Unverified),
-        (ErrorKind::Unauthenticated, LostReason::Unverified),
-        (ErrorKind::Tls, LostReason::Unverified),
-        (ErrorKind::Unavailable, LostReason::Expired),
-        (ErrorKind::Timeout, LostReason::Expired),
-    ] {
-        let bench = Bench::new();
-        let lock = bench.lock().acquire().await.unwrap();
-        bench.memory.faults().fail(Calls::Leases, usize::MAX, kind);
-        let lost = timeout(Duration::from_secs(120), lock.lost()).await.expect("the lease runs out in time");
-        assert_eq!((lost.reason(), lost.cause().map(etcd_typed::Error::kind)), (reason, Some(kind)), "{lost}");
-        let cause = lost.cause().unwrap().to_string();
-        assert!(lost.to_string().ends_with(&cause), "{lost}");
-        let error = lock.verify().await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::GuardLost);
-        assert!(error.to_string().contains(&cause) && std::error::Error::source(&error).is_some(), "{error}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn lost_lock_names_key_refusal() {
-    let bench = Bench::new();
-    let lock = refused_lock(&bench, ErrorKind::PermissionDenied).await;
-    bench.memory.faults().fail(Calls::Reads, usize::MAX, ErrorKind::PermissionDenied);
-    let lost = timeout(Duration::from_secs(60), lock.lost()).await.unwrap();
-    assert_eq!((lost.reason(), lost.cause().map(etcd_typed::Error::kind)), (LostReason::Unverified, Some(ErrorKind::PermissionDenied)));
-}
-
-/// An error after which a keep-alive succeeded is not the cause of a later loss.
-#[tokio::test(start_paused = true)]
-async fn lost_lock_ignores_earlier_refusals() {
-    let bench = Bench::new();
-    let lock = bench.lock().acquire().await.unwrap();
-    bench.memory.faults().fail(Calls::Leases, 1, ErrorKind::PermissionDenied);
-    sleep(Duration::from_secs(60)).await;
-    delete_key(&bench, &lock).await;
-    let lost = timeout(Duration::from_secs(60), lock.lost()).await.unwrap();
-    assert!(lost.reason() == LostReason::KeyDeleted && lost.cause().is_none(), "{lost}");
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use etcd_typed::store::v3::V3Store;
 use etcd_typed::store::{Range, Span, Store, Watch, WatchFrom, WatchItem};
 use etcd_typed::testing::{Cluster, Etcd, Mode, Proxy};
-use etcd_typed::{Client, Entry, ErrorKind, Live, LostReason, Revision};
+use etcd_typed::{Client, Entry, ErrorKind, LostReason, Revision};
+use etcd_typed_tests::waiting::until_live;
 use futures_util::StreamExt;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
@@ -86,15 +87,6 @@ async fn failed_writes_never_reach_a_new_cluster() {
 #[derive(etcd_typed::EtcdSchema, Clone, Debug, PartialEq)]
 struct Settings {
     limit: u64,
-}
-
-async fn until_live(view: &Live<Settings>) {
-    soon("the view's recovery", async {
-        while !view.status().is_live() {
-            sleep(PAUSE).await;
-        }
-    })
-    .await;
 }
 
 /// The client returns when the new cluster is ahead of the former one. The newest key that the

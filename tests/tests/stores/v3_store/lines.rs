@@ -10,11 +10,12 @@ use etcd_typed::store::{Range, Span, Store};
 use etcd_typed::testing::{Etcd, Mode, Proxy};
 use etcd_typed::{Client, Entry, Lock};
 use etcd_typed_tests::checks::{Counted, Told};
+use etcd_typed_tests::waiting::soon;
 use futures_util::future::join_all;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{PATIENCE, key, put, store, write};
+use super::{key, put, store, write};
 
 /// How often a silent connection is checked, and how long its answer may take.
 const CHECK: Duration = Duration::from_secs(1);
@@ -82,10 +83,6 @@ impl Scene {
         counted.end(count).unwrap_or_else(|violation| panic!("{what}: {violation}"));
         self.lock.release().await.unwrap();
     }
-}
-
-async fn soon<F: Future>(future: F) -> F::Output {
-    timeout(PATIENCE, future).await.expect("in time")
 }
 
 /// Fault F8 in both directions: an addition whose request or answer hangs is in doubt for its

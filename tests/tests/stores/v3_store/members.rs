@@ -9,14 +9,11 @@ use etcd_typed::store::{Consistency, Range, Span, Store};
 use etcd_typed::testing::{Cluster, Etcd};
 use etcd_typed::{Client, ErrorKind};
 use etcd_typed_tests::checks::{Counted, Told};
+use etcd_typed_tests::waiting::soon;
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
-use super::{PATIENCE, key, options, put, store, write};
-
-async fn soon<F: Future>(future: F) -> F::Output {
-    timeout(PATIENCE, future).await.expect("in time")
-}
+use super::{key, options, put, store, write};
 
 /// Fault F23: a learner refuses all requests except stale reads.
 #[tokio::test]

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use etcd_typed::store::v3::V3Store;
-use etcd_typed::store::{Batch, Event, Op, OpResult, RangeReply, Span, Store, Txn, Watch, WatchFrom, WatchItem, WatchStream};
+use etcd_typed::store::{Event, Op, OpResult, RangeReply, Span, Store, Txn, Watch, WatchFrom, WatchItem, WatchStream};
 use etcd_typed::testing::Etcd;
 use etcd_typed::{ErrorKind, Revision};
-use futures_util::StreamExt;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use super::watches::{batch, next};
 use super::{PATIENCE, delete, key, store, write};
 
 async fn newest(store: &V3Store, before: Option<u64>, limit: usize) -> RangeReply {
@@ -27,17 +27,6 @@ async fn newest(store: &V3Store, before: Option<u64>, limit: usize) -> RangeRepl
 
 async fn watch(store: &V3Store, from: WatchFrom) -> WatchStream {
     store.watch(Watch { span: Span::Below(key("/app")), from }).await.unwrap()
-}
-
-async fn next(stream: &mut WatchStream) -> WatchItem {
-    timeout(PATIENCE, stream.next()).await.expect("an item in time").expect("an item").expect("no error")
-}
-
-async fn batch(stream: &mut WatchStream) -> Batch {
-    match next(stream).await {
-        WatchItem::Batch(batch) => batch,
-        other => panic!("{other:?}"),
-    }
 }
 
 /// Writes keys that no test watches until `stop` is set.

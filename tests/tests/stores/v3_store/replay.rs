@@ -13,7 +13,8 @@ use futures_util::future::{join, join_all};
 use tokio::time::{sleep, timeout};
 
 use super::raw::Admin;
-use super::{PATIENCE, key, metric_of, store, write};
+use super::watches::{WATCHERS, until_metric};
+use super::{PATIENCE, key, store, write};
 
 /// Writes this many revisions, and every `every`-th of them below the watched directory. Returns
 /// the latter.
@@ -76,15 +77,6 @@ async fn next_batch(stream: &mut WatchStream) -> Revision {
     }
 }
 
-async fn until_watchers(etcd: &Etcd, wanted: f64) {
-    let reached = timeout(PATIENCE, async {
-        while metric_of(etcd, "etcd_debugging_mvcc_watcher_total").await != wanted {
-            sleep(Duration::from_millis(20)).await;
-        }
-    });
-    reached.await.unwrap_or_else(|_| panic!("the watches on the server do not become {wanted}"));
-}
-
 /// Writes every `every`-th revision below the watched directory.
 async fn replays_whole_history(every: u64) {
     let etcd = Etcd::start().await;
@@ -95,13 +87,13 @@ async fn replays_whole_history(every: u64) {
     // Sections end when they are read, and the last sections may contain no key of the watch. The
     // watch continues after them.
     let next = async {
-        until_watchers(&etcd, 1.0).await;
+        until_metric(&etcd, WATCHERS, 1.0).await;
         write(&store, &key("/app/a"), "next").await
     };
     let (seen, next) = join(next_batch(&mut stream), next).await;
     assert_eq!(seen.get(), next);
     drop(stream);
-    until_watchers(&etcd, 0.0).await;
+    until_metric(&etcd, WATCHERS, 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

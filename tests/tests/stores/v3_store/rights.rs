@@ -7,12 +7,13 @@ use std::time::Duration;
 use etcd_typed::testing::{Etcd, Proxy};
 use etcd_typed::{Client, Election, Entry, EntryChanges, ErrorKind, LeaderChanges, Live, Lock, LostReason, Published};
 use etcd_typed_tests::certificates::Files;
+use etcd_typed_tests::waiting::soon;
 use futures_util::future::join_all;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
+use super::metric_of;
 use super::raw::Admin;
-use super::{PATIENCE, metric_of};
 
 /// The kind of tokens that the server issues.
 #[derive(Clone, Copy, Debug)]
@@ -65,10 +66,6 @@ impl Bench {
         let name = r#"grpc_server_started_total{grpc_method="Authenticate",grpc_service="etcdserverpb.Auth",grpc_type="unary"}"#;
         metric_of(&self.etcd, name).await
     }
-}
-
-async fn soon<F: Future>(future: F) -> F::Output {
-    timeout(PATIENCE, future).await.expect("in time")
 }
 
 /// One object of each kind that watches keys.

@@ -14,6 +14,7 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
+use super::watches::{WATCHERS, until_metric};
 use super::{PATIENCE, key, metric_of, store, write};
 
 async fn watch(store: &V3Store, path: &str, from: WatchFrom) -> WatchStream {
@@ -28,19 +29,6 @@ async fn next(stream: &mut WatchStream) -> Revision {
     }
 }
 
-async fn watchers(etcd: &Etcd) -> f64 {
-    metric_of(etcd, "etcd_debugging_mvcc_watcher_total").await
-}
-
-async fn until_watchers(etcd: &Etcd, wanted: f64) {
-    let reached = timeout(PATIENCE, async {
-        while watchers(etcd).await != wanted {
-            sleep(Duration::from_millis(20)).await;
-        }
-    });
-    reached.await.unwrap_or_else(|_| panic!("the watches on the server do not become {wanted}"));
-}
-
 #[tokio::test]
 async fn equal_watches_share_one_server_watch() {
     let etcd = Etcd::start().await;
@@ -52,7 +40,7 @@ async fn equal_watches_share_one_server_watch() {
     for _ in 0..500 {
         streams.push(watch(&store, "/app/a", listed).await);
     }
-    assert_eq!(watchers(&etcd).await, 1.0);
+    assert_eq!(metric_of(&etcd, WATCHERS).await, 1.0);
     let second = write(&store, &key("/app/a"), "1").await;
     for stream in &mut streams {
         assert_eq!(next(stream).await.get(), second);
@@ -61,9 +49,9 @@ async fn equal_watches_share_one_server_watch() {
     drop(streams);
     let third = write(&store, &key("/app/a"), "2").await;
     assert_eq!(next(&mut last).await.get(), third);
-    assert_eq!(watchers(&etcd).await, 1.0);
+    assert_eq!(metric_of(&etcd, WATCHERS).await, 1.0);
     drop(last);
-    until_watchers(&etcd, 0.0).await;
+    until_metric(&etcd, WATCHERS, 0.0).await;
     // A watch of the key that is opened later starts a new server watch.
     let mut again = watch(&store, "/app/a", WatchFrom::Listed(Revision::new(third))).await;
     let fourth = write(&store, &key("/app/a"), "3").await;
@@ -80,7 +68,7 @@ async fn equal_watches_are_shared_despite_writes_to_other_keys() {
         let listed = WatchFrom::Listed(Revision::new(write(&store, &key("/elsewhere"), number.to_string()).await));
         streams.push(watch(&store, "/app/a", listed).await);
     }
-    until_watchers(&etcd, 1.0).await;
+    until_metric(&etcd, WATCHERS, 1.0).await;
     for value in 0..10 {
         let written = write(&store, &key("/app/a"), value.to_string()).await;
         for stream in &mut streams {
@@ -159,5 +147,5 @@ async fn shared_watches_resume_as_one_after_kill() {
     for stream in &mut streams {
         assert_eq!(next(stream).await, third);
     }
-    assert_eq!(watchers(&etcd).await, 1.0);
+    assert_eq!(metric_of(&etcd, WATCHERS).await, 1.0);
 }

@@ -13,6 +13,9 @@ use tokio::time::{sleep, timeout};
 use super::raw::Admin;
 use super::{PATIENCE, delete, key, metric_of, options, put, store, write};
 
+/// The metric with the number of watches on the server.
+pub(super) const WATCHERS: &str = "etcd_debugging_mvcc_watcher_total";
+
 pub(super) async fn watch(store: &V3Store, span: Span, from: WatchFrom) -> WatchStream {
     store.watch(Watch { span, from }).await.unwrap()
 }
@@ -262,10 +265,10 @@ async fn dropped_watches_end_on_server() {
         streams.push(watch(&store, Span::Key(key(&format!("/app/{number}"))), listed).await);
     }
     assert_eq!(metric_of(&etcd, "etcd_debugging_mvcc_watch_stream_total").await, 1.0);
-    assert_eq!(metric_of(&etcd, "etcd_debugging_mvcc_watcher_total").await, 300.0);
+    assert_eq!(metric_of(&etcd, WATCHERS).await, 300.0);
     let keep = streams.split_off(WATCHES - 1);
     drop(streams);
-    until_metric(&etcd, "etcd_debugging_mvcc_watcher_total", 1.0).await;
+    until_metric(&etcd, WATCHERS, 1.0).await;
     drop(keep);
     until_metric(&etcd, "etcd_debugging_mvcc_watch_stream_total", 0.0).await;
     // The next watch opens a new stream.
@@ -289,7 +292,7 @@ async fn repeated_watches_leave_nothing_on_server() {
         }
         drop(opened);
     }
-    until_metric(&etcd, "etcd_debugging_mvcc_watcher_total", 1.0).await;
+    until_metric(&etcd, WATCHERS, 1.0).await;
     write(&store, &key("/app/a"), "1").await;
     assert_eq!(texts(&batch(&mut kept).await), ["/app/a=1"]);
 }

@@ -2,12 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
+use etcd_typed::Key;
 use etcd_typed::store::memory::{Calls, MemoryStore};
-use etcd_typed::store::{
-    BoxFuture, Capabilities, Committed, Member, Op, Range, RangeReply, Span, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
-};
+use etcd_typed::store::{Op, Range, Span, Store, Txn};
 use etcd_typed::testing::{CountingStore, Counts};
-use etcd_typed::{Key, LeaseId, Result};
+use etcd_typed_tests::yielding::yielding;
 use futures_util::FutureExt;
 
 use super::*;
@@ -295,77 +294,6 @@ async fn failed_publish_leaves_nothing() {
     }
 }
 
-/// A store that yields before and after each call.
-#[derive(Debug)]
-struct Yielding {
-    inner: MemoryStore,
-    granted: Mutex<Vec<LeaseId>>,
-}
-
-impl Yielding {
-    fn granted(&self) -> Vec<LeaseId> {
-        self.granted.lock().unwrap().clone()
-    }
-}
-
-macro_rules! slowly {
-    ($call:expr) => {
-        Box::pin(async move {
-            tokio::task::yield_now().await;
-            let answer = $call.await;
-            tokio::task::yield_now().await;
-            answer
-        })
-    };
-}
-
-impl Store for Yielding {
-    fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
-    }
-
-    fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
-        slowly!(self.inner.range(range))
-    }
-
-    fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
-        slowly!(self.inner.commit(txn))
-    }
-
-    fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
-        slowly!(self.inner.watch(watch))
-    }
-
-    fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
-        self.granted.lock().unwrap().push(id);
-        slowly!(self.inner.grant(id, ttl))
-    }
-
-    fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>> {
-        slowly!(self.inner.keep_alive(id))
-    }
-
-    fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<()>> {
-        slowly!(self.inner.revoke(id))
-    }
-
-    fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, Result<Option<Duration>>> {
-        slowly!(self.inner.time_to_live(id))
-    }
-
-    fn status(&self) -> BoxFuture<'_, Result<Status>> {
-        slowly!(self.inner.status())
-    }
-
-    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
-        slowly!(self.inner.members())
-    }
-
-    fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>> {
-        slowly!(self.inner.stats(which))
-    }
-}
-
 /// Polls the future so many times, and drops it if it has not completed.
 async fn poll_times<F: IntoFuture>(future: F, times: usize) -> Option<F::Output> {
     let mut future = Box::pin(future.into_future());
@@ -383,15 +311,14 @@ async fn cancelled_call_leaves_nothing() {
     let mut completed = false;
     for times in 0..100 {
         let inner = MemoryStore::new();
-        let store = Arc::new(Yielding { inner: inner.clone(), granted: Mutex::default() });
-        let client = Client::with_store(CountingStore::new(store.clone()));
-        let entry = client.entry::<u64>("/services/a").unwrap();
+        let (store, granted) = yielding(&inner, Duration::ZERO);
+        let entry = Client::with_store(store).entry::<u64>("/services/a").unwrap();
         completed = poll_times(entry.publish(&1).ttl(6 * TEN), times).await.is_some();
         // Waits for less than the time to live, so that the key cannot have disappeared by itself.
         sleep(TEN).await;
         let below = inner.range(Range::of(Span::Below(Key::root()))).await.unwrap();
         assert!(below.kvs.is_empty(), "after {times} polls");
-        for lease in store.granted() {
+        for lease in granted.ids() {
             assert_eq!(inner.time_to_live(lease).await.unwrap(), None, "after {times} polls");
         }
         if completed {
@@ -405,8 +332,8 @@ async fn cancelled_call_leaves_nothing() {
     for times in 0..20 {
         for what in 0..3 {
             let inner = MemoryStore::new();
-            let store = Arc::new(Yielding { inner: inner.clone(), granted: Mutex::default() });
-            let entry = Client::with_store(CountingStore::new(store.clone())).entry::<u64>("/services/a").unwrap();
+            let (store, granted) = yielding(&inner, Duration::ZERO);
+            let entry = Client::with_store(store).entry::<u64>("/services/a").unwrap();
             let published = entry.publish(&1).ttl(6 * TEN).await.unwrap();
             match what {
                 0 => {
@@ -425,7 +352,7 @@ async fn cancelled_call_leaves_nothing() {
             sleep(TEN).await;
             let below = inner.range(Range::of(Span::Below(Key::root()))).await.unwrap();
             assert!(below.kvs.is_empty(), "case {what}, after {times} polls");
-            for lease in store.granted() {
+            for lease in granted.ids() {
                 assert_eq!(inner.time_to_live(lease).await.unwrap(), None, "case {what}, after {times} polls");
             }
         }

@@ -29,13 +29,13 @@
 //!   its resume point, and if it breaks after a compaction, its span is read again. `grpc-proxy` is
 //!   never asked: it ignores the request (3.5 and later) or panics (3.4).
 
-mod held;
+mod revision_buffer;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 
-use self::held::Held;
+use self::revision_buffer::RevisionBuffer;
 use crate::revision::Revision;
 use crate::store::v3::kv::{bounds, header_revision, number, revision};
 use crate::store::v3::status::{Failure, Row, words_of_a_server};
@@ -108,7 +108,7 @@ struct Followed {
     last: i64,
     start: Start,
     /// The last revision received, which may be incomplete.
-    held: Option<Held>,
+    held: Option<RevisionBuffer>,
     /// The value of `established` after this watch was established.
     place: u64,
 }
@@ -347,7 +347,7 @@ impl Machine {
 
     /// While the stream holds back too much, ends the watch that holds the most.
     fn limit_held(&mut self) {
-        let held = |watch: &Followed| watch.held.as_ref().map_or(0, Held::size);
+        let held = |watch: &Followed| watch.held.as_ref().map_or(0, RevisionBuffer::size);
         while self.watches.values().map(held).sum::<usize>() > MOST_HELD {
             let Some((&id, watch)) = self.watches.iter().max_by_key(|(_, watch)| held(watch)) else { return };
             let token = watch.token;
@@ -386,7 +386,7 @@ impl Followed {
             None if at <= self.last => return Ok(()),
             None => {}
         }
-        self.held.get_or_insert_with(|| Held::begin(at, kv, rest)).push(event.r#type, kv);
+        self.held.get_or_insert_with(|| RevisionBuffer::begin(at, kv, rest)).push(event.r#type, kv);
         Ok(())
     }
 

@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The kind of request, and its port.
 #[derive(Clone, Copy)]
-pub(super) enum Question {
+pub(super) enum HealthCheck {
     /// A request to the client port. etcd answers nothing there before it serves clients, so any
     /// answer is enough, even the health "false" during an alarm.
     Client(u16),
@@ -24,7 +24,7 @@ pub(super) enum Question {
     Tls(u16),
 }
 
-impl Question {
+impl HealthCheck {
     pub(super) fn of(settings: &Settings, ports: &Ports) -> Self {
         match settings.tls {
             None => Self::Client(ports.client),

@@ -1,4 +1,4 @@
-//! `One`: the value of one key as far as a watch has reported it. It does for one key what
+//! `OneKey`: the value of one key as far as a watch has reported it. It does for one key what
 //! [`Mirror`](super::Mirror) does for a directory, but without a tree, since a program may have
 //! thousands of these. Does no I/O.
 
@@ -11,7 +11,7 @@ use crate::watch::{Snapshot, Step};
 
 /// The value of a key, which follows a watch.
 #[derive(Debug)]
-pub(super) struct One {
+pub(super) struct OneKey {
     /// Boxed, so that it takes little memory until the value is known. Thousands of watches may
     /// start at once.
     now: Option<Box<Stored>>,
@@ -21,9 +21,9 @@ pub(super) struct One {
 }
 
 /// A step that changed the key, or that reports lost history, with the value before it. The value
-/// after it is in [`One`].
+/// after it is in [`OneKey`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct OneTouch {
+pub(super) struct OneKeyChange {
     pub(super) revision: Revision,
     pub(super) resynced: bool,
     /// Whether the earlier value was known.
@@ -31,7 +31,7 @@ pub(super) struct OneTouch {
     pub(super) before: Option<Stored>,
 }
 
-impl One {
+impl OneKey {
     /// Starts with a snapshot.
     pub(super) fn new(key: &Key, start: Snapshot) -> Self {
         Self { revision: start.revision, complete: start.known, now: find(key, start) }
@@ -57,14 +57,14 @@ impl One {
 
     /// Applies a step. `None` if it did not change the key. Lost history is reported even if the
     /// value is the same, since intermediate values were not seen.
-    pub(super) fn apply(&mut self, key: &Key, step: Step) -> Option<OneTouch> {
+    pub(super) fn apply(&mut self, key: &Key, step: Step) -> Option<OneKeyChange> {
         match step {
             Step::Reset(snapshot) => {
                 let (revision, known) = (snapshot.revision, snapshot.known);
                 let before = std::mem::replace(&mut self.now, find(key, snapshot)).map(|stored| *stored);
                 let known_before = std::mem::replace(&mut self.complete, known);
                 self.revision = revision;
-                Some(OneTouch { revision, resynced: true, known: known_before, before })
+                Some(OneKeyChange { revision, resynced: true, known: known_before, before })
             }
             Step::Progress(revision) => {
                 self.revision = self.revision.max(revision);
@@ -78,7 +78,7 @@ impl One {
                     let before = self.event(key, event);
                     first = first.or(before);
                 }
-                first.map(|before| OneTouch { revision: batch.revision, resynced: false, known: self.complete, before })
+                first.map(|before| OneKeyChange { revision: batch.revision, resynced: false, known: self.complete, before })
             }
         }
     }
@@ -183,7 +183,7 @@ mod tests {
     }
 
     /// Removes events for other keys of the directory, so that a mirror of it sees the same events
-    /// as `One`.
+    /// as `OneKey`.
     fn of_the_key(step: Step) -> Step {
         let Step::Batch(Batch { revision, events }) = step else { return step };
         let concerns = |event: &Event| match event {
@@ -201,8 +201,8 @@ mod tests {
         fn key_watch_matches_directory_watch(start in prop::option::of(snapshot(9)), steps in steps()) {
             let (key, directory) = (Key::parse(KEYS[0]).unwrap(), Key::parse("/a").unwrap());
             let (mut one, mut mirror) = match start {
-                Some(start) => (One::new(&key, start.clone()), Mirror::new(directory, start)),
-                None => (One::unknown(Revision::new(9)), Mirror::unknown(directory, Revision::new(9))),
+                Some(start) => (OneKey::new(&key, start.clone()), Mirror::new(directory, start)),
+                None => (OneKey::unknown(Revision::new(9)), Mirror::unknown(directory, Revision::new(9))),
             };
             for step in steps {
                 let told = one.apply(&key, step.clone());
@@ -211,7 +211,7 @@ mod tests {
                     let changed = touch.changed.get("b").cloned();
                     // A reset is reported even if it does not change the key.
                     let before = changed.or_else(|| touch.resynced.then_some(here))?;
-                    Some(OneTouch { revision: touch.revision, resynced: touch.resynced, known, before })
+                    Some(OneKeyChange { revision: touch.revision, resynced: touch.resynced, known, before })
                 });
                 prop_assert_eq!(told, touch);
                 prop_assert_eq!(one.now(), mirror.tree().get("b"));

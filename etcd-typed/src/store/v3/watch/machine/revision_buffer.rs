@@ -10,7 +10,7 @@ use crate::store::v3::wire::{self, EventType};
 use crate::store::{Event, KeyValue};
 
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct RevisionBuffer {
     revision: i64,
     events: Vec<Fixed>,
     /// The key and value of each event, in order.
@@ -28,7 +28,7 @@ struct Fixed {
     lease: i64,
 }
 
-impl Held {
+impl RevisionBuffer {
     /// Reserves space for this event and for the following events of the same revision in the
     /// message.
     pub(super) fn begin(revision: i64, first: &wire::KeyValue, rest: &[wire::Event]) -> Self {

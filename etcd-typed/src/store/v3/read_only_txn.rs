@@ -25,15 +25,15 @@ const FLAG: usize = 1;
 const PREFIX: usize = FLAG + size_of::<u32>();
 
 /// A read-only transaction for a server that might panic on it.
-pub(super) struct Careful<'r>(&'r dyn Sent);
+pub(super) struct AsWrite<'r>(&'r dyn Sent);
 
 /// Returns the request to send to this endpoint instead of `request`, if it needs protection.
-pub(super) fn careful<'r>(slot: &Slot, method: &Untyped, how: How, request: &'r dyn Sent) -> Option<Careful<'r>> {
+pub(super) fn as_write<'r>(slot: &Slot, method: &Untyped, how: How, request: &'r dyn Sent) -> Option<AsWrite<'r>> {
     let only_reads = !how.write && method.path == TXN.path;
-    (only_reads && slot.coalescing() != Coalescing::Allowed).then_some(Careful(request))
+    (only_reads && slot.coalescing() != Coalescing::Allowed).then_some(AsWrite(request))
 }
 
-impl Sent for Careful<'_> {
+impl Sent for AsWrite<'_> {
     fn frame(&self) -> Bytes {
         let plain = self.0.frame();
         let (prefix, message) = plain.split_at(PREFIX.min(plain.len()));
@@ -59,7 +59,7 @@ mod tests {
             |key: &'static str| RequestOp { request: Some(Request::Range(RangeRequest { key: key.into(), ..RangeRequest::default() })) };
         for failure in [vec![], vec![read("/c")]] {
             let txn = TxnRequest { compare: vec![Compare::default()], success: vec![read("/a"), read("/b")], failure };
-            let frame = Careful(&txn).frame();
+            let frame = AsWrite(&txn).frame();
             let (prefix, message) = frame.split_at(PREFIX);
             assert_eq!(prefix, [&[0][..], &u32::try_from(message.len()).unwrap().to_be_bytes()].concat());
             let mut failure = txn.failure.clone();

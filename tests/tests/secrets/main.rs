@@ -1,0 +1,227 @@
+//! Plants a distinctive text in every place that can hold a secret, and searches every output of
+//! the library for it: `Debug` and `Display` of everything that the library returns, errors with
+//! their sources, and everything that any crate reports through `tracing` or `log` at the finest
+//! level.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod outputs;
+mod scene;
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::fmt::{Debug, Display};
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcd_typed::store::memory::MemoryStore;
+use etcd_typed::testing::{Etcd, Mode, Proxy};
+use etcd_typed::{
+    Changes, Client, Entry, EntryMap, Error, ErrorKind, EtcdSchema, EtcdValue, Expect, RetryPolicy, Schema, UpdateError, ValueError,
+};
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+use self::outputs::{Log, Outputs};
+use self::scene::Scene;
+
+/// The limit of every wait. Only a failing test waits this long.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The text that must not appear in any output. No name of a key, a field or a function contains
+/// it.
+const SECRET: &str = "xyzzy";
+
+/// A value that shows its text in every way that a type can: in `Debug` and in its own errors.
+#[derive(Clone, Debug, PartialEq)]
+struct Word(String);
+
+impl Word {
+    fn new(text: &str) -> Self {
+        Self(format!("{text} {SECRET}"))
+    }
+
+    fn good() -> Self {
+        Self::new("good")
+    }
+}
+
+impl EtcdValue for Word {
+    const TYPE: &'static str = "word";
+
+    fn encode(&self) -> Result<Bytes, ValueError> {
+        if self.0.starts_with("unstorable") {
+            Err(ValueError::new(format!("not to be stored: {self:?}")))
+        } else {
+            Ok(self.0.clone().into())
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
+        let text = std::str::from_utf8(bytes).map_err(ValueError::new)?;
+        if text.starts_with("unreadable") { Err(ValueError::new(format!("not to be read: {text}"))) } else { Ok(Self(text.to_owned())) }
+    }
+}
+
+fn refused(word: &Word) -> Result<(), String> {
+    if word.0.starts_with("refused") { Err(format!("refused: {word:?}")) } else { Ok(()) }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Document {
+    number: u32,
+    text: String,
+}
+
+/// A struct with a secret in every place that can hold one. It has no `Debug`, since that output
+/// would not be the library's.
+#[derive(EtcdSchema, Clone, PartialEq)]
+#[etcd(validate = tells_all)]
+struct Vault {
+    user: String,
+    #[etcd(secret, validate = refused)]
+    leaf: Word,
+    #[etcd(secret, alias = "old_maybe", validate = refused)]
+    maybe: Option<Word>,
+    #[etcd(secret, default = Word(String::from("default xyzzy")))]
+    with_default: Word,
+    #[etcd(secret, json)]
+    document: Document,
+    #[etcd(secret, with = custom)]
+    custom: Word,
+    #[etcd(dir)]
+    nested: Nested,
+    #[etcd(flatten)]
+    beside: Beside,
+    #[etcd(dir)]
+    by_name: BTreeMap<String, Nested>,
+    #[etcd(entries, secret, validate = refused)]
+    tokens: BTreeMap<String, Word>,
+}
+
+#[derive(EtcdSchema, Clone, PartialEq)]
+#[etcd(validate = tells_nested)]
+struct Nested {
+    #[etcd(secret, validate = refused)]
+    inner: Word,
+}
+
+#[derive(EtcdSchema, Clone, PartialEq)]
+struct Beside {
+    #[etcd(secret, validate = refused)]
+    flat: Word,
+}
+
+/// A struct whose secrets may be missing, so that a view can start from a file.
+#[derive(EtcdSchema, Clone, PartialEq)]
+struct Dispensable {
+    user: String,
+    #[etcd(secret)]
+    maybe: Option<Word>,
+    #[etcd(secret, default = Word(String::from("default xyzzy")))]
+    with_default: Word,
+    #[etcd(dir)]
+    by_name: BTreeMap<String, Account>,
+}
+
+#[derive(EtcdSchema, Clone, PartialEq)]
+struct Account {
+    name: String,
+    #[etcd(secret, alias = "old_pin")]
+    pin: Option<Word>,
+}
+
+mod custom {
+    use super::Word;
+
+    pub(super) fn encode(word: &Word) -> Result<String, String> {
+        if word.0.starts_with("unstorable") { Err(format!("{word:?}")) } else { Ok(word.0.clone()) }
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Word, String> {
+        let text = String::from_utf8(bytes.to_vec()).map_err(|error| error.to_string())?;
+        if text.starts_with("unreadable") { Err(text) } else { Ok(Word(text)) }
+    }
+}
+
+fn tells_all(vault: &Vault) -> Result<(), String> {
+    if vault.user == "tell" { Err(format!("{:?} {:?} {:?}", vault.leaf, vault.nested.inner, vault.tokens)) } else { Ok(()) }
+}
+
+fn tells_nested(nested: &Nested) -> Result<(), String> {
+    if nested.inner.0.starts_with("whole") { Err(format!("{:?}", nested.inner)) } else { Ok(()) }
+}
+
+fn vault_of(word: &Word) -> Vault {
+    Vault {
+        user: "me".to_owned(),
+        leaf: word.clone(),
+        maybe: Some(word.clone()),
+        with_default: word.clone(),
+        document: Document { number: 1, text: word.0.clone() },
+        custom: word.clone(),
+        nested: Nested { inner: word.clone() },
+        beside: Beside { flat: word.clone() },
+        by_name: BTreeMap::from([("x".to_owned(), Nested { inner: word.clone() })]),
+        tokens: BTreeMap::from([("t".to_owned(), word.clone())]),
+    }
+}
+
+/// The keys whose values are of the type `Word`.
+const WORDS: [&str; 8] = ["leaf", "maybe", "with_default", "custom", "nested/inner", "flat", "by_name/x/inner", "tokens/t"];
+
+/// Whether a text contains the secret in any form that `Debug` gives to text and bytes, or in
+/// base64.
+fn shows(text: &str) -> bool {
+    let bytes: Vec<_> = SECRET.bytes().map(|byte| byte.to_string()).collect();
+    let hex: String = SECRET.bytes().map(|byte| format!("{byte:02x}")).collect();
+    // The base64 forms at the three possible offsets.
+    let base64 = ["eHl6en", "h5enp5", "4eXp6e"];
+    text.contains(SECRET) || text.contains(&bytes.join(", ")) || text.contains(&hex) || base64.iter().any(|form| text.contains(form))
+}
+
+#[test]
+fn search_finds_secret_in_every_form() {
+    assert!(shows(&format!("{:?}", Word::good())));
+    assert!(shows(&format!("{:?}", Bytes::from_static(SECRET.as_bytes()))));
+    assert!(shows(&format!("{:?}", SECRET.as_bytes())));
+    assert!(shows("78797a7a79") && shows("eHl6enk=") && shows("YXh5enp5"));
+    assert!(!shows("*** /vault/leaf"));
+}
+
+#[tokio::test]
+async fn secrets_never_appear_on_memory() {
+    Scene::memory().await.run().await;
+}
+
+#[tokio::test]
+async fn secrets_never_appear_on_v3() {
+    Scene::server("etcd").await.run().await;
+    Log::start().heard("h2::");
+}
+
+#[tokio::test]
+async fn secrets_never_appear_on_v2() {
+    Scene::server("etcd2").await.run().await;
+    Log::start().heard("hyper");
+}
+
+/// The values of secrets are readable for code that asks for them.
+#[tokio::test]
+async fn secret_is_readable_through_its_handle() {
+    let client = Client::connect("memory:").await.unwrap();
+    let vault = client.dir::<Vault>("/vault").unwrap();
+    let leaf: &Entry<Word> = &vault.leaf;
+    let tokens: &EntryMap<String, Word> = &vault.tokens;
+    leaf.set(&Word::good()).await.unwrap();
+    tokens.entry("t").unwrap().set(&Word::good()).await.unwrap();
+    let read = leaf.get().await.unwrap().unwrap();
+    assert_eq!((&*read, format!("{read:?}").contains("value: ***")), (&Word::good(), true));
+    assert_eq!(tokens.get().await.unwrap()["t"], Word::good());
+}
