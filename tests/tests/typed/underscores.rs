@@ -99,6 +99,8 @@ etcd_typed_tests::on_every_store! { "underscores":
     escaped_entry_is_read
     escaped_struct_is_read
     views_and_watches_follow_both_forms
+    entry_with_both_names_exists_once
+    removal_of_entry_with_both_names_removes_both
     reserved_name_is_no_entry
 }
 
@@ -235,6 +237,51 @@ async fn views_and_watches_follow_both_forms(bench: Bench) {
     until(&mut servers, |servers| servers.get("_s") == Some(&server("i"))).await;
     dir.servers.dir("_s").unwrap().delete().await.unwrap();
     until(&mut servers, |servers| servers.is_empty()).await;
+}
+
+/// The key that begins with `_` is read, and the escaped one is left out, whatever it contains.
+async fn entry_with_both_names_exists_once(bench: Bench) {
+    if bench.hides() {
+        return;
+    }
+    let dir = bench.fleet();
+    dir.set(&fleet(2, "own")).await.unwrap();
+    bench.put("/fleet/files/%5Fa", "not a number").await;
+    bench.put("/fleet/servers/%5Fs/host", "older").await;
+    bench.put("/fleet/servers/%5Fs/port", "not a number").await;
+    assert_eq!((dir.get().await.unwrap().into_inner(), dir.check().await.unwrap().problems), (fleet(2, "own"), vec![]));
+    assert_eq!(dir.servers.keys().await.unwrap(), ["_s"]);
+    assert_eq!(dir.servers.get().await.unwrap().into_inner(), fleet(2, "own").servers);
+    assert_eq!((**dir.live().await.unwrap().get()).clone(), fleet(2, "own"));
+    for limit in [1, 2, 10] {
+        bench.put("/fleet/files/%5Fb", "3").await;
+        let mut pages = dir.files.stream_in_pages_of(limit);
+        let mut read = Vec::new();
+        while let Some(entry) = pages.next().await {
+            let (key, value) = entry.unwrap();
+            read.push((key, value.into_inner()));
+        }
+        assert_eq!(read, [("_b".to_owned(), 3), ("_a".to_owned(), 2)], "{limit}");
+    }
+}
+
+async fn removal_of_entry_with_both_names_removes_both(bench: Bench) {
+    if bench.hides() {
+        return;
+    }
+    let dir = bench.fleet();
+    let none = Fleet { files: BTreeMap::new(), servers: BTreeMap::new() };
+    for way in ["swap", "update", "set"] {
+        dir.set(&fleet(2, "own")).await.unwrap();
+        bench.write_older().await;
+        let seen = dir.get().await.unwrap();
+        match way {
+            "swap" => drop(dir.compare_and_swap(&seen, &none).await.unwrap()),
+            "update" => drop(dir.update(|fleet| *fleet = none.clone()).await.unwrap()),
+            _ => drop(dir.set(&none).await.unwrap()),
+        }
+        assert_eq!((bench.paths("/fleet").await, dir.get().await.unwrap().into_inner()), (Vec::<String>::new(), none.clone()), "{way}");
+    }
 }
 
 async fn reserved_name_is_no_entry(bench: Bench) {
