@@ -600,8 +600,8 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// `InvalidUrl` for the address, `InvalidKey` for a namespace on v2 that is not a path, `Tls` for a certificate or a
-    /// key that cannot be read. `Unsupported` names the feature of this crate that the address
+    /// `InvalidUrl` for the address, `InvalidKey` for a namespace on v2 that is not a path, `Tls` for
+    /// a certificate or a key that cannot be read. `Unsupported` names the feature of this crate that the address
     /// needs. `Invalid` names an option that is zero.
     pub fn connect_lazy(self) -> Result<Client> {
         let named = self.namespace.as_deref().map(Key::namespace);

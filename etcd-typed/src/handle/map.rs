@@ -40,7 +40,8 @@ pub use per_entry::PerEntry;
 /// A map key becomes one segment, escaped if necessary, so any text can be a key and none can leave
 /// the directory. A tuple becomes one segment for each part: `(String, String, u64)` is
 /// `/ns/component/7`; see [`MapPath`]. The reserved name `_etcd-typed`, and keys with
-/// another number of segments, are not entries and are left alone. Errors and cancel safety are as for [`Entry`].
+/// another number of segments, are not entries and are left alone. Errors and cancel safety are as
+/// for [`Entry`].
 ///
 /// A map key that begins with `_` is stored unchanged, except on v2, where the `_` is escaped
 /// (`%5Fx`), since v2 hides such names. Earlier versions of this library escaped it everywhere. A
