@@ -123,12 +123,14 @@ use std::time::Duration;
 use tracing::instrument::Instrumented;
 use tracing::{Instrument as _, Span};
 
+#[cfg(any(feature = "v2", feature = "v3"))]
+use self::metrics::RETRIES;
 #[cfg(feature = "metrics")]
 pub use self::metrics::describe;
 use self::metrics::{
-    CONFLICTS, LEASE_REMAINING, LEASES_LOST, LOCK_WAIT, PLACES_LOST, PUBLISHED, PUBLISHED_MISSING, PUT_BACK, RESYNCS, RETRIES,
-    VIEW_APPLIED, VIEW_BAD_ENTRIES, VIEW_PROOF_PERIOD, VIEW_REJECTED, VIEW_REVISION, VIEW_STALENESS, VIEWS, VIEWS_DEGRADED,
-    WATCH_INTERRUPTIONS, add, count, observe, set,
+    CONFLICTS, LEASE_REMAINING, LEASES_LOST, LOCK_WAIT, PLACES_LOST, PUBLISHED, PUBLISHED_MISSING, PUT_BACK, RESYNCS, VIEW_APPLIED,
+    VIEW_BAD_ENTRIES, VIEW_PROOF_PERIOD, VIEW_REJECTED, VIEW_REVISION, VIEW_STALENESS, VIEWS, VIEWS_DEGRADED, WATCH_INTERRUPTIONS, add,
+    count, observe, set,
 };
 pub use self::metrics::{METRICS, Metric, MetricKind, MetricUnit};
 use crate::error::{Error, ErrorKind, Problem};
