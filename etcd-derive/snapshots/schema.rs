@@ -40,19 +40,26 @@ where
                 ::etcd_typed::__private::Leaf::new(
                     {
                         #[allow(unused_imports)]
-                        use ::etcd_typed::__private::NotComparable as _;
-                        ::etcd_typed::__private::compared(
-                            ::etcd_typed::Codec::<
-                                u32,
-                            >::with(
-                                |value: &u32| ::etcd_typed::__private::encoded(
-                                    hex::encode(value),
-                                ),
-                                |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
-                                    hex::decode(value),
-                                ),
-                            ),
-                            ::etcd_typed::__private::Comparable::<u32>::EQUAL,
+                        use ::etcd_typed::__private::NotSecret as _;
+                        ::etcd_typed::__private::secret_if(
+                            {
+                                #[allow(unused_imports)]
+                                use ::etcd_typed::__private::NotComparable as _;
+                                ::etcd_typed::__private::compared(
+                                    ::etcd_typed::Codec::<
+                                        u32,
+                                    >::with(
+                                        |value: &u32| ::etcd_typed::__private::encoded(
+                                            hex::encode(value),
+                                        ),
+                                        |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
+                                            hex::decode(value),
+                                        ),
+                                    ),
+                                    ::etcd_typed::__private::Comparable::<u32>::EQUAL,
+                                )
+                            },
+                            ::etcd_typed::__private::IsSecret::<u32>::IS,
                         )
                     }
                         .validated(|value: &u32| ::etcd_typed::__private::checked(
@@ -79,7 +86,7 @@ where
         fields: &[
             ::etcd_typed::Field {
                 doc: "Requests per second.",
-                presence: ::etcd_typed::Presence::Default("100"),
+                presence: Self::__CODECS.0.of.0.presence("100"),
                 aliases: &["limit"],
                 ..Self::__CODECS.0.of.0.row("rate_limit", "rate_limit")
             },
@@ -110,6 +117,7 @@ where
                     value: Self::__CODECS.1.type_name(),
                 },
                 presence: ::etcd_typed::Presence::Optional,
+                secret: Self::__CODECS.1.is_secret(),
                 ..::etcd_typed::__private::FIELD
             },
             ::etcd_typed::Field {

@@ -1,6 +1,7 @@
 //! Converts a `DeriveInput` and its attributes to the model, one type and one field at a time.
 //! Rules that cover several fields are in `check.rs`.
 
+mod limits;
 mod prefix;
 mod types;
 mod value;
@@ -15,7 +16,7 @@ use crate::case::{self, Case};
 use crate::ctxt::Ctxt;
 use crate::model::{Codec, Field, Form, Item, Kind, Leaf, Map, Presence, Schema, Text};
 
-pub(crate) use types::source;
+pub(crate) use types::{is_secret, source};
 pub(crate) use value::value;
 
 /// Parses the struct that derives `EtcdSchema`. Always returns a model, since the fallback for
@@ -123,7 +124,8 @@ impl Mode {
     fn refuses(self, name: &str) -> Option<&'static str> {
         match (self, name) {
             (Self::Skip, "skip") | (Self::Flatten, "flatten") | (Self::Dir, "dir") | (Self::Entries, "entries") => None,
-            (Self::Leaf, _) | (Self::Dir, "rename") | (Self::Entries, "rename" | "json" | "with" | "secret" | "validate") => None,
+            (Self::Leaf, _) | (Self::Dir, "rename") | (Self::Entries, "rename" | "secret" | "allow_debug") => None,
+            (Self::Entries, "json" | "with" | "text" | "validate" | "range" | "length" | "one_of") => None,
             (Self::Skip, _) => Some("`skip` leaves the field out: remove this, or `skip`"),
             (Self::Flatten, "rename" | "alias") => {
                 Some("`flatten` puts the keys of the field's struct next to those of this struct, so there is no name to set: remove this")
@@ -132,7 +134,7 @@ impl Mode {
             (Self::Flatten, "default") => Some("put `#[etcd(default)]` on the fields of the flattened struct"),
             (Self::Flatten, "secret") => Some("put `#[etcd(secret)]` on the fields of the flattened struct"),
             (Self::Flatten, _) => Some("`flatten` is for a struct of keys: remove this, or `flatten`"),
-            (Self::Dir, "json" | "with") => {
+            (Self::Dir, "json" | "with" | "text") => {
                 Some("`dir` stores one key per field, this stores the whole struct in one key: remove one of them")
             }
             (Self::Dir, "entries") => Some("`dir` is for a map of structs, `entries` for a map of values: remove one of them"),
@@ -155,6 +157,7 @@ fn refuse_what_does_not_go(ctxt: &Ctxt, attrs: &Attrs, mode: Mode) {
     if let (Mode::Leaf | Mode::Entries, true, Some(with)) = (mode, attrs.has("json"), attrs.find("with")) {
         ctxt.error(&with.name, "a value has one stored form: remove `with`, or `json`");
     }
+    limits::refuse_what_does_not_go(ctxt, attrs, mode == Mode::Leaf || mode == Mode::Entries);
 }
 
 fn kind(ctxt: &Ctxt, attrs: &Attrs, mode: Mode, ty: &Type) -> Option<Kind> {
@@ -217,9 +220,16 @@ fn codec(attrs: &Attrs) -> Codec {
     let form = match attrs.path("with") {
         Some(module) => Form::With(module.clone()),
         None if attrs.has("json") => Form::Json,
+        None if attrs.has("text") => Form::Text,
         None => Form::Own,
     };
-    Codec { form, validate: attrs.path("validate").cloned(), secret: attrs.has("secret") }
+    Codec {
+        form,
+        validate: attrs.path("validate").cloned(),
+        limits: limits::limits(attrs),
+        secret: attrs.has("secret"),
+        allow_debug: attrs.has("allow_debug"),
+    }
 }
 
 /// A segment of a key as it is stored. `otherwise` is appended to errors and says what to do.

@@ -10,6 +10,7 @@ mod describe;
 mod encode;
 mod entries;
 mod leaf_tuple;
+mod pointer;
 mod presence;
 #[cfg(feature = "snapshot")]
 mod read_keys;

@@ -5,7 +5,7 @@ use proc_macro2::TokenStream;
 use quote::{ToTokens, quote, quote_spanned};
 use syn::{Expr, ExprLit, Index, Lit, Path, Type};
 
-use super::{bounds, here, local, stored};
+use super::{bounds, here, limits, local, stored};
 use crate::model::{Codec, Field, Form, Kind, Leaf, Presence, Schema};
 
 /// The largest number of leaves in one tuple of the runtime.
@@ -129,9 +129,11 @@ fn codec(krate: &Path, ty: &Type, codec: &Codec) -> TokenStream {
                     |#value: &[::core::primitive::u8]| #krate::__private::checked(#module::decode(#value)),
                 )
             };
-            compared(krate, ty, &with)
+            limits::secret_by_type(krate, ty, &compared(krate, ty, &with))
         }
+        Form::Text => compared(krate, ty, &quote_spanned!(here(ty)=> #krate::__private::text_form::<#ty>())),
     };
+    let new = limits::limited(krate, ty, codec, new);
     let validated = codec
         .validate
         .as_ref()

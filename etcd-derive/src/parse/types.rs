@@ -22,10 +22,27 @@ pub(super) fn map(ty: &Type) -> Option<(&Type, &Type)> {
     }
 }
 
-/// Whether the type has exactly this name.
+/// The `T` of a `Box<T>` or `Arc<T>`.
+fn pointed(ty: &Type) -> Option<&Type> {
+    let last = last(ty)?;
+    match (last.ident == "Box" || last.ident == "Arc", arguments(last).as_slice()) {
+        (true, [inner]) => Some(inner),
+        _ => None,
+    }
+}
+
+/// Whether the type, or what it points to, has exactly this name.
 pub(super) fn is(ty: &Type, ident: &Ident) -> bool {
+    if let Some(inner) = pointed(ty) {
+        return is(inner, ident);
+    }
     matches!(plain(ty), Type::Path(path) if path.qself.is_none() && path.path.segments.len() == 1)
         && last(ty).is_some_and(|last| last.ident == *ident || last.ident == "Self")
+}
+
+/// Whether the type is named `Secret`, or is a list or a pointer of it.
+pub(crate) fn is_secret(ty: &Type) -> bool {
+    last(ty).is_some_and(|last| last.ident == "Secret" || arguments(last).into_iter().any(is_secret))
 }
 
 fn last(ty: &Type) -> Option<&PathSegment> {

@@ -1,13 +1,13 @@
 //! Parses the input of `#[derive(EtcdValue)]`: an enum without data, or a newtype.
 
 use syn::ext::IdentExt;
-use syn::{Data, DataEnum, DataStruct, DeriveInput, Fields};
+use syn::{Data, DataEnum, DataStruct, DeriveInput, Fields, Member};
 
-use super::{case, item};
+use super::{case, item, source};
 use crate::attr::{Attrs, Place};
 use crate::case::Case;
 use crate::ctxt::Ctxt;
-use crate::model::{Shape, Text, Value, Variant};
+use crate::model::{Inner, Shape, Text, Value, Variant};
 
 /// Parses the type that derives `EtcdValue`. Always returns a model, since the fallback for errors
 /// needs one.
@@ -15,19 +15,75 @@ pub(crate) fn value(ctxt: &Ctxt, input: &DeriveInput) -> Value {
     let attrs = Attrs::read(ctxt, &input.attrs, Place::Value);
     let case = case(ctxt, &attrs);
     let shape = match &input.data {
-        Data::Enum(data) => choice(ctxt, input, data, case.unwrap_or(Case::Snake)),
-        Data::Struct(data) => {
-            if let Some(given) = attrs.find("rename_all") {
-                ctxt.error(&given.name, "a newtype is stored like its value, so there is nothing to rename: remove this");
-            }
-            newtype(ctxt, input, data)
-        }
         Data::Union(data) => {
             ctxt.error(data.union_token, "a union has no stored form: derive `EtcdValue` for an enum without data or a newtype");
             Shape::Unknown
         }
+        _ if attrs.has("text") || attrs.has("try_from") => converted(ctxt, input, &attrs),
+        Data::Enum(data) => {
+            refuse(ctxt, &attrs, "validate", "an enum has only the values of its variants: remove this");
+            refuse(ctxt, &attrs, "transparent", "`transparent` is for a struct with one field: remove this");
+            choice(ctxt, input, data, case.unwrap_or(Case::Snake))
+        }
+        Data::Struct(data) => {
+            refuse(ctxt, &attrs, "rename_all", "a newtype is stored like its value, so there is nothing to rename: remove this");
+            match inner(ctxt, &attrs, data) {
+                Some(inner) => Shape::Newtype(inner),
+                None => {
+                    not_a_newtype(ctxt, input, data);
+                    Shape::Unknown
+                }
+            }
+        }
     };
     Value { item: item(ctxt, input, &attrs), shape }
+}
+
+fn refuse(ctxt: &Ctxt, attrs: &Attrs, name: &str, reason: &str) {
+    if let Some(given) = attrs.find(name) {
+        ctxt.error(&given.name, reason);
+    }
+}
+
+/// A type with `text` or `try_from`.
+fn converted(ctxt: &Ctxt, input: &DeriveInput, attrs: &Attrs) -> Shape {
+    refuse(ctxt, attrs, "rename_all", "the stored form comes from `text` or `try_from`, so there is nothing to rename: remove this");
+    let inner = match &input.data {
+        Data::Struct(data) => inner(ctxt, attrs, data),
+        _ => {
+            refuse(ctxt, attrs, "transparent", "`transparent` is for a struct with one field: remove this");
+            None
+        }
+    };
+    let validate = attrs.path("validate").cloned();
+    if let (true, Some(try_from)) = (attrs.has("text"), attrs.find("try_from")) {
+        ctxt.error(&try_from.name, "a value is made in one way: remove `try_from`, or `text`");
+        return Shape::Unknown;
+    }
+    if attrs.has("text") {
+        return Shape::Text { inner, validate };
+    }
+    match (attrs.ty("try_from"), inner) {
+        (None, Some(inner)) => Shape::Newtype(inner),
+        (Some(ty), Some(inner)) if source(ty) == source(&*inner.ty) => Shape::Newtype(inner),
+        (Some(ty), _) => Shape::Converted { stored: Box::new(ty.clone()), validate },
+        (None, None) => {
+            refuse(ctxt, attrs, "try_from", "name the type that is stored, as in `try_from = String`: this type is not a newtype");
+            Shape::Unknown
+        }
+    }
+}
+
+/// The field of a newtype: the only field of a tuple struct, or with `transparent` of any struct.
+fn inner(ctxt: &Ctxt, attrs: &Attrs, data: &DataStruct) -> Option<Inner> {
+    let is_newtype = data.fields.len() == 1 && (matches!(data.fields, Fields::Unnamed(_)) || attrs.has("transparent"));
+    let field = data.fields.iter().next().filter(|_| is_newtype)?;
+    for attribute in field.attrs.iter().filter(|attribute| attribute.path().is_ident("etcd")) {
+        ctxt.error(attribute, "a newtype is stored like its value: remove this; `text`, `try_from` and `validate` go on the type");
+    }
+    let member = field.ident.clone().map_or(Member::from(0), Member::Named);
+    let (try_from, validate) = (attrs.has("try_from"), attrs.path("validate").cloned());
+    Some(Inner { member, ty: Box::new(field.ty.clone()), try_from, validate })
 }
 
 fn choice(ctxt: &Ctxt, input: &DeriveInput, data: &DataEnum, case: Case) -> Shape {
@@ -63,26 +119,14 @@ fn text(ctxt: &Ctxt, literal: &syn::LitStr) -> Text {
     Text { text, span: literal.span() }
 }
 
-fn newtype(ctxt: &Ctxt, input: &DeriveInput, data: &DataStruct) -> Shape {
+fn not_a_newtype(ctxt: &Ctxt, input: &DeriveInput, data: &DataStruct) {
+    const MESSAGE: &str = "only a newtype, `struct Name(Value);`, has a stored form of its own: take `EtcdValue` off, and put `#[etcd(json)]` on \
+                           the fields of this type, or derive `EtcdSchema` and put `#[etcd(dir)]` there";
     match &data.fields {
-        Fields::Unnamed(fields) if fields.unnamed.len() == 1 => match fields.unnamed.first() {
-            Some(inner) => {
-                for attribute in inner.attrs.iter().filter(|attribute| attribute.path().is_ident("etcd")) {
-                    ctxt.error(attribute, "a newtype is stored like its value: remove this");
-                }
-                Shape::Newtype(Box::new(inner.ty.clone()))
-            }
-            None => Shape::Unknown,
-        },
-        fields => {
-            const MESSAGE: &str = "only a newtype, `struct Name(Value);`, has a stored form of its own: take `EtcdValue` off, and put `#[etcd(json)]` on \
-                                   the fields of this type, or derive `EtcdSchema` and put `#[etcd(dir)]` there";
-            if fields.is_empty() {
-                ctxt.error(&input.ident, MESSAGE)
-            } else {
-                ctxt.error(fields, MESSAGE)
-            }
-            Shape::Unknown
+        fields if fields.is_empty() => ctxt.error(&input.ident, MESSAGE),
+        fields if fields.len() == 1 => {
+            ctxt.error(fields, format_args!("{MESSAGE}; with `#[etcd(transparent)]` on it, a struct with one field is a newtype"))
         }
+        fields => ctxt.error(fields, MESSAGE),
     }
 }
