@@ -52,8 +52,8 @@ macro_rules! pointers {
             type Handle = S::Handle;
 
             fn handle(dir: Dir<Self>) -> S::Handle {
-                let Dir { context, key, home, removable, .. } = dir;
-                S::handle(Dir { context, key, home, removable, schema: PhantomData })
+                let Dir { context, key, enclosing, removable, .. } = dir;
+                S::handle(Dir { context, key, enclosing, removable, schema: PhantomData })
             }
         }
     )+};
