@@ -33,11 +33,10 @@ fn warning(model: &Schema, field: &Ident, ty: &Type) -> TokenStream {
     let note = format!(
         "`Debug` of `{ident}` shows the secret `{field}`: make its type `Secret<{ty}>`, or add `allow_debug` to its `secret` if `{ident}` or the \
          type of the field masks it",
-        ty = crate::parse::source(ty)
+        ty = crate::parse::source(ty).replace(" < ", "<").replace(" >", ">")
     );
-    let span = field.span();
-    let constant = Ident::new("SECRET", span.resolved_at(proc_macro2::Span::call_site()));
-    let named = quote_spanned!(span.resolved_at(proc_macro2::Span::call_site())=> __Shown::<#ident>::#constant);
+    // The lint ignores tokens of a derive's expansion. These have the span of the user's field.
+    let named = quote_spanned!(field.span()=> __Shown::<#ident>::SECRET);
     quote! {
         const _: () = {
             #[allow(dead_code)]
