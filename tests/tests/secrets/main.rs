@@ -21,7 +21,8 @@ use bytes::Bytes;
 use etcd_typed::store::memory::MemoryStore;
 use etcd_typed::testing::{Etcd, Mode, Proxy};
 use etcd_typed::{
-    Changes, Client, Entry, EntryMap, Error, ErrorKind, EtcdSchema, EtcdValue, Expect, Length, RetryPolicy, Schema, Secret, UpdateError, ValueError,
+    Changes, Client, Entry, EntryMap, Error, ErrorKind, EtcdSchema, EtcdValue, Expect, Length, RetryPolicy, Schema, Secret, UpdateError,
+    ValueError,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
