@@ -150,7 +150,7 @@ fn doc(field: &Field) -> TokenStream {
 }
 
 fn flags(codec: &Codec) -> TokenStream {
-    codec.validate.is_some().then(|| quote!(validated: true,)).unwrap_or_default()
+    if codec.validate.is_some() { quote!(validated: true,) } else { TokenStream::new() }
 }
 
 /// Generates `decode`. It reads every field before it checks the first result, so that every

@@ -152,7 +152,11 @@ impl Serialize for Stored<'_> {
 /// A stored form, as the JSON number or boolean that it is, or as a text.
 fn number_or_text(stored: &str) -> serde_json::Value {
     match serde_json::from_str(stored) {
-        Ok(value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_))) if value.to_string() == stored => value,
+        Ok(value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)))
+            if serde_json::to_string(&value).is_ok_and(|written| written == stored) =>
+        {
+            value
+        }
         _ => stored.into(),
     }
 }
@@ -270,7 +274,7 @@ pub trait Length {
 }
 
 impl Length for str {
-    const UNIT: &'static str = "characters";
+    const UNIT: &'static Self = "characters";
 
     fn length(&self) -> usize {
         self.chars().count()
