@@ -100,7 +100,7 @@ fn secret_elements_are_not_shown() {
         let refused = refusal::<Vec<Secret<u16>>>(text);
         assert!(!refused.contains("hunter2") && !refused.contains('7'), "{refused}");
     }
-    assert!(Vec::<(u8, Secret<u8>)>::SECRET);
+    const { assert!(Vec::<(u8, Secret<u8>)>::SECRET) };
 }
 
 /// A type that rounds, and says so.
