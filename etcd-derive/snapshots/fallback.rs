@@ -131,6 +131,7 @@ impl ::etcd_typed::Schema for Schema {
         doc: "",
         prefix: ::core::option::Option::None,
         fields: &[],
+        unknown: ::etcd_typed::UnknownKeys::Ignored,
     };
     fn decode(_: &mut ::etcd_typed::Decoder<'_>) -> ::core::option::Option<Self> {
         ::core::option::Option::None

@@ -2,6 +2,11 @@
 #[allow(deprecated)]
 impl<T> Checkout<T>
 where
+    Database: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::EtcdSchema,
+    String: ::etcd_typed::MapKey,
+    String: ::etcd_typed::MapKey,
+    Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
@@ -46,23 +51,26 @@ where
                                 #[allow(unused_imports)]
                                 use ::etcd_typed::__private::NotComparable as _;
                                 ::etcd_typed::__private::compared(
-                                    ::etcd_typed::Codec::<
-                                        u32,
-                                    >::with(
-                                        |value: &u32| ::etcd_typed::__private::encoded(
-                                            hex::encode(value),
-                                        ),
-                                        |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
-                                            hex::decode(value),
-                                        ),
-                                    ),
+                                    {
+                                        use hex::{decode as __decode, encode as __encode};
+                                        ::etcd_typed::Codec::<
+                                            u32,
+                                        >::with(
+                                            |value: &u32| ::etcd_typed::__private::encoded(
+                                                __encode(value),
+                                            ),
+                                            |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
+                                                __decode(value),
+                                            ),
+                                        )
+                                    },
                                     ::etcd_typed::__private::Comparable::<u32>::EQUAL,
                                 )
                             },
                             ::etcd_typed::__private::IsSecret::<u32>::IS,
                         )
                     }
-                        .validated(|value: &u32| ::etcd_typed::__private::checked(
+                        .validated(|value: &u32| ::etcd_typed::__private::verdict(
                             odd(value),
                         )),
                 ),
@@ -75,6 +83,11 @@ where
 #[allow(deprecated)]
 impl<T> ::etcd_typed::Schema for Checkout<T>
 where
+    Database: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::EtcdSchema,
+    String: ::etcd_typed::MapKey,
+    String: ::etcd_typed::MapKey,
+    Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
@@ -129,6 +142,7 @@ where
                 ..::etcd_typed::__private::FIELD
             },
         ],
+        unknown: ::etcd_typed::UnknownKeys::Ignored,
     };
     fn decode(
         __decoder: &mut ::etcd_typed::Decoder<'_>,
@@ -203,7 +217,7 @@ where
         __delta.flatten::<Common, _>(CheckoutChange::Common, __out);
     }
     fn validate(&self) -> ::core::result::Result<(), ::etcd_typed::ValueError> {
-        ::etcd_typed::__private::checked(check(self))
+        ::etcd_typed::__private::verdict(check(self))
     }
 }
 ///A handle to the directory of [`Checkout`]: one handle for each field, and the methods of [`Dir`](::etcd_typed::Dir).
@@ -218,6 +232,11 @@ where
 )]
 pub struct CheckoutDir<T>
 where
+    Database: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::EtcdSchema,
+    String: ::etcd_typed::MapKey,
+    String: ::etcd_typed::MapKey,
+    Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
@@ -234,6 +253,11 @@ where
 }
 impl<T> CheckoutDir<T>
 where
+    Database: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::EtcdSchema,
+    String: ::etcd_typed::MapKey,
+    String: ::etcd_typed::MapKey,
+    Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
@@ -262,6 +286,11 @@ None at present: characters that a key cannot contain are escaped.*/
 #[automatically_derived]
 impl<T> ::etcd_typed::EtcdSchema for Checkout<T>
 where
+    Database: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::EtcdSchema,
+    String: ::etcd_typed::MapKey,
+    String: ::etcd_typed::MapKey,
+    Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
@@ -286,6 +315,11 @@ where
 #[automatically_derived]
 impl<T> ::core::ops::Deref for CheckoutDir<T>
 where
+    Database: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::EtcdSchema,
+    String: ::etcd_typed::MapKey,
+    String: ::etcd_typed::MapKey,
+    Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
@@ -298,6 +332,11 @@ where
 #[automatically_derived]
 impl<T> ::core::clone::Clone for CheckoutDir<T>
 where
+    Database: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::EtcdSchema,
+    String: ::etcd_typed::MapKey,
+    String: ::etcd_typed::MapKey,
+    Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
@@ -309,6 +348,11 @@ where
 #[automatically_derived]
 impl<T> ::core::fmt::Debug for CheckoutDir<T>
 where
+    Database: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::EtcdSchema,
+    String: ::etcd_typed::MapKey,
+    String: ::etcd_typed::MapKey,
+    Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
@@ -330,6 +374,11 @@ where
 )]
 pub enum CheckoutChange<T>
 where
+    Database: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::EtcdSchema,
+    String: ::etcd_typed::MapKey,
+    String: ::etcd_typed::MapKey,
+    Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
@@ -346,6 +395,11 @@ where
 #[automatically_derived]
 impl<T> ::core::fmt::Debug for CheckoutChange<T>
 where
+    Database: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::EtcdSchema,
+    String: ::etcd_typed::MapKey,
+    String: ::etcd_typed::MapKey,
+    Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {

@@ -1,14 +1,17 @@
 //! The grammar of `#[etcd(...)]`: the attributes, where they are allowed, and what each takes.
-//! `parse.rs` interprets them together.
+//! `parse.rs` interprets them together with those of serde.
+
+mod foreign;
 
 use proc_macro2::{Ident, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt;
-use syn::parse::{Parse, ParseStream};
+use syn::parse::ParseStream;
 use syn::punctuated::Punctuated;
-use syn::{Attribute, Expr, ExprLit, ExprRange, Lit, LitStr, Meta, Path, Token, Type};
+use syn::{Attribute, Expr, ExprLit, ExprPath, ExprRange, Lit, LitStr, Meta, Path, Token, Type};
 
 use crate::ctxt::Ctxt;
+use crate::serde_attrs;
 
 /// Where an attribute is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,6 +59,7 @@ const STRUCT: &[Known] = &[
     known("rename_all", Takes::Text, "rename_all = \"kebab-case\""),
     known("validate", Takes::Path, "validate = path::to::function"),
     known("change", Takes::Paths, "change(Clone, PartialEq)"),
+    known("strict", Takes::Nothing, "strict"),
     known("crate", Takes::Path, "crate = path::to::etcd_typed"),
 ];
 
@@ -119,17 +123,26 @@ impl Place {
     }
 }
 
-/// The attributes in all `#[etcd(...)]` of one place, in order. Contains only attributes that are
-/// allowed there, each at most once except `alias`.
+/// The attributes of one place: first those in `#[etcd(...)]`, then those in `#[serde(...)]`, each in
+/// order. Of `#[etcd(...)]` it contains only attributes that are allowed there, each at most once
+/// except `alias`.
 pub(crate) struct Attrs(Vec<Given>);
 
 /// One attribute as the user wrote it.
 pub(crate) struct Given {
     pub(crate) name: Ident,
+    pub(crate) source: Source,
     value: Value,
 }
 
-enum Value {
+/// Which attribute the user wrote.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    Etcd,
+    Serde,
+}
+
+pub(crate) enum Value {
     Nothing,
     Text(LitStr),
     Path(Path),
@@ -138,37 +151,18 @@ enum Value {
     Type(Box<Type>),
 }
 
+impl Given {
+    pub(crate) fn serde(name: Ident, value: Value) -> Self {
+        Self { name, source: Source::Serde, value }
+    }
+}
+
 impl Attrs {
     /// Reads the attributes. Records an error for each wrong one and skips it.
     pub(crate) fn read(ctxt: &Ctxt, attributes: &[Attribute], place: Place) -> Self {
-        let mut given = Vec::new();
-        for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("etcd")) {
-            if !matches!(attribute.meta, Meta::List(_)) {
-                ctxt.error(attribute, "the attribute needs arguments in parentheses: `#[etcd(...)]`");
-                continue;
-            }
-            let list = |input: ParseStream<'_>| {
-                while !input.is_empty() {
-                    match one(input, place) {
-                        Ok(one) if one.name != "alias" && given.iter().any(|given: &Given| given.name == one.name) => {
-                            ctxt.error(&one.name, format_args!("`{}` is given twice: keep one", one.name));
-                        }
-                        Ok(one) => given.push(one),
-                        Err(error) => {
-                            ctxt.push(error);
-                            skip_one(input)?;
-                        }
-                    }
-                    if !input.is_empty() {
-                        input.parse::<Token![,]>()?;
-                    }
-                }
-                Ok(())
-            };
-            if let Err(error) = attribute.parse_args_with(list) {
-                ctxt.push(error);
-            }
-        }
+        let mut given = own(ctxt, attributes, place);
+        let serde = serde_attrs::read(ctxt, attributes, &given);
+        given.extend(serde);
         Self(given)
     }
 
@@ -176,9 +170,14 @@ impl Attrs {
         self.0.iter()
     }
 
-    /// Finds an attribute by name, for example to report an error at it.
+    /// Finds an attribute by name. That of `#[etcd(...)]` wins over that of serde.
     pub(crate) fn find(&self, name: &str) -> Option<&Given> {
         self.0.iter().find(|given| given.name == name)
+    }
+
+    /// Finds an attribute from one source.
+    pub(crate) fn from(&self, source: Source, name: &str) -> Option<&Given> {
+        self.0.iter().find(|given| given.source == source && given.name == name)
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
@@ -190,10 +189,15 @@ impl Attrs {
     }
 
     pub(crate) fn texts(&self, name: &str) -> impl Iterator<Item = &LitStr> {
-        self.0.iter().filter(move |given| given.name == name).filter_map(|given| match &given.value {
-            Value::Text(text) => Some(text),
-            _ => None,
-        })
+        self.0.iter().filter(move |given| given.name == name).filter_map(Given::text)
+    }
+
+    /// The aliases. One that both sources give is in it once.
+    pub(crate) fn aliases(&self) -> Vec<&LitStr> {
+        let own: Vec<String> =
+            self.iter().filter(|given| given.source == Source::Etcd).filter_map(Given::alias).map(LitStr::value).collect();
+        let is_new = |given: &&Given| given.source == Source::Etcd || given.alias().is_some_and(|alias| !own.contains(&alias.value()));
+        self.iter().filter(is_new).filter_map(Given::alias).collect()
     }
 
     pub(crate) fn path(&self, name: &str) -> Option<&Path> {
@@ -216,13 +220,59 @@ impl Attrs {
             _ => None,
         }
     }
+}
 
-    pub(crate) fn expr(&self, name: &str) -> Option<&Expr> {
-        match &self.find(name)?.value {
+impl Given {
+    pub(crate) fn expr(&self) -> Option<&Expr> {
+        match &self.value {
             Value::Expr(expr) => Some(expr),
             _ => None,
         }
     }
+
+    pub(crate) fn text(&self) -> Option<&LitStr> {
+        match &self.value {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    fn alias(&self) -> Option<&LitStr> {
+        self.text().filter(|_| self.name == "alias")
+    }
+}
+
+/// Reads the attributes in `#[etcd(...)]`.
+fn own(ctxt: &Ctxt, attributes: &[Attribute], place: Place) -> Vec<Given> {
+    let mut given = Vec::new();
+    for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("etcd")) {
+        if !matches!(attribute.meta, Meta::List(_)) {
+            ctxt.error(attribute, "the attribute needs arguments in parentheses: `#[etcd(...)]`");
+            continue;
+        }
+        let list = |input: ParseStream<'_>| {
+            while !input.is_empty() {
+                match one(input, place) {
+                    Ok(one) if one.name != "alias" && given.iter().any(|given: &Given| given.name == one.name) => {
+                        ctxt.error(&one.name, format_args!("`{}` is given twice: keep one", one.name));
+                    }
+                    Ok(one) => given.push(one),
+                    Err(error) => {
+                        ctxt.push(error);
+                        skip_one(input)?;
+                    }
+                }
+                if !input.is_empty() {
+                    input.parse::<Token![,]>()?;
+                }
+            }
+            Ok(())
+        };
+        if let Err(error) = attribute.parse_args_with(list) {
+            ctxt.push(error);
+        }
+    }
+    given
 }
 
 /// Reads a range. A number alone is a mistake.
@@ -280,7 +330,7 @@ fn one(input: ParseStream<'_>, place: Place) -> syn::Result<Given> {
                 let text: LitStr = input.parse()?;
                 return Err(syn::Error::new_spanned(&text, format_args!("write it without quotes: `{name} = {}`", text.value())));
             }
-            input.parse()
+            path(input, &name, known)
         })?),
         Takes::Paths if input.peek(syn::token::Paren) => {
             let paths;
@@ -289,7 +339,7 @@ fn one(input: ParseStream<'_>, place: Place) -> syn::Result<Given> {
         }
         Takes::Paths => return Err(wrong(&name, known)),
         Takes::ExprOrNothing if input.peek(Token![,]) || input.is_empty() => Value::Nothing,
-        Takes::ExprOrNothing => Value::Expr(after_equals(input, &name, known, Expr::parse)?),
+        Takes::ExprOrNothing => Value::Expr(after_equals(input, &name, known, |input| default(input, known))?),
         Takes::Range => Value::Expr(after_equals(input, &name, known, range)?),
         Takes::Array => Value::Expr(after_equals(input, &name, known, array)?),
         Takes::TypeOrNothing if input.peek(Token![,]) || input.is_empty() => Value::Nothing,
@@ -304,7 +354,49 @@ fn one(input: ParseStream<'_>, place: Place) -> syn::Result<Given> {
     if !input.is_empty() && !input.peek(Token![,]) {
         return Err(input.error(format_args!("a `,` is needed here, or the end: `{}`", known.example)));
     }
-    Ok(Given { name, value })
+    Ok(Given { name, source: Source::Etcd, value })
+}
+
+/// The path of a function or a module.
+fn path(input: ParseStream<'_>, name: &Ident, known: &Known) -> syn::Result<Path> {
+    let expr: Expr = input.parse()?;
+    match expr {
+        Expr::Path(ExprPath { qself: None, path, .. }) => Ok(path),
+        Expr::Closure(closure) => Err(syn::Error::new_spanned(
+            closure,
+            format_args!("a closure cannot be written here: make it a function, and write its path, `{}`", known.example),
+        )),
+        Expr::Call(call) => Err(syn::Error::new_spanned(
+            &call,
+            format_args!("the path is needed here, without a call: `{name} = {}`", crate::parse::source(&call.func)),
+        )),
+        other => Err(syn::Error::new_spanned(other, format_args!("a path is needed here: `{}`", known.example))),
+    }
+}
+
+/// The expression of a default. What looks like a function that is not called is refused.
+fn default(input: ParseStream<'_>, known: &Known) -> syn::Result<Expr> {
+    let expr: Expr = input.parse()?;
+    let refused = match &expr {
+        Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) if text.value().contains("::") => {
+            let text = text.value();
+            let call = text.trim_matches(':');
+            format!(
+                "a text with `::` may be meant as a function: write `default = {call}()` to call it, or `default = String::from({text:?})` for the text"
+            )
+        }
+        Expr::Path(path) if path.path.segments.last().is_some_and(is_function) => {
+            format!("call the function: `default = {}()`", crate::parse::source(path))
+        }
+        Expr::Closure(_) => format!("a default is a value, not a closure: write the value, `{}`", known.example),
+        _ => return Ok(expr),
+    };
+    Err(syn::Error::new_spanned(expr, refused))
+}
+
+/// Whether this is a name in `snake_case`, which functions have. Constants and variants do not.
+fn is_function(segment: &syn::PathSegment) -> bool {
+    segment.ident.unraw().to_string().chars().find(|c| *c != '_').is_some_and(char::is_lowercase)
 }
 
 fn after_equals<T>(
@@ -332,6 +424,9 @@ fn unknown(name: &Ident, place: Place) -> syn::Error {
     let other = place.other();
     if other.knows().iter().any(|known| known.name == text) {
         return syn::Error::new_spanned(name, format_args!("`{text}` goes on {}, not on {}", other.words(), place.words()));
+    }
+    if let Some(instead) = foreign::counterpart(&text, place) {
+        return syn::Error::new_spanned(name, instead);
     }
     let near = place.knows().iter().map(|known| (distance(known.name, &text), known.name)).min();
     let message = match near {

@@ -32,8 +32,8 @@ impl Case {
         match self {
             Self::Lower | Self::Snake => name.to_owned(),
             Self::Upper | Self::ScreamingSnake => name.to_ascii_uppercase(),
-            Self::Pascal => pascal(name),
-            Self::Camel => lower_first(&pascal(name)),
+            Self::Pascal => ascii_pascal(name),
+            Self::Camel => lower_first(&ascii_pascal(name)),
             Self::Kebab => name.replace('_', "-"),
             Self::ScreamingKebab => name.to_ascii_uppercase().replace('_', "-"),
         }
@@ -66,6 +66,15 @@ fn pascal(name: &str) -> String {
     name.split('_').map(upper_first).collect()
 }
 
+/// As serde does it: letters that are not in ASCII keep their case.
+fn ascii_pascal(name: &str) -> String {
+    let part = |part: &str| {
+        let mut chars = part.chars();
+        chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars).collect::<String>()
+    };
+    name.split('_').map(part).collect()
+}
+
 fn snake(name: &str) -> String {
     let mut out = String::with_capacity(name.len() + 4);
     for (at, c) in name.char_indices() {
@@ -84,7 +93,7 @@ fn upper_first(text: &str) -> String {
 
 fn lower_first(text: &str) -> String {
     let mut chars = text.chars();
-    chars.next().into_iter().flat_map(char::to_lowercase).chain(chars).collect()
+    chars.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(chars).collect()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ fn segments(ctxt: &Ctxt, schema: &Schema) {
         let (aliases, is_leaf): (&[Text], bool) = match &field.kind {
             Kind::Leaf(leaf) => (&leaf.aliases, true),
             Kind::Dir { .. } | Kind::DirMap(_) | Kind::Entries(..) => (&[], false),
-            Kind::Flatten(_) | Kind::Skip => continue,
+            Kind::Flatten(_) | Kind::Skip(_) => continue,
         };
         for Text { text, span } in std::iter::once(&field.segment).chain(aliases) {
             let name = field.ident.to_string();
@@ -47,7 +47,7 @@ fn variants(ctxt: &Ctxt, schema: &mut Schema) {
     let of = &schema.item.ident;
     let mut seen = HashMap::new();
     schema.fields.retain(|field| {
-        if matches!(field.kind, Kind::Skip) {
+        if matches!(field.kind, Kind::Skip(_)) {
             return true;
         }
         let (ident, variant) = (&field.ident, &field.variant);

@@ -31,7 +31,7 @@ pub(crate) use value::value;
 
 /// The fields that have keys, each with its index in the table.
 fn stored(model: &Schema) -> impl Iterator<Item = (usize, &Field)> {
-    model.fields.iter().filter(|field| !matches!(field.kind, Kind::Skip)).enumerate()
+    model.fields.iter().filter(|field| !matches!(field.kind, Kind::Skip(_))).enumerate()
 }
 
 /// The name of the change enum, such as `CheckoutChange`.

@@ -29,7 +29,7 @@ pub(crate) fn schema(model: &Schema, errors: &syn::Error) -> TokenStream {
 
         impl #impl_generics #krate::Schema for #ident #ty_generics #where_clause {
             type Change = #name #change_generics;
-            const TABLE: &'static #krate::Table = &#krate::Table { name: "", doc: "", prefix: ::core::option::Option::None, fields: &[] };
+            const TABLE: &'static #krate::Table = &#krate::Table { name: "", doc: "", prefix: ::core::option::Option::None, fields: &[], unknown: #krate::UnknownKeys::Ignored };
             fn decode(_: &mut #krate::Decoder<'_>) -> ::core::option::Option<Self> { ::core::option::Option::None }
             fn encode(&self, _: &mut #krate::Encoder<'_>) {}
             fn changes(_: &mut #krate::Delta<'_>, _: &mut ::std::vec::Vec<Self::Change>) {}

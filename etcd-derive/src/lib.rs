@@ -1,6 +1,6 @@
 //! The derive macros of `etcd-typed`. They are documented at their re-exports there.
 //!
-//! The modules form a pipeline: attributes (`attr`) and syntax (`parse`) become a `model`, which is
+//! The modules form a pipeline: attributes (`attr`, `serde_attrs`) and syntax (`parse`) become a `model`, which is
 //! checked as a whole (`check`) and converted to tokens (`expand`). `ctxt` collects mistakes on the
 //! way. If there are any, `fallback` keeps them from causing further errors.
 
@@ -14,6 +14,7 @@ mod expand;
 mod fallback;
 mod model;
 mod parse;
+mod serde_attrs;
 #[cfg(test)]
 mod tests;
 
@@ -23,14 +24,14 @@ use syn::{DeriveInput, parse_macro_input};
 use crate::ctxt::Ctxt;
 
 /// Documented at `etcd_typed::EtcdSchema`.
-#[proc_macro_derive(EtcdSchema, attributes(etcd))]
+#[proc_macro_derive(EtcdSchema, attributes(etcd, serde))]
 pub fn derive_schema(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
     schema(&input).into()
 }
 
 /// Documented at `etcd_typed::EtcdValue`.
-#[proc_macro_derive(EtcdValue, attributes(etcd))]
+#[proc_macro_derive(EtcdValue, attributes(etcd, serde))]
 pub fn derive_value(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
     value(&input).into()

@@ -14,11 +14,25 @@ pub(crate) struct Schema {
     pub(crate) prefix: Option<Prefix>,
     /// The validation of the struct as a whole.
     pub(crate) validate: Option<Path>,
+    /// What a key in its directory means that is no key of the struct.
+    pub(crate) unknown: Unknown,
+    /// Whether fields without a key get their value from the `Default` of the struct.
+    pub(crate) has_default: bool,
     /// The traits that its change enum derives in addition to `Debug`.
     pub(crate) change_derives: Vec<Path>,
     /// The fields, in the order of the struct. A field with a mistake may be missing; an error is
     /// then recorded.
     pub(crate) fields: Vec<Field>,
+}
+
+/// What a key in a struct's directory means that is no key of the struct.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unknown {
+    Ignored,
+    /// A live view says it once.
+    Reported,
+    /// The struct cannot be read.
+    Refused,
 }
 
 /// What both derives need to know about their type.
@@ -87,8 +101,8 @@ pub(crate) enum Kind {
     Entries(Map, Codec),
     /// A struct whose keys are in this struct's own directory.
     Flatten(Type),
-    /// Nothing is stored.
-    Skip,
+    /// Nothing is stored. A read gives the value of the expression, or the `Default` of the type.
+    Skip(Option<Box<Expr>>),
 }
 
 /// A field with one value.
@@ -140,12 +154,27 @@ pub(crate) enum Form {
     With(Path),
     /// The type's `Display` and `FromStr`.
     Text,
+    /// What a module of serde makes of the value.
+    Serde(Box<Module>),
+}
+
+/// The functions of a module of serde.
+#[derive(Clone)]
+pub(crate) struct Module {
+    /// `None` for the `Serialize` of the type.
+    pub(crate) serialize: Option<Expr>,
+    /// `None` for the `Deserialize` of the type.
+    pub(crate) deserialize: Option<Expr>,
+    /// Whether the functions take an `Option` of the value.
+    pub(crate) optional: bool,
 }
 
 /// What it means if a leaf has no key.
 pub(crate) enum Presence {
     Required,
     Optional,
+    /// An `Option` that has the value of this expression. Contains its source text too.
+    OptionalOr(Box<Expr>, String),
     /// The `Default` of the type.
     Default,
     /// The value of this expression. Contains its source text too.

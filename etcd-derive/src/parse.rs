@@ -2,6 +2,7 @@
 //! Rules that cover several fields are in `check.rs`.
 
 mod limits;
+mod modes;
 mod prefix;
 mod types;
 mod value;
@@ -9,13 +10,14 @@ mod value;
 use proc_macro2::Ident;
 use quote::format_ident;
 use syn::ext::IdentExt;
-use syn::{Attribute, Data, DeriveInput, Expr, ExprLit, Fields, Lit, Meta, Type, parse_quote};
+use syn::{Attribute, Data, DeriveInput, Expr, ExprLit, Fields, Lit, LitStr, Meta, Type, parse_quote};
 
-use crate::attr::{Attrs, Given, Place};
+use crate::attr::{Attrs, Given, Place, Source};
 use crate::case::{self, Case};
 use crate::ctxt::Ctxt;
-use crate::model::{Codec, Field, Form, Item, Kind, Leaf, Map, Presence, Schema, Text};
+use crate::model::{Codec, Field, Form, Item, Kind, Leaf, Map, Module, Presence, Schema, Text, Unknown};
 
+use modes::{Mode, refuse_what_does_not_go};
 pub(crate) use types::{is_secret, source};
 pub(crate) use value::value;
 
@@ -23,16 +25,18 @@ pub(crate) use value::value;
 /// errors needs one.
 pub(crate) fn schema(ctxt: &Ctxt, input: &DeriveInput) -> Schema {
     let attrs = Attrs::read(ctxt, &input.attrs, Place::Struct);
-    let case = case(ctxt, &attrs);
+    let around = Around { case: case(ctxt, &attrs), of: &input.ident, default: container_default(&attrs, &input.ident) };
+    refuse_other_forms(ctxt, &attrs, &input.data);
     let fields = match &input.data {
         Data::Struct(data) => match &data.fields {
-            Fields::Named(fields) => fields.named.iter().filter_map(|it| field(ctxt, it, case, &input.ident)).collect(),
+            Fields::Named(fields) => fields.named.iter().filter_map(|it| field(ctxt, it, &around)).collect(),
             Fields::Unit => Vec::new(),
             Fields::Unnamed(fields) => {
                 ctxt.error(fields, "a schema needs named fields, one key each; for a newtype with one value derive `EtcdValue`");
                 Vec::new()
             }
         },
+        Data::Enum(_) if tag(&attrs).is_some() => Vec::new(),
         Data::Enum(data) => {
             ctxt.error(
                 data.enum_token,
@@ -50,8 +54,74 @@ pub(crate) fn schema(ctxt: &Ctxt, input: &DeriveInput) -> Schema {
         doc: doc(&input.attrs),
         prefix: attrs.text("prefix").map(|text| prefix::prefix(ctxt, text)),
         validate: attrs.path("validate").cloned(),
+        unknown: match (attrs.has("strict"), attrs.has("deny_unknown_fields")) {
+            (true, _) => Unknown::Refused,
+            (false, true) => Unknown::Reported,
+            (false, false) => Unknown::Ignored,
+        },
+        has_default: attrs.from(Source::Serde, "default").is_some_and(|given| given.expr().is_none()),
         change_derives: attrs.paths("change").to_vec(),
         fields,
+    }
+}
+
+/// What the fields of a struct need to know about it.
+struct Around<'a> {
+    case: Option<Case>,
+    of: &'a Ident,
+    /// An expression of the struct whose fields are the defaults, and its source text.
+    default: Option<(Expr, String)>,
+}
+
+impl Around<'_> {
+    /// The default of a field, if serde's `default` on the struct gives one.
+    fn default_of(&self, field: &Ident) -> Option<(Box<Expr>, String)> {
+        let (value, text) = self.default.as_ref()?;
+        Some((Box::new(parse_quote!(#value.#field)), format!("{text}.{field}")))
+    }
+}
+
+fn container_default(attrs: &Attrs, of: &Ident) -> Option<(Expr, String)> {
+    let given = attrs.from(Source::Serde, "default")?;
+    Some(match given.expr() {
+        Some(call) => (call.clone(), source(call)),
+        None => (parse_quote!(<Self as ::core::default::Default>::default()), format!("{of}::default()")),
+    })
+}
+
+/// The attribute that makes a tagged or untagged enum.
+fn tag(attrs: &Attrs) -> Option<&Ident> {
+    ["tag", "untagged", "content"].iter().find_map(|name| Some(&attrs.from(Source::Serde, name)?.name))
+}
+
+/// Refuses attributes of serde with which the struct is stored as something other than its fields.
+fn refuse_other_forms(ctxt: &Ctxt, attrs: &Attrs, data: &Data) {
+    if let (Some(tag), Data::Enum(_)) = (tag(attrs), data) {
+        ctxt.error(
+            tag,
+            "an enum is not a schema, since its keys would differ from variant to variant: take `EtcdSchema` off, and put `#[etcd(json)]` on the \
+             fields of this type, which stores it in one key, as serde writes it",
+        );
+    } else if let Some(tag) = tag(attrs) {
+        ctxt.error(tag, "the name of a struct is not stored: remove this, or put `#[etcd(json)]` on the fields of this type");
+    }
+    if let Some(given) = attrs.from(Source::Serde, "transparent") {
+        ctxt.error(&given.name, "a transparent struct is one value and has no keys: derive `EtcdValue` for it, or remove this");
+    }
+    refuse_conversions(ctxt, attrs, |other| {
+        format!(
+            "the fields that are stored are those of this struct, and serde converts it first: derive `EtcdSchema` for the other type, or put \
+             `#[etcd(json)]` on the fields of this type; if the other type is a value, derive `EtcdValue` for this one, with `#[etcd(try_from = {other})]`"
+        )
+    });
+}
+
+/// `reason` gets the name of the other type.
+fn refuse_conversions(ctxt: &Ctxt, attrs: &Attrs, reason: impl Fn(&str) -> String) {
+    let conversion = ["try_from", "from", "into"].iter().find_map(|name| attrs.from(Source::Serde, name));
+    if let Some(given) = conversion {
+        let other = given.text().map(LitStr::value);
+        ctxt.error(&given.name, reason(other.as_deref().unwrap_or("Type")));
     }
 }
 
@@ -78,12 +148,13 @@ fn case(ctxt: &Ctxt, attrs: &Attrs) -> Option<Case> {
 }
 
 /// Parses one field. Returns `None` if the field is too wrong to be used.
-fn field(ctxt: &Ctxt, field: &syn::Field, case: Option<Case>, of: &Ident) -> Option<Field> {
+fn field(ctxt: &Ctxt, field: &syn::Field, around: &Around<'_>) -> Option<Field> {
+    let of = around.of;
     let ident = field.ident.clone()?;
     let attrs = Attrs::read(ctxt, &field.attrs, Place::Field);
     let mode = Mode::of(&attrs);
-    refuse_what_does_not_go(ctxt, &attrs, mode);
-    let kind = kind(ctxt, &attrs, mode, &field.ty)?;
+    refuse_what_does_not_go(ctxt, &attrs, mode, &field.ty);
+    let kind = kind(ctxt, &attrs, mode, field, around)?;
     if matches!(&kind, Kind::Dir { ty, .. } | Kind::DirMap(Map { value: ty, .. }) | Kind::Flatten(ty) if types::is(ty, of)) {
         ctxt.error(
             &field.ty,
@@ -92,80 +163,44 @@ fn field(ctxt: &Ctxt, field: &syn::Field, case: Option<Case>, of: &Ident) -> Opt
         return None;
     }
     let name = ident.unraw().to_string();
+    let advice = "; give it one with `#[etcd(rename = \"...\")]`";
     let segment = match (attrs.text("rename"), &kind) {
-        (_, Kind::Flatten(_) | Kind::Skip) => Text { text: String::new(), span: ident.span() },
-        (Some(rename), _) => segment(ctxt, rename.value(), rename.span(), ""),
+        (_, Kind::Flatten(_) | Kind::Skip(_)) => Text { text: String::new(), span: ident.span() },
+        (Some(rename), _) => {
+            let is_own = attrs.from(Source::Etcd, "rename").is_some();
+            segment(ctxt, rename.value(), rename.span(), if is_own { "" } else { advice })
+        }
         (None, _) => {
-            let text = case.map_or_else(|| name.clone(), |case| case.of_field(&name));
-            segment(ctxt, text, ident.span(), "; give it one with `#[etcd(rename = \"...\")]`")
+            let text = around.case.map_or_else(|| name.clone(), |case| case.of_field(&name));
+            segment(ctxt, text, ident.span(), advice)
         }
     };
     let variant = format_ident!("{}", case::variant_of_field(&name), span = ident.span());
     Some(Field { ty: field.ty.clone(), doc: doc(&field.attrs), variant, segment, kind, ident })
 }
 
-/// The kind of a field, chosen by attributes that exclude each other.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Leaf,
-    Dir,
-    Entries,
-    Flatten,
-    Skip,
-}
-
-impl Mode {
-    fn of(attrs: &Attrs) -> Self {
-        let first = [("skip", Self::Skip), ("flatten", Self::Flatten), ("dir", Self::Dir), ("entries", Self::Entries)];
-        first.into_iter().find(|(name, _)| attrs.has(name)).map_or(Self::Leaf, |(_, mode)| mode)
-    }
-
-    /// Why an attribute is not allowed on a field of this kind. `None` if it is allowed.
-    fn refuses(self, name: &str) -> Option<&'static str> {
-        match (self, name) {
-            (Self::Skip, "skip") | (Self::Flatten, "flatten") | (Self::Dir, "dir") | (Self::Entries, "entries") => None,
-            (Self::Leaf, _) | (Self::Dir, "rename") | (Self::Entries, "rename" | "secret" | "allow_debug") => None,
-            (Self::Entries, "json" | "with" | "text" | "validate" | "range" | "length" | "one_of") => None,
-            (Self::Skip, _) => Some("`skip` leaves the field out: remove this, or `skip`"),
-            (Self::Flatten, "rename" | "alias") => {
-                Some("`flatten` puts the keys of the field's struct next to those of this struct, so there is no name to set: remove this")
-            }
-            (Self::Flatten, "validate") => Some("put `#[etcd(validate = ...)]` on the flattened struct"),
-            (Self::Flatten, "default") => Some("put `#[etcd(default)]` on the fields of the flattened struct"),
-            (Self::Flatten, "secret") => Some("put `#[etcd(secret)]` on the fields of the flattened struct"),
-            (Self::Flatten, _) => Some("`flatten` is for a struct of keys: remove this, or `flatten`"),
-            (Self::Dir, "json" | "with" | "text") => {
-                Some("`dir` stores one key per field, this stores the whole struct in one key: remove one of them")
-            }
-            (Self::Dir, "entries") => Some("`dir` is for a map of structs, `entries` for a map of values: remove one of them"),
-            (Self::Dir, "validate") => Some("put `#[etcd(validate = ...)]` on the nested struct"),
-            (Self::Dir, "default") => Some("put `#[etcd(default)]` on the fields of the nested struct, or make the field an `Option`"),
-            (Self::Dir, "secret") => Some("put `#[etcd(secret)]` on the fields of the nested struct"),
-            (Self::Entries, "default") => Some("a map without keys is empty and needs no default: remove this"),
-            (Self::Dir | Self::Entries, "alias") => Some("only a field of one key can have an alias: remove this"),
-            (Self::Dir | Self::Entries, _) => Some("this has no meaning here: remove it"),
-        }
-    }
-}
-
-fn refuse_what_does_not_go(ctxt: &Ctxt, attrs: &Attrs, mode: Mode) {
-    for Given { name, .. } in attrs.iter() {
-        if let Some(reason) = mode.refuses(&name.to_string()) {
-            ctxt.error(name, reason);
-        }
-    }
-    if let (Mode::Leaf | Mode::Entries, true, Some(with)) = (mode, attrs.has("json"), attrs.find("with")) {
-        ctxt.error(&with.name, "a value has one stored form: remove `with`, or `json`");
-    }
-    limits::refuse_what_does_not_go(ctxt, attrs, mode == Mode::Leaf || mode == Mode::Entries);
-}
-
-fn kind(ctxt: &Ctxt, attrs: &Attrs, mode: Mode, ty: &Type) -> Option<Kind> {
+fn kind(ctxt: &Ctxt, attrs: &Attrs, mode: Mode, field: &syn::Field, around: &Around<'_>) -> Option<Kind> {
+    let ty = &field.ty;
     let map = types::map(ty);
     let option = types::option(ty);
     match mode {
-        Mode::Skip => Some(Kind::Skip),
+        Mode::Skip => {
+            let default = match attrs.from(Source::Serde, "default") {
+                Some(given) => given.expr().cloned().map(Box::new),
+                None => field.ident.as_ref().and_then(|ident| around.default_of(ident)).map(|(expr, _)| expr),
+            };
+            Some(Kind::Skip(default))
+        }
         Mode::Flatten => {
+            let is_serde = attrs.from(Source::Etcd, "flatten").is_none();
+            if is_serde && (map.is_some() || types::is_map_like(ty)) {
+                ctxt.error(
+                    ty,
+                    "a flattened map takes the keys that no field takes, and a schema knows its keys: leave it out with `#[etcd(skip)]`, or store it in \
+                     one key with `#[etcd(json)]`",
+                );
+                return None;
+            }
             if option.is_some() || map.is_some() {
                 ctxt.error(ty, "`flatten` takes a struct; an `Option` or a map needs a directory of its own: `#[etcd(dir)]`");
                 return None;
@@ -178,22 +213,34 @@ fn kind(ctxt: &Ctxt, attrs: &Attrs, mode: Mode, ty: &Type) -> Option<Kind> {
                 ctxt.error(ty, "a map without keys is empty and is never `None`: write the map without `Option`");
                 None
             }
+            (None, _) if types::list(option.unwrap_or(ty)).is_some() => {
+                let item = types::list(option.unwrap_or(ty)).map_or_else(String::new, source);
+                ctxt.error(
+                    ty,
+                    format_args!(
+                        "a list has no names for the directories of its structs: use a map by name, `BTreeMap<String, {item}>`, or store the list in one \
+                         key with `#[etcd(json)]`"
+                    ),
+                );
+                None
+            }
             (None, Some(inner)) => Some(Kind::Dir { ty: inner.clone(), optional: true }),
             (None, None) => Some(Kind::Dir { ty: ty.clone(), optional: false }),
         },
         Mode::Entries => match map {
-            Some((key, value)) => Some(Kind::Entries(Map { key: key.clone(), value: value.clone() }, codec(attrs))),
+            Some((key, value)) => Some(Kind::Entries(Map { key: key.clone(), value: value.clone() }, codec(ctxt, attrs, value, None))),
             None => {
                 ctxt.error(ty, "`entries` is for a map: `BTreeMap<K, V>` or `HashMap<K, V>`");
                 None
             }
         },
-        Mode::Leaf => leaf(ctxt, attrs, ty, option, map.is_some()),
+        Mode::Leaf => leaf(ctxt, attrs, field, option, map.is_some(), around),
     }
 }
 
-fn leaf(ctxt: &Ctxt, attrs: &Attrs, ty: &Type, option: Option<&Type>, is_map: bool) -> Option<Kind> {
-    let codec = codec(attrs);
+fn leaf(ctxt: &Ctxt, attrs: &Attrs, field: &syn::Field, option: Option<&Type>, is_map: bool, around: &Around<'_>) -> Option<Kind> {
+    let ty = &field.ty;
+    let codec = codec(ctxt, attrs, option.unwrap_or(ty), Some(option.is_some()));
     if is_map && matches!(codec.form, Form::Own) {
         ctxt.error(
             ty,
@@ -202,26 +249,36 @@ fn leaf(ctxt: &Ctxt, attrs: &Attrs, ty: &Type, option: Option<&Type>, is_map: bo
         );
         return None;
     }
-    let presence = match (option, attrs.find("default"), attrs.expr("default")) {
-        (Some(_), Some(default), _) => {
-            ctxt.error(&default.name, "an `Option` without key is `None`: remove `default`, or the `Option`");
+    let of_struct = || field.ident.as_ref().and_then(|ident| around.default_of(ident));
+    let given = attrs.find("default");
+    let default = given.and_then(|given| given.expr()).map(|expr| (Box::new(expr.clone()), source(expr)));
+    let presence = match (option, given.map(|given| given.source), default) {
+        (Some(_), Some(Source::Etcd), _) => {
+            if let Some(given) = given {
+                ctxt.error(&given.name, "an `Option` without key is `None`: remove `default`, or the `Option`");
+            }
             Presence::Optional
         }
-        (Some(_), None, _) => Presence::Optional,
-        (None, Some(_), Some(expr)) => Presence::DefaultOf(Box::new(expr.clone()), source(expr)),
+        (Some(_), Some(Source::Serde), Some((expr, text))) => Presence::OptionalOr(expr, text),
+        (Some(_), Some(Source::Serde), None) => Presence::Optional,
+        (Some(_), None, _) => of_struct().map_or(Presence::Optional, |(expr, text)| Presence::OptionalOr(expr, text)),
+        (None, Some(_), Some((expr, text))) => Presence::DefaultOf(expr, text),
         (None, Some(_), None) => Presence::Default,
-        (None, None, _) => Presence::Required,
+        (None, None, _) => of_struct().map_or(Presence::Required, |(expr, text)| Presence::DefaultOf(expr, text)),
     };
-    let aliases = attrs.texts("alias").map(|alias| segment(ctxt, alias.value(), alias.span(), "")).collect();
+    let aliases = attrs.aliases().iter().map(|alias| segment(ctxt, alias.value(), alias.span(), "")).collect();
     Some(Kind::Leaf(Leaf { ty: option.unwrap_or(ty).clone(), codec, presence, aliases }))
 }
 
-fn codec(attrs: &Attrs) -> Codec {
+/// `optional`: whether the field is an `Option`. `None` if a module of serde cannot apply, since it
+/// is for the field as a whole.
+fn codec(ctxt: &Ctxt, attrs: &Attrs, ty: &Type, optional: Option<bool>) -> Codec {
     let form = match attrs.path("with") {
+        // With more than one of them, an error is recorded.
+        _ if attrs.has("json") => Form::Json,
         Some(module) => Form::With(module.clone()),
-        None if attrs.has("json") => Form::Json,
         None if attrs.has("text") => Form::Text,
-        None => Form::Own,
+        None => optional.and_then(|optional| module(ctxt, attrs, ty, optional)).map_or(Form::Own, |module| Form::Serde(Box::new(module))),
     };
     Codec {
         form,
@@ -230,6 +287,36 @@ fn codec(attrs: &Attrs) -> Codec {
         secret: attrs.has("secret"),
         allow_debug: attrs.has("allow_debug"),
     }
+}
+
+/// The functions of serde that give the field its stored form.
+fn module(ctxt: &Ctxt, attrs: &Attrs, ty: &Type, optional: bool) -> Option<Module> {
+    let given = |name| attrs.from(Source::Serde, name);
+    let (write, read) = (given("serialize_with"), given("deserialize_with"));
+    let is_mask = write.and_then(Given::expr).is_some_and(types::is_mask);
+    match (write, read) {
+        _ if only_masks(ty, write, read) => None,
+        (_, Some(read)) if is_mask || is_secret(ty) && write.is_none() => {
+            ctxt.error(
+                &read.name,
+                "serde reads this secret through a function and never writes it, which leaves its stored form open: choose one with \
+                 `#[etcd(with = module)]`, a module with `encode` and `decode`",
+            );
+            None
+        }
+        (None, None) => None,
+        _ => {
+            let function = |given: Option<&Given>| given.and_then(Given::expr).cloned();
+            Some(Module { serialize: function(write), deserialize: function(read), optional })
+        }
+    }
+}
+
+/// Whether serde's functions only hide the value from people, so that the value is not stored
+/// through them. A `Secret` has no `Serialize`, so a struct that is shown to people may mask it with
+/// any function, and a function that no other one reverses is taken for a mask.
+fn only_masks(ty: &Type, write: Option<&Given>, read: Option<&Given>) -> bool {
+    read.is_none() && write.and_then(Given::expr).is_some_and(|function| types::is_mask(function) || is_secret(ty))
 }
 
 /// A segment of a key as it is stored. `otherwise` is appended to errors and says what to do.

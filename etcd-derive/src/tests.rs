@@ -77,3 +77,57 @@ fn items_are_generated_despite_a_mistake() {
     };
     assert_snapshot("fallback", crate::schema(&input));
 }
+
+#[test]
+fn attributes_of_clap_change_nothing() {
+    let plain: DeriveInput = parse_quote! {
+        struct Schema {
+            /// The address.
+            #[serde(default = "address")]
+            address: String,
+        }
+    };
+    let with_clap: DeriveInput = parse_quote! {
+        #[command(version, about, rename_all = "camelCase")]
+        struct Schema {
+            /// The address.
+            #[arg(long, short = 'a', env = "ADDRESS", default_value_t = address(), rename = "other")]
+            #[clap(flatten, skip)]
+            #[serde(default = "address")]
+            address: String,
+        }
+    };
+    assert_eq!(crate::schema(&with_clap).to_string(), crate::schema(&plain).to_string());
+}
+
+#[test]
+fn serde_and_etcd_attributes_expand_alike() {
+    let own: DeriveInput = parse_quote! {
+        #[etcd(rename_all = "kebab-case")]
+        struct Schema {
+            #[etcd(rename = "x", alias = "y", alias = "z", default)]
+            a: u32,
+            #[etcd(default = five())]
+            b_c: u32,
+            #[etcd(flatten)]
+            d: Inner,
+            #[etcd(skip)]
+            e: u32,
+        }
+    };
+    let serde: DeriveInput = parse_quote! {
+        #[serde(rename_all = "kebab-case", bound = "", crate = "other", expecting = "a struct")]
+        struct Schema {
+            #[serde(rename = "x", alias = "y", default)]
+            #[serde(alias = "z")]
+            a: u32,
+            #[serde(default = "five")]
+            b_c: u32,
+            #[serde(flatten)]
+            d: Inner,
+            #[serde(skip, borrow, getter = "Other::get")]
+            e: u32,
+        }
+    };
+    assert_eq!(crate::schema(&serde).to_string(), crate::schema(&own).to_string());
+}

@@ -189,7 +189,7 @@ pub use publish::{Published, PublishedStatus};
 pub use queue::{Guard, Token, TokenError};
 pub use retry::{Backoff, RetryPolicy};
 pub use revision::{LeaseId, Revision};
-pub use schema::{Change, Decoder, Delta, Encoder, Field, Keyed, Kind, Map, MapKey, Presence, Schema, Table, Update};
+pub use schema::{Change, Decoder, Delta, Encoder, Field, Keyed, Kind, Map, MapKey, Presence, Schema, Table, UnknownKeys, Update};
 pub use store::StatsKind;
 pub use value::{Bounds, Codec, EtcdValue, InList, Json, Length, Limits, Secret, Text, ValueError, serialize_masked};
 pub use version::{Expect, Versioned};
@@ -278,6 +278,14 @@ pub use watch::Interruption;
 /// The traits that the change enum derives besides `Debug`. The types of all fields must implement
 /// them.
 ///
+/// ## `strict`
+///
+/// A key in the struct's directory that is not in the schema is an error: [`Dir::get`] and
+/// [`Dir::update`] return `Invalid`, and a [live view](Dir::live) keeps its last good state. Without
+/// the attribute, only [`Dir::check`] lists such keys. With it, a new field in a newer program stops
+/// older programs as soon as the field is written. It applies to the struct's own directory, not to
+/// the directories of nested structs. Keys with a segment that starts with `_` are ignored.
+///
 /// ## `crate = path`
 ///
 /// The path of this crate, for macros of a crate that re-exports it: `crate = my_crate::etcd_typed`.
@@ -295,6 +303,10 @@ pub use watch::Interruption;
 /// The value of the field if its key does not exist. A string literal is converted with `Into`. The
 /// default is not written to the store: the [`Entry`] of the field still reports that the key does not
 /// exist.
+///
+/// A string literal with `::` is refused, since in serde's attribute it would be the path of a
+/// function. Write `default = Settings::title()` to call a function, or `default =
+/// String::from("a::b")` for the text.
 ///
 /// ## `json`
 ///
@@ -478,6 +490,81 @@ pub use watch::Interruption;
 /// # Ok(()) }
 /// ```
 ///
+/// # Attributes of serde
+///
+/// The derive reads `#[serde(...)]`, so a struct that serde reads from a file needs no second set of
+/// attributes. The crate `serde` need not be a dependency. An attribute in `#[etcd(...)]` wins over the
+/// same one of serde. Two attributes that exclude each other, such as `#[serde(skip)]` and
+/// `#[etcd(secret)]`, are an error.
+///
+/// ```
+/// # use etcd_typed::{Client, EtcdSchema};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize, EtcdSchema, Clone, Debug, PartialEq)]
+/// #[serde(rename_all = "kebab-case", default)]
+/// struct Settings {
+///     page_size: u32,
+///     #[serde(alias = "heading")]
+///     title: String,
+///     #[serde(flatten)]
+///     limits: Limits,
+/// }
+///
+/// #[derive(Serialize, Deserialize, EtcdSchema, Clone, Debug, PartialEq)]
+/// #[serde(rename_all = "kebab-case", default)]
+/// struct Limits {
+///     max_users: Option<u32>,
+/// }
+///
+/// impl Default for Settings {
+///     fn default() -> Self {
+///         Self { page_size: 50, title: "Forum".to_owned(), limits: Limits::default() }
+///     }
+/// }
+///
+/// impl Default for Limits {
+///     fn default() -> Self {
+///         Self { max_users: Some(1000) }
+///     }
+/// }
+///
+/// let client = Client::connect("memory:").await?;
+/// let cfg = client.dir::<Settings>("/forum")?;
+/// assert_eq!(*cfg.get().await?, Settings::default());
+/// cfg.page_size.set(&20).await?; // /forum/page-size
+/// assert_eq!(cfg.get().await?.page_size, 20);
+/// # Ok(()) }
+/// ```
+///
+/// | attribute of serde | meaning here |
+/// |---|---|
+/// | `rename`, `rename_all` | as the attributes of the same name above. Different names for reading and writing are refused, since a key has one name |
+/// | `alias` | as `alias`, on a field with one key |
+/// | `default`, `default = "path"` on a field | the value of the field if its key does not exist. The text is always the path of a function. On an `Option`, the function may return `Some`: a read without key gives that, and a write of `None` is refused |
+/// | `default`, `default = "path"` on the struct | every field without a key has the value from the struct's `Default`, or from the function. A field's own `default` wins. It is called once for each field without a key. A nested struct has the defaults of its own attributes; a map without keys is empty |
+/// | `default` on a nested struct (`dir`) | the nested struct is read from the defaults of its fields. Put `#[serde(default)]` on the nested struct too |
+/// | `flatten` | as `flatten`, for a struct that derives `EtcdSchema`. A flattened map takes the keys that no field takes, which a schema cannot do: leave it out with `#[etcd(skip)]`, or store it in one key with `#[etcd(json)]` |
+/// | `skip` | the field is not stored; a read gives its `default` |
+/// | `skip_serializing_if` | ignored. An `Option` that is `None` has no key anyway. Every other field is always written, so that its key shows its value |
+/// | `skip_serializing`, `skip_deserializing` | both together are `skip`. One alone is refused, since a key is written and read: `#[etcd(skip)]` leaves the field out, and any other attribute in `#[etcd(...)]`, such as `secret`, stores it. A [`Secret`] with `skip_serializing` is stored |
+/// | `with`, `serialize_with`, `deserialize_with` | the functions make the stored value, as described below |
+/// | `deny_unknown_fields` | a [live view](Dir::live) logs once that its directory has unknown keys; reads ignore them. `#[etcd(strict)]` refuses them |
+/// | `tag`, `content`, `untagged` | refused on a schema: `#[etcd(json)]` on the field stores the enum in one key |
+/// | `transparent` | refused on a schema: derive [`EtcdValue`](derive@EtcdValue) |
+/// | `from`, `try_from`, `into` | refused, since the fields of another type are meant: derive `EtcdSchema` for that type, or use `#[etcd(json)]`. If the other type is a value, derive [`EtcdValue`](derive@EtcdValue) with `try_from` |
+/// | `rename_all_fields`, `bound`, `borrow`, `crate`, `expecting`, `getter`, `remote` | ignored |
+///
+/// A field with a module of serde (`with`) is stored as what the module makes of its value. A string, a
+/// number or a boolean is stored as its text; everything else is stored as JSON. A read passes the
+/// stored text to the same module: as JSON if it begins like a number, a boolean, an array or an
+/// object, and as a string if the module does not accept that. A write is refused with
+/// [`Encode`](ErrorKind::Encode) if the module does not read the same value back. If the field is an
+/// `Option`, the module is one for the `Option`, and the type must be `Clone`. A `serialize_with` that
+/// hides a secret from people is not used: that of a [`Secret`] without a `deserialize_with`, and
+/// [`serialize_masked`] on any field. Such a field is stored as its type says.
+///
 /// # What is generated
 ///
 /// For the struct above, the derive generates the following, besides implementations of [`Schema`] (a
@@ -609,7 +696,7 @@ pub use etcd_derive::EtcdSchema;
 ///
 /// ## `transparent`
 ///
-/// Makes a struct with one named field a newtype. A tuple struct with one field is one without it.
+/// Makes a struct with one named field a newtype, as `#[serde(transparent)]` does. A tuple struct with one field is one without it.
 ///
 /// ## `rename_all = "kebab-case"`
 ///
@@ -626,6 +713,18 @@ pub use etcd_derive::EtcdSchema;
 ///
 /// `rename` sets the text that is stored for the variant. Each `alias` (there may be several) is
 /// another text that is decoded to the variant.
+///
+/// # Attributes of serde
+///
+/// `rename_all` on the type, and `rename` and `alias` on a variant, are read from `#[serde(...)]` too;
+/// `#[etcd(...)]` wins. Without `rename_all` in either, a variant is stored in `snake_case`, also if
+/// serde would write it as `VeryLoud`. A struct with one named field is a newtype if it has
+/// `#[serde(transparent)]`.
+///
+/// Attributes with which serde writes another form are refused unless `#[etcd(...)]` chooses the form
+/// with `text` or `try_from`. For `from`, `try_from` and `into`, write `#[etcd(try_from = Type)]` with
+/// the same type. For `tag`, `content` and `untagged`, take the derive off, and put `#[etcd(json)]` on
+/// the fields of the type.
 ///
 /// # What is generated
 ///

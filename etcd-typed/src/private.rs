@@ -6,8 +6,8 @@ use std::marker::PhantomData;
 use std::str::FromStr;
 
 pub use bytes::Bytes;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+pub use serde::{Deserialize, Serialize};
 
 use crate::client::Client;
 use crate::error::{Masked, Result};
@@ -15,9 +15,9 @@ use crate::handle::EtcdSchema;
 pub use crate::handle::{Entries, Fields};
 use crate::key::Key;
 use crate::schema::{Change, Field, Keyed, Kind, Presence, Table};
-pub use crate::schema::{Leaf, LeafOpt, LeafTuple, OneLeaf, Tuple};
+pub use crate::schema::{Fallback, Leaf, LeafOpt, LeafOptOr, LeafTuple, OneLeaf, Tuple};
 use crate::value::{Bounds, Codec, EtcdValue, Limits, Secret, ValueError, text_form};
-pub use crate::value::{LimitsOf, has_length, in_range, is_one_of};
+pub use crate::value::{LimitsOf, from_text, has_length, in_range, is_one_of, present, to_text};
 
 /// The defaults of a table row. Rows of directories and maps override some of them.
 pub const FIELD: Field = Field {
@@ -150,7 +150,28 @@ pub fn encoded<B: Into<Bytes>, E: fmt::Display>(result: std::result::Result<B, E
     result.map(Into::into).map_err(ValueError::new)
 }
 
-/// Converts the result of `decode` in a `with = module`, or of `validate = path`.
+/// Converts the result of `validate = path`.
+pub fn verdict<V: Verdict>(verdict: V) -> std::result::Result<(), ValueError> {
+    verdict.verdict()
+}
+
+/// The result of a validation.
+#[diagnostic::on_unimplemented(
+    message = "`validate` takes a function from `&T` to `Result<(), E>`, with any `E: Display`, and this returns `{Self}`",
+    label = "returns `{Self}`"
+)]
+pub trait Verdict {
+    /// Converts the result.
+    fn verdict(self) -> std::result::Result<(), ValueError>;
+}
+
+impl<E: fmt::Display> Verdict for std::result::Result<(), E> {
+    fn verdict(self) -> std::result::Result<(), ValueError> {
+        self.map_err(ValueError::new)
+    }
+}
+
+/// Converts the result of `decode` in a `with = module`.
 pub fn checked<T, E: fmt::Display>(result: std::result::Result<T, E>) -> std::result::Result<T, ValueError> {
     result.map_err(ValueError::new)
 }

@@ -9,6 +9,7 @@ mod delta;
 mod describe;
 mod encode;
 mod entries;
+mod fallback;
 mod leaf_tuple;
 mod pointer;
 mod presence;
@@ -30,10 +31,11 @@ pub use decode::Decoder;
 use decode::Gathered;
 pub use delta::{Change, Delta, Keyed, Update};
 pub(crate) use describe::Witnesses;
-pub use describe::{Field, Kind, Presence, Table};
+pub use describe::{Field, Kind, Presence, Table, UnknownKeys};
 pub use encode::Encoder;
 pub(crate) use entries::{Entries, entry};
-pub use leaf_tuple::{Leaf, LeafOpt, LeafTuple, OneLeaf, Tuple};
+pub use fallback::Fallback;
+pub use leaf_tuple::{Leaf, LeafOpt, LeafOptOr, LeafTuple, OneLeaf, Tuple};
 pub(crate) use presence::{Removable, removable_in_map};
 #[cfg(feature = "snapshot")]
 pub(crate) use read_keys::{Look, NeededSecret};
@@ -51,10 +53,9 @@ use crate::version::{Versioned, Versions};
 /// Use `#[derive(EtcdSchema)]` to implement it; do not implement it by hand. Only this crate calls
 /// its methods. They are pure: they convert between the struct and a tree of relative keys.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not a schema",
+    message = "`{Self}` is not a schema: add `#[derive(EtcdSchema)]` to it",
     label = "not a schema",
-    note = "for a directory with a key for each field add `#[derive(EtcdSchema)]` to the type",
-    note = "to store all of it in one key, remove `dir` from the field, and add `#[etcd(json)]` or derive `EtcdValue` for the type"
+    note = "to store all of it in one key, remove `dir` or `flatten` from the field, and add `#[etcd(json)]` or derive `EtcdValue` for the type"
 )]
 pub trait Schema: Sized + Send + Sync + 'static {
     /// A change of one field: an enum with one variant per field.
@@ -310,6 +311,9 @@ enum Validation {
     Skip,
 }
 
+/// The reason of a problem with an unknown key.
+const UNKNOWN: &str = "not a key of the schema";
+
 /// Returns every problem in `directory`: those that a read would report, failed validations, and
 /// keys that no read looks at. The validation of a struct as a whole runs only if all its fields
 /// could be read. `owns` decides whether a key is in the schema. `around` lists the directories
@@ -326,16 +330,18 @@ where
 {
     let mut decoder = Decoder::new(directory, tree, Validation::Run);
     read(&mut decoder);
-    let (mut problems, basis) = decoder.into_found();
+    let (mut problems, basis): (Vec<Problem>, _) = decoder.into_found();
     // A key that was read needs no further check. A key of the schema that was not read is an
     // unused alias, or is left over.
     let was_read: HashSet<&str> = basis.iter().map(|(relative, _)| relative.as_str()).collect();
+    // The read of a strict struct has listed its unknown keys.
+    problems.retain(|problem: &Problem| problem.kind != ProblemKind::Unknown);
     problems.extend(tree.iter().filter_map(|(relative, stored)| {
         let is_hidden = relative.split('/').any(key::is_hidden);
         if is_hidden || was_read.contains(relative.as_str()) {
             return None;
         }
-        let reason = if owns(relative) { presence::left_over(&around(relative), tree)? } else { "not a key of the schema".to_owned() };
+        let reason = if owns(relative) { presence::left_over(&around(relative), tree)? } else { UNKNOWN.to_owned() };
         let (key, revision) = (directory.descend(relative), Some(stored.modified));
         Some(Problem { key, kind: ProblemKind::Unknown, reason, revision })
     }));
@@ -434,8 +440,14 @@ impl<K: MapKey + Hash, V: Send + 'static, H: BuildHasher + Default> Map for Hash
 
 /// A type whose values can be the keys of a map. The stored form must be text; it becomes one
 /// segment, escaped if necessary. Every [`EtcdValue`] that has an order implements this.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the key of a map: derive `EtcdValue`, `Ord`, `Clone` and `Debug` for it",
+    label = "not a `MapKey`",
+    note = "to store the whole map in one key, write `#[etcd(json)]`"
+)]
 pub trait MapKey: EtcdValue + Ord + Clone + fmt::Debug + Send + Sync + 'static {}
 
+#[diagnostic::do_not_recommend]
 impl<T: EtcdValue + Ord + Clone + fmt::Debug + Send + Sync + 'static> MapKey for T {}
 
 /// Converts a map key to its segment.

@@ -90,6 +90,7 @@
 //! | `etcd_typed::view` | error | `callback panicked` | `pattern` | a function given to [`on_change`](crate::Live::on_change) panicked; it is called again for the next state |
 //! | `etcd_typed::view` | warn | `started from disk` | `pattern`, `revision`, `cause`, `error` | the server gave no state: a live view starts with the state of its file (feature `snapshot`) |
 //! | `etcd_typed::view` | warn | `not kept on disk` | `pattern`, `path`, `error` | the file of a live view does not hold its state: a write failed and will be repeated, or the file belongs to another view now (feature `snapshot`) |
+//! | `etcd_typed::view` | warn | `unknown keys` | `pattern`, `keys` | the directory of a struct with `#[serde(deny_unknown_fields)]` has keys that are not in the schema; `keys` is their number. Reported once for each live view. [`check`](crate::Dir::check) lists them |
 //! | `etcd_typed::view` | debug | `not proved` | `pattern`, `cause`, `error` | the server's revision could not be read; the staleness grows |
 //! | `etcd_typed::lease` | warn | `not kept alive` | `lease`, `remaining`, `cause`, `error` | an attempt to renew a lease failed, and is repeated |
 //! | `etcd_typed::lease` | error | `lost` | `lease`, `cause` | a lease was lost while it was in use |
@@ -300,6 +301,11 @@ pub(crate) fn watch_refused(pattern: Pattern, error: &Error, first: bool) {
 pub(crate) fn view_from_disk(pattern: Pattern, revision: Revision, error: &Error) {
     let cause = cause(error.kind());
     tracing::warn!(target: "etcd_typed::view", pattern, %revision, cause, error = words(error), "started from disk");
+}
+
+/// A live view has seen keys that are not in its schema, which shall be reported.
+pub(crate) fn view_has_unknown_keys(pattern: Pattern, keys: usize) {
+    tracing::warn!(target: "etcd_typed::view", pattern, keys, "unknown keys");
 }
 
 /// The file of a live view does not hold its state.

@@ -3,19 +3,22 @@
 
 use std::collections::BTreeSet;
 
-use proc_macro2::{TokenStream, TokenTree};
-use quote::{ToTokens, quote};
+use proc_macro2::{Group, Span, TokenStream, TokenTree};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::{GenericParam, Generics, Type, WhereClause, WherePredicate, parse_quote};
 
+use super::here;
 use crate::model::{Codec, Form, Inner, Item, Kind, Presence, Schema, Shape, Value};
 
 /// The generics of everything that is generated for this struct.
 pub(crate) fn of_schema(model: &Schema) -> Generics {
     let mut bounds = Bounds::new(&model.item);
-    if bounds.parameters.is_empty() {
-        return model.item.generics.clone();
+    for field in &model.fields {
+        bounds.nested(&field.kind);
     }
-    let krate = &model.item.krate;
+    if bounds.parameters.is_empty() {
+        return bounds.generics;
+    }
     for parameter in model.item.generics.type_params() {
         let ident = &parameter.ident;
         bounds.add(ident, quote!(::core::marker::Send + ::core::marker::Sync + 'static));
@@ -31,17 +34,20 @@ pub(crate) fn of_schema(model: &Schema) -> Generics {
                     bounds.add(&leaf.ty, quote!(::core::default::Default));
                 }
             }
-            Kind::Dir { ty, .. } | Kind::Flatten(ty) => bounds.add(ty, quote!(#krate::EtcdSchema)),
-            Kind::DirMap(map) => {
-                bounds.map(&field.ty, &map.key, &map.value);
-                bounds.add(&map.value, quote!(#krate::EtcdSchema));
-            }
+            Kind::Dir { .. } | Kind::Flatten(_) => {}
+            Kind::DirMap(map) => bounds.map(&field.ty, &map.key, &map.value),
             Kind::Entries(map, codec) => {
                 bounds.map(&field.ty, &map.key, &map.value);
                 bounds.value(&map.value, codec);
             }
-            Kind::Skip => bounds.add(&field.ty, quote!(::core::default::Default)),
+            Kind::Skip(None) => bounds.add(&field.ty, quote!(::core::default::Default)),
+            Kind::Skip(Some(_)) => {}
         }
+    }
+    if model.has_default {
+        let ident = &model.item.ident;
+        let (_, ty_generics, _) = model.item.generics.split_for_impl();
+        bounds.add(&quote!(#ident #ty_generics), quote!(::core::default::Default));
     }
     bounds.generics
 }
@@ -95,12 +101,34 @@ impl<'a> Bounds<'a> {
         }
     }
 
+    /// Adds the bounds for a nested struct and for the key of a map, also if they depend on no
+    /// parameter. Each generated item has them, so that the compiler reports a missing
+    /// implementation at the type, in the same words for each item and therefore once, and assumes
+    /// the implementation within the items.
+    fn nested(&mut self, kind: &Kind) {
+        let krate = &self.item.krate;
+        let (schema, key) = match kind {
+            Kind::Dir { ty, .. } | Kind::Flatten(ty) => (Some(ty), None),
+            Kind::DirMap(map) => (Some(&map.value), Some(&map.key)),
+            Kind::Entries(map, _) => (None, Some(&map.key)),
+            Kind::Leaf(_) | Kind::Skip(_) => (None, None),
+        };
+        let schema = schema.map(|ty| (ty, quote!(#krate::EtcdSchema)));
+        let key = key.map(|ty| (ty, quote!(#krate::MapKey)));
+        for (ty, bound) in schema.into_iter().chain(key) {
+            let bound = each_token(bound, &|_| here(ty));
+            let ty = each_token(ty.to_token_stream(), &|span| span.resolved_at(Span::call_site()));
+            let colon = quote_spanned!(here(&ty)=> :);
+            self.generics.make_where_clause().predicates.push(parse_quote!(#ty #colon #bound));
+        }
+    }
+
     fn value(&mut self, ty: &Type, codec: &Codec) {
         let krate = &self.item.krate;
         let form = match codec.form {
             Form::Own => quote!(#krate::EtcdValue +),
             Form::Json => quote!(#krate::__private::Serde +),
-            Form::With(_) => TokenStream::new(),
+            Form::With(_) | Form::Serde(_) => TokenStream::new(),
             Form::Text => quote!(::core::fmt::Display + ::core::str::FromStr<Err: ::core::fmt::Display> +),
         };
         self.add(ty, quote!(#form ::core::fmt::Debug));
@@ -108,9 +136,26 @@ impl<'a> Bounds<'a> {
 
     fn map(&mut self, map: &Type, key: &Type, value: &Type) {
         let krate = &self.item.krate;
-        self.add(key, quote!(#krate::MapKey));
         self.add(map, quote!(#krate::Map<Key = #key, Value = #value>));
     }
+}
+
+/// Sets the span of each token. The compiler shows a predicate from its first to its last token.
+fn each_token(tokens: TokenStream, span: &dyn Fn(Span) -> Span) -> TokenStream {
+    let one = |token| match token {
+        // The span of `$crate` says which crate it is.
+        TokenTree::Ident(ident) if ident == "$crate" => TokenTree::Ident(ident),
+        TokenTree::Group(group) => {
+            let mut copy = Group::new(group.delimiter(), each_token(group.stream(), span));
+            copy.set_span(span(group.span()));
+            TokenTree::Group(copy)
+        }
+        mut token => {
+            token.set_span(span(token.span()));
+            token
+        }
+    };
+    tokens.into_iter().map(one).collect()
 }
 
 fn name(parameter: &GenericParam) -> String {

@@ -73,7 +73,7 @@ fn ty(model: &Schema, field: &Field) -> TokenStream {
             let (key, value) = (&map.key, &map.value);
             quote!(#krate::Keyed<#key, #krate::Change<#value>>)
         }
-        Kind::Skip => TokenStream::new(),
+        Kind::Skip(_) => TokenStream::new(),
     }
 }
 

@@ -1,12 +1,12 @@
 //! Generates a constant with the codecs of all fields, which the other generated functions use. So
 //! the compiler reports an error in a field's type only once, here.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::{Expr, ExprLit, Index, Lit, Path, Type};
 
 use super::{bounds, here, limits, local, stored};
-use crate::model::{Codec, Field, Form, Kind, Leaf, Presence, Schema};
+use crate::model::{Codec, Field, Form, Kind, Leaf, Module, Presence, Schema};
 
 /// The largest number of leaves in one tuple of the runtime.
 const MOST_LEAVES: usize = 12;
@@ -63,6 +63,7 @@ pub(crate) fn codecs(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
                     let ty = &leaf.ty;
                     match leaf.presence {
                         Presence::Optional => quote!(#krate::__private::LeafOpt<#ty>),
+                        Presence::OptionalOr(..) => quote!(#krate::__private::LeafOptOr<#ty>),
                         _ => quote!(#krate::__private::Leaf<#ty>),
                     }
                 });
@@ -105,6 +106,7 @@ fn leaf(krate: &Path, leaf: &Leaf) -> TokenStream {
             let expr = default(expr);
             quote!(#krate::__private::Leaf::or(#codec, || #expr))
         }
+        Presence::OptionalOr(expr, _) => quote!(#krate::__private::LeafOptOr::new(#codec, || #expr)),
     }
 }
 
@@ -123,23 +125,60 @@ fn codec(krate: &Path, ty: &Type, codec: &Codec) -> TokenStream {
         Form::Own => quote_spanned!(here(ty)=> #krate::__private::value::<#ty>()),
         Form::Json => compared(krate, ty, &quote_spanned!(here(ty)=> #krate::__private::json::<#ty>())),
         Form::With(module) => {
-            let with = quote_spanned! {here(module)=>
+            // An import reports both functions in one error if the module has neither.
+            let with = quote_spanned! {here(module)=> {
+                use #module::{decode as __decode, encode as __encode};
                 #krate::Codec::<#ty>::with(
-                    |#value: &#ty| #krate::__private::encoded(#module::encode(#value)),
-                    |#value: &[::core::primitive::u8]| #krate::__private::checked(#module::decode(#value)),
+                    |#value: &#ty| #krate::__private::encoded(__encode(#value)),
+                    |#value: &[::core::primitive::u8]| #krate::__private::checked(__decode(#value)),
                 )
-            };
+            }};
             limits::secret_by_type(krate, ty, &compared(krate, ty, &with))
         }
+        Form::Serde(module) => limits::secret_by_type(krate, ty, &compared(krate, ty, &serde(krate, ty, module))),
         Form::Text => compared(krate, ty, &quote_spanned!(here(ty)=> #krate::__private::text_form::<#ty>())),
     };
     let new = limits::limited(krate, ty, codec, new);
-    let validated = codec
-        .validate
-        .as_ref()
-        .map(|check| quote_spanned!(here(check)=> .validated(|#value: &#ty| #krate::__private::checked(#check(#value)))));
+    let validated = codec.validate.as_ref().map(|check| {
+        let value = Ident::new("value", Span::mixed_site().located_at(here(check)));
+        quote_spanned!(here(check)=> .validated(|#value: &#ty| #krate::__private::verdict(#check(#value))))
+    });
     let secret = codec.secret.then(|| quote!(.secret()));
     quote!(#new #validated #secret)
+}
+
+/// The function that gives what a module of serde makes of a value.
+pub(super) fn written(krate: &Path, ty: &Type, module: &Module) -> TokenStream {
+    let (value, to) = (local("value"), local("to"));
+    let written = match (&module.serialize, module.optional) {
+        (None, _) => quote_spanned!(here(ty)=> #krate::__private::Serialize::serialize(#value, #to)),
+        (Some(function), false) => quote_spanned!(here(function)=> #function(#value, #to)),
+        (Some(function), true) => {
+            quote_spanned!(here(function)=> #function(&::core::option::Option::Some(::core::clone::Clone::clone(#value)), #to))
+        }
+    };
+    quote!(|#value: &#ty| #krate::__private::to_text(|#to| #written))
+}
+
+/// The codec that stores what a module of serde makes of the value.
+fn serde(krate: &Path, ty: &Type, module: &Module) -> TokenStream {
+    let (value, from) = (local("value"), local("from"));
+    let written = written(krate, ty, module);
+    let read = match (&module.deserialize, module.optional) {
+        (None, _) => {
+            quote_spanned!(here(ty)=> #krate::__private::from_text(#value, |#from| #krate::__private::Deserialize::deserialize(#from)))
+        }
+        (Some(function), false) => quote_spanned!(here(function)=> #krate::__private::from_text(#value, |#from| #function(#from))),
+        (Some(function), true) => {
+            quote_spanned!(here(function)=> #krate::__private::from_text(#value, |#from| #function(#from)).and_then(#krate::__private::present))
+        }
+    };
+    quote! {
+        #krate::Codec::<#ty>::with(
+            #written,
+            |#value: &[::core::primitive::u8]| #read,
+        )
+    }
 }
 
 /// Adds a comparison with `==` to the codec, if `ty` has it. With the trait in scope, the constant

@@ -123,7 +123,7 @@ fn ty(model: &Schema, field: &Field) -> TokenStream {
             let (key, value) = (&map.key, &map.value);
             quote!(#krate::EntryMap<#key, #value>)
         }
-        Kind::Skip => TokenStream::new(),
+        Kind::Skip(_) => TokenStream::new(),
     }
 }
 
@@ -136,7 +136,7 @@ fn value(at: usize, field: &Field) -> TokenStream {
             let (key, value) = (&map.key, &map.value);
             quote!(dir_map::<#key, #value>(#at))
         }
-        Kind::Leaf(_) | Kind::Entries(..) | Kind::Skip => TokenStream::new(),
+        Kind::Leaf(_) | Kind::Entries(..) | Kind::Skip(_) => TokenStream::new(),
     }
 }
 

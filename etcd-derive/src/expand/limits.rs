@@ -4,6 +4,7 @@ use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::{Expr, ExprArray, ExprLit, Lit, Path, Type};
 
+use super::codecs::written;
 use super::{here, local};
 use crate::model::{Codec, Form};
 
@@ -45,8 +46,9 @@ pub(super) fn described(krate: &Path, codec: &Codec, place: &TokenStream) -> Opt
 
 /// The function that gives the stored form of a bound.
 fn form(krate: &Path, ty: &Type, codec: &Codec) -> TokenStream {
-    match codec.form {
+    match &codec.form {
         Form::Text => quote!(#krate::__private::display::<#ty>),
+        Form::Serde(module) => written(krate, ty, module),
         _ => quote!(<#ty as #krate::EtcdValue>::encode),
     }
 }

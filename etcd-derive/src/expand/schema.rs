@@ -6,7 +6,7 @@ use syn::{Index, Path};
 
 use super::codecs::{LeafTuple, Part};
 use super::{bounds, change_name, here, limits, local, stored};
-use crate::model::{Codec, Field, Kind, Leaf, Presence, Schema};
+use crate::model::{Codec, Field, Kind, Leaf, Presence, Schema, Unknown};
 
 pub(super) fn schema(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let krate = &model.item.krate;
@@ -31,9 +31,10 @@ pub(super) fn schema(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let encode = parts.iter().map(|part| encode(part, &encoder));
     let changes = parts.iter().map(|part| changes(model, part, &delta, &out));
     let validate = model.validate.as_ref().map(|check| {
+        let check = quote_spanned!(here(check)=> #krate::__private::verdict(#check(self)));
         quote! {
             fn validate(&self) -> ::core::result::Result<(), #krate::ValueError> {
-                #krate::__private::checked(#check(self))
+                #check
             }
         }
     });
@@ -83,7 +84,12 @@ fn table(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
         Part::Dir(_, field) => vec![row(krate, field, None)],
         Part::Entries(_, field, codec) => vec![row(krate, field, Some(codec))],
     });
-    quote!(#krate::Table { name: #name, doc: #doc, prefix: #prefix, fields: &[#(#fields),*] })
+    let unknown = match model.unknown {
+        Unknown::Ignored => quote!(Ignored),
+        Unknown::Reported => quote!(Reported),
+        Unknown::Refused => quote!(Refused),
+    };
+    quote!(#krate::Table { name: #name, doc: #doc, prefix: #prefix, fields: &[#(#fields),*], unknown: #krate::UnknownKeys::#unknown })
 }
 
 /// The rows of adjacent leaves. Values that a codec knows come from the codec.
@@ -111,7 +117,7 @@ fn default(krate: &Path, leaf: &Leaf, place: &TokenStream) -> TokenStream {
             let text = format!("{}::default()", crate::parse::source(&leaf.ty));
             quote!(presence: #krate::Presence::Default(#text),)
         }
-        Presence::DefaultOf(_, text) => quote!(presence: #place.presence(#text),),
+        Presence::DefaultOf(_, text) | Presence::OptionalOr(_, text) => quote!(presence: #place.presence(#text),),
     }
 }
 
@@ -137,7 +143,7 @@ fn row(krate: &Path, field: &Field, codec: Option<&TokenStream>) -> TokenStream 
             quote!(Entries { key: <#key as #krate::EtcdValue>::TYPE, value: #codec.type_name() })
         }
         Kind::Flatten(ty) => quote_spanned!(here(ty)=> Flatten(<#ty as #krate::Schema>::TABLE)),
-        Kind::Leaf(_) | Kind::Skip => TokenStream::new(),
+        Kind::Leaf(_) | Kind::Skip(_) => TokenStream::new(),
     };
     quote! {
         #krate::Field { name: #name, segment: #segment, #doc kind: #krate::Kind::#kind, #presence #flags ..#krate::__private::FIELD }
@@ -185,8 +191,15 @@ fn decode(model: &Schema, parts: &[Part<'_>], decoder: &Ident) -> TokenStream {
             _ => quote!(::core::option::Option::Some(#(#locals)*)),
         });
     }
-    let skipped = model.fields.iter().filter(|field| matches!(field.kind, Kind::Skip)).map(|field| &field.ident);
-    let value = quote!(::core::option::Option::Some(Self { #(#values,)* #(#skipped: ::core::default::Default::default()),* }));
+    let skipped = model.fields.iter().filter_map(|field| {
+        let ident = &field.ident;
+        match &field.kind {
+            Kind::Skip(None) => Some(quote!(#ident: ::core::default::Default::default())),
+            Kind::Skip(Some(default)) => Some(quote!(#ident: #default)),
+            _ => None,
+        }
+    });
+    let value = quote!(::core::option::Option::Some(Self { #(#values,)* #(#skipped),* }));
     let (read, pattern) = match (reads.as_slice(), patterns.as_slice()) {
         ([], _) => return value,
         ([read], [pattern]) => (quote!(#read), quote!(#pattern)),
@@ -210,7 +223,7 @@ fn read(at: usize, field: &Field, decoder: &Ident) -> TokenStream {
             quote!(dir_map::<#ty>(#at))
         }
         Kind::Flatten(ty) => quote_spanned!(here(ty)=> flatten::<#ty>()),
-        Kind::Leaf(_) | Kind::Entries(..) | Kind::Skip => TokenStream::new(),
+        Kind::Leaf(_) | Kind::Entries(..) | Kind::Skip(_) => TokenStream::new(),
     };
     quote!(#decoder.#read)
 }
@@ -233,7 +246,7 @@ fn encode(part: &Part<'_>, encoder: &Ident) -> TokenStream {
         Kind::Dir { ty, optional: true } => quote_spanned!(here(ty)=> #encoder.dir_opt(#at, &self.#ident);),
         Kind::DirMap(_) => quote!(#encoder.dir_map(#at, &self.#ident);),
         Kind::Flatten(_) => quote!(#encoder.flatten(&self.#ident);),
-        Kind::Leaf(_) | Kind::Entries(..) | Kind::Skip => TokenStream::new(),
+        Kind::Leaf(_) | Kind::Entries(..) | Kind::Skip(_) => TokenStream::new(),
     }
 }
 
@@ -258,6 +271,6 @@ fn changes(model: &Schema, part: &Part<'_>, delta: &Ident, out: &Ident) -> Token
             quote!(#delta.dir_map::<#key, #value, _>(#at, #change::#variant, #out);)
         }
         Kind::Flatten(ty) => quote!(#delta.flatten::<#ty, _>(#change::#variant, #out);),
-        Kind::Leaf(_) | Kind::Entries(..) | Kind::Skip => TokenStream::new(),
+        Kind::Leaf(_) | Kind::Entries(..) | Kind::Skip(_) => TokenStream::new(),
     }
 }

@@ -23,7 +23,7 @@ fn secret(kind: &Kind) -> Option<&Type> {
     let (ty, codec): (&Type, &Codec) = match kind {
         Kind::Leaf(leaf) => (&leaf.ty, &leaf.codec),
         Kind::Entries(map, codec) => (&map.value, codec),
-        Kind::Dir { .. } | Kind::DirMap(_) | Kind::Flatten(_) | Kind::Skip => return None,
+        Kind::Dir { .. } | Kind::DirMap(_) | Kind::Flatten(_) | Kind::Skip(_) => return None,
     };
     (codec.secret && !codec.allow_debug && !crate::parse::is_secret(ty)).then_some(ty)
 }

@@ -133,7 +133,7 @@ fn check(krate: &Path, validate: Option<&Path>, value: Option<&Ident>) -> Option
         Some(value) => quote_spanned!(here(check)=> &#value),
         None => quote_spanned!(here(check)=> self),
     };
-    Some(quote_spanned!(here(check)=> #krate::__private::checked(#check(#value))?;))
+    Some(quote_spanned!(here(check)=> #krate::__private::verdict(#check(#value))?;))
 }
 
 /// A type that is stored as another type.

@@ -2,7 +2,7 @@
 
 use syn::Expr;
 
-use crate::attr::Attrs;
+use crate::attr::{Attrs, Given};
 use crate::ctxt::Ctxt;
 use crate::model::Limits;
 
@@ -33,9 +33,10 @@ pub(super) fn refuse_what_does_not_go(ctxt: &Ctxt, attrs: &Attrs, is_value: bool
 }
 
 pub(super) fn limits(attrs: &Attrs) -> Limits {
-    let one_of = match attrs.expr("one_of") {
+    let expr = |name| attrs.find(name).and_then(Given::expr);
+    let one_of = match expr("one_of") {
         Some(Expr::Array(values)) => Some(values.clone()),
         _ => None,
     };
-    Limits { range: attrs.expr("range").cloned(), length: attrs.expr("length").cloned(), one_of }
+    Limits { range: expr("range").cloned(), length: expr("length").cloned(), one_of }
 }

@@ -2,7 +2,7 @@
 
 use proc_macro2::{Delimiter, Ident, Spacing, TokenStream, TokenTree};
 use quote::ToTokens;
-use syn::{GenericArgument, PathArguments, PathSegment, Type};
+use syn::{Expr, GenericArgument, PathArguments, PathSegment, Type};
 
 /// The `T` of an `Option<T>`.
 pub(super) fn option(ty: &Type) -> Option<&Type> {
@@ -31,6 +31,32 @@ fn pointed(ty: &Type) -> Option<&Type> {
     }
 }
 
+/// The `T` of a list or a set of `T`.
+pub(super) fn list(ty: &Type) -> Option<&Type> {
+    const LISTS: [&str; 6] = ["Vec", "VecDeque", "LinkedList", "BTreeSet", "HashSet", "BinaryHeap"];
+    match plain(ty) {
+        Type::Array(array) => return Some(&array.elem),
+        Type::Slice(slice) => return Some(&slice.elem),
+        _ => {}
+    }
+    if let Some(inner) = pointed(ty) {
+        return list(inner);
+    }
+    let last = last(ty)?;
+    let is_list = LISTS.iter().any(|name| last.ident == name);
+    match (is_list, arguments(last).as_slice()) {
+        (true, [item, ..]) => Some(item),
+        _ => None,
+    }
+}
+
+/// Whether the type looks like a map of another crate, or like a value of any form.
+pub(super) fn is_map_like(ty: &Type) -> bool {
+    let Some(last) = last(ty) else { return false };
+    let name = last.ident.to_string();
+    (name.ends_with("Map") && arguments(last).len() >= 2) || ["Value", "Table", "Mapping"].contains(&name.as_str())
+}
+
 /// Whether the type, or what it points to, has exactly this name.
 pub(super) fn is(ty: &Type, ident: &Ident) -> bool {
     if let Some(inner) = pointed(ty) {
@@ -43,6 +69,11 @@ pub(super) fn is(ty: &Type, ident: &Ident) -> bool {
 /// Whether the type is named `Secret`, or is a list or a pointer of it.
 pub(crate) fn is_secret(ty: &Type) -> bool {
     last(ty).is_some_and(|last| last.ident == "Secret" || arguments(last).into_iter().any(is_secret))
+}
+
+/// Whether this is the path of `etcd_typed::serialize_masked`.
+pub(super) fn is_mask(function: &Expr) -> bool {
+    matches!(function, Expr::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "serialize_masked"))
 }
 
 fn last(ty: &Type) -> Option<&PathSegment> {

@@ -1,25 +1,27 @@
 //! Parses the input of `#[derive(EtcdValue)]`: an enum without data, or a newtype.
 
 use syn::ext::IdentExt;
-use syn::{Data, DataEnum, DataStruct, DeriveInput, Fields, Member};
+use syn::{Data, DataEnum, DataStruct, DeriveInput, Fields, LitStr, Member};
 
-use super::{case, item, source};
-use crate::attr::{Attrs, Place};
+use super::{case, item, only_masks, refuse_conversions, source, tag};
+use crate::attr::{Attrs, Place, Source};
 use crate::case::Case;
 use crate::ctxt::Ctxt;
 use crate::model::{Inner, Shape, Text, Value, Variant};
+use crate::serde_attrs;
 
 /// Parses the type that derives `EtcdValue`. Always returns a model, since the fallback for errors
 /// needs one.
 pub(crate) fn value(ctxt: &Ctxt, input: &DeriveInput) -> Value {
     let attrs = Attrs::read(ctxt, &input.attrs, Place::Value);
     let case = case(ctxt, &attrs);
+    refuse_other_forms(ctxt, &attrs);
     let shape = match &input.data {
         Data::Union(data) => {
             ctxt.error(data.union_token, "a union has no stored form: derive `EtcdValue` for an enum without data or a newtype");
             Shape::Unknown
         }
-        _ if attrs.has("text") || attrs.has("try_from") => converted(ctxt, input, &attrs),
+        _ if is_converted(&attrs) => converted(ctxt, input, &attrs),
         Data::Enum(data) => {
             refuse(ctxt, &attrs, "validate", "an enum has only the values of its variants: remove this");
             refuse(ctxt, &attrs, "transparent", "`transparent` is for a struct with one field: remove this");
@@ -39,10 +41,37 @@ pub(crate) fn value(ctxt: &Ctxt, input: &DeriveInput) -> Value {
     Value { item: item(ctxt, input, &attrs), shape }
 }
 
+/// Refuses an attribute of `#[etcd(...)]`.
 fn refuse(ctxt: &Ctxt, attrs: &Attrs, name: &str, reason: &str) {
-    if let Some(given) = attrs.find(name) {
+    if let Some(given) = attrs.from(Source::Etcd, name) {
         ctxt.error(&given.name, reason);
     }
+}
+
+/// Whether `#[etcd(...)]` says how the value is made from what is stored. Serde's form does not
+/// matter then.
+fn is_converted(attrs: &Attrs) -> bool {
+    ["text", "try_from"].iter().any(|name| attrs.from(Source::Etcd, name).is_some())
+}
+
+/// Refuses attributes of serde with which the value has another form than its text.
+fn refuse_other_forms(ctxt: &Ctxt, attrs: &Attrs) {
+    if is_converted(attrs) {
+        return;
+    }
+    if let Some(tag) = tag(attrs) {
+        ctxt.error(
+            tag,
+            "a tagged or untagged enum is more than one text: take `EtcdValue` off, and put `#[etcd(json)]` on the fields of this type, which stores \
+             it as serde writes it",
+        );
+    }
+    refuse_conversions(ctxt, attrs, |other| {
+        format!(
+            "serde converts this type, and the derive stores it without that: add `#[etcd(try_from = {other})]`, which converts it in the same way, or \
+             `#[etcd(text)]`, which uses its `Display` and `FromStr`"
+        )
+    });
 }
 
 /// A type with `text` or `try_from`.
@@ -56,11 +85,12 @@ fn converted(ctxt: &Ctxt, input: &DeriveInput, attrs: &Attrs) -> Shape {
         }
     };
     let validate = attrs.path("validate").cloned();
-    if let (true, Some(try_from)) = (attrs.has("text"), attrs.find("try_from")) {
+    let has_text = attrs.has("text");
+    if let (true, Some(try_from)) = (has_text, attrs.from(Source::Etcd, "try_from")) {
         ctxt.error(&try_from.name, "a value is made in one way: remove `try_from`, or `text`");
         return Shape::Unknown;
     }
-    if attrs.has("text") {
+    if has_text {
         return Shape::Text { inner, validate };
     }
     match (attrs.ty("try_from"), inner) {
@@ -81,8 +111,14 @@ fn inner(ctxt: &Ctxt, attrs: &Attrs, data: &DataStruct) -> Option<Inner> {
     for attribute in field.attrs.iter().filter(|attribute| attribute.path().is_ident("etcd")) {
         ctxt.error(attribute, "a newtype is stored like its value: remove this; `text`, `try_from` and `validate` go on the type");
     }
+    let serde = serde_attrs::read(ctxt, &field.attrs, &[]);
+    let given = |name: &str| serde.iter().find(|given| given.name == name);
+    let (write, read) = (given("serialize_with"), given("deserialize_with"));
+    if let Some(given) = write.or(read).filter(|_| !is_converted(attrs) && !only_masks(&field.ty, write, read)) {
+        ctxt.error(&given.name, "a newtype is stored like its value: remove this, or write it on the fields of this type");
+    }
     let member = field.ident.clone().map_or(Member::from(0), Member::Named);
-    let (try_from, validate) = (attrs.has("try_from"), attrs.path("validate").cloned());
+    let (try_from, validate) = (attrs.from(Source::Etcd, "try_from").is_some(), attrs.path("validate").cloned());
     Some(Inner { member, ty: Box::new(field.ty.clone()), try_from, validate })
 }
 
@@ -99,19 +135,27 @@ fn choice(ctxt: &Ctxt, input: &DeriveInput, data: &DataEnum, case: Case) -> Shap
                 "a variant with data has no text of its own: take `EtcdValue` off, and put `#[etcd(json)]` on the fields of this type",
             );
         }
+        for name in ["skip", "skip_serializing", "skip_deserializing", "other", "untagged"] {
+            if let Some(given) = attrs.from(Source::Serde, name).filter(|_| attrs.from(Source::Etcd, "rename").is_none()) {
+                ctxt.error(
+                    &given.name,
+                    format_args!("every variant is stored as its text, and no other text is read: remove `{name}`, or set the text with `#[etcd(rename = \"text\")]`"),
+                );
+            }
+        }
         let name = variant.ident.unraw().to_string();
         let text = match attrs.text("rename") {
             Some(rename) => text(ctxt, rename),
             None => Text { text: case.of_variant(&name), span: variant.ident.span() },
         };
-        let aliases = attrs.texts("alias").map(|alias| self::text(ctxt, alias)).collect();
+        let aliases = attrs.aliases().into_iter().map(|alias| self::text(ctxt, alias)).collect();
         Variant { ident: variant.ident.clone(), text, aliases }
     });
     Shape::Choice(variants.collect())
 }
 
 /// Reads the text of a variant.
-fn text(ctxt: &Ctxt, literal: &syn::LitStr) -> Text {
+fn text(ctxt: &Ctxt, literal: &LitStr) -> Text {
     let text = literal.value();
     if text.trim() != text || text.is_empty() {
         ctxt.error(literal, "reading removes surrounding white space, so a text cannot begin or end with it, and cannot be empty");

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::key::Key;
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
-use crate::schema::{Change, Stored};
+use crate::schema::{Change, Fallback, Stored};
 use crate::store::{BoxFuture, Span, Store};
 use crate::value::Codec;
 use crate::version::{Versioned, Versions};
@@ -30,7 +30,7 @@ pub struct WatchingEntry<T> {
     key: Key,
     codec: Codec<T>,
     /// The value if no key exists.
-    default: Option<fn() -> T>,
+    default: Fallback<T>,
     start: Start,
 }
 
@@ -50,15 +50,15 @@ struct Following<T> {
     one: OneKey,
     key: Key,
     codec: Codec<T>,
-    default: Option<fn() -> T>,
+    default: Fallback<T>,
 }
 
 impl<T> WatchingEntry<T> {
     pub(crate) fn new(store: Arc<dyn Store>, retry: RetryPolicy, key: Key, codec: Codec<T>) -> Self {
-        Self { store, retry, key, codec, default: None, start: Start::Now }
+        Self { store, retry, key, codec, default: Fallback::None, start: Start::Now }
     }
 
-    pub(crate) fn with_default(mut self, default: Option<fn() -> T>) -> Self {
+    pub(crate) fn with_default(mut self, default: Fallback<T>) -> Self {
         self.default = default;
         self
     }
@@ -134,7 +134,7 @@ impl<T> EntryChanges<T> {
         let revision = one.revision();
         let now = match one.now() {
             Some(stored) => Some(Versioned::new(self.0.decode(stored)?, stored.versions(revision))),
-            None => default.map(|default| Versioned::new(default(), Versions { revision, ..Versions::default() })),
+            None => default.value().map(|value| Versioned::new(value, Versions { revision, ..Versions::default() })),
         };
         Ok(now.map(|now| now.secret(codec.is_secret())))
     }
@@ -164,7 +164,7 @@ impl<T> Following<T> {
 
     fn make(&self, touch: OneKeyChange) -> Result<Change<T>> {
         let OneKeyChange { revision, resynced, known, before } = touch;
-        let default = || self.default.map(|default| default());
+        let default = || self.default.value();
         let new = self.one.now().map(|stored| self.decode(stored)).transpose()?.or_else(default);
         let old = match before {
             Some(stored) => self.codec.decode_shared(&stored.value).ok(),

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use tokio::time::timeout;
 
 use super::*;
-use crate::schema::{self, Change, Keyed};
+use crate::schema::{self, Change, Fallback, Keyed};
 use crate::store::memory::{Calls, MemoryStore};
 use crate::store::{Op, Txn};
 use crate::value::Codec;
@@ -265,7 +265,7 @@ async fn unchanged_key_yields_item_after_lost_history() {
 async fn absent_key_yields_item_after_lost_history() {
     let store = MemoryStore::new();
     let mut changes = watching_one(&store).await.unwrap();
-    let mut with_default = watching_one(&store).with_default(Some(|| 5)).await.unwrap();
+    let mut with_default = watching_one(&store).with_default(Fallback::Always(|| 5)).await.unwrap();
     store.faults().drop_connections();
     commit(&store, vec![put("/n/one", "1")]).await;
     let gone = commit(&store, vec![Op::delete(&key("/n/one"))]).await;

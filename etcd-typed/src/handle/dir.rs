@@ -29,10 +29,9 @@ use crate::version::{Versioned, Versions};
 
 /// A schema with a typed handle. `#[derive(EtcdSchema)]` implements it together with [`Schema`].
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not a schema",
+    message = "`{Self}` is not a schema: add `#[derive(EtcdSchema)]` to it",
     label = "not a schema",
-    note = "for a directory with a key for each field add `#[derive(EtcdSchema)]` to the type",
-    note = "to store all of it in one key, remove `dir` from the field, and add `#[etcd(json)]` or derive `EtcdValue` for the type"
+    note = "to store all of it in one key, remove `dir` or `flatten` from the field, and add `#[etcd(json)]` or derive `EtcdValue` for the type"
 )]
 pub trait EtcdSchema: Schema {
     /// The derived handle: `CheckoutDir` for `Checkout`. It has a public field for each field of

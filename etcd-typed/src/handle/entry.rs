@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::key::Key;
 use crate::live::{EntryView, Viewing};
 use crate::revision::Revision;
-use crate::schema::Stored;
+use crate::schema::{Fallback, Stored};
 use crate::store::{Committed, Compare, Condition, Consistency, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
 use crate::telemetry::{self, Operation};
 use crate::value::{Codec, contained};
@@ -65,10 +65,10 @@ use crate::version::{Expect, Versioned, Versions};
 ///
 /// On v3 a write with `ttl` creates a lease, which stays on the server until its time has passed.
 /// From five minutes on, writes with the same time to live share leases and may expire up to one
-/// twentieth later; see [`Expiry::After`]. For a key that is written often, such as a heartbeat,
-/// `.lease(&lease)` with a lease from [`Client::lease`](crate::Client::lease), or
-/// [`publish`](Self::publish), costs less. Do not revoke a lease that you found at a key, since
-/// other keys may be attached to it.
+/// twentieth later; see [`Expiry::After`](crate::store::Expiry::After). For a key that is written
+/// often, such as a heartbeat, `.lease(&lease)` with a lease from
+/// [`Client::lease`](crate::Client::lease), or [`publish`](Self::publish), costs less. Do not revoke
+/// a lease that you found at a key, since other keys may be attached to it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -99,7 +99,7 @@ pub struct Entry<T> {
     aliases: Vec<Key>,
     codec: Codec<T>,
     /// The value of the field if no key exists.
-    default: Option<fn() -> T>,
+    default: Fallback<T>,
     /// The enclosing struct, if there is one.
     enclosing: Option<Arc<EnclosingStruct>>,
 }
@@ -126,7 +126,7 @@ impl<T> fmt::Debug for Entry<T> {
 
 impl<T: Send + Sync + 'static> Entry<T> {
     pub(crate) fn new(context: SharedContext, key: Key, codec: Codec<T>) -> Self {
-        Self { context, key, aliases: Vec::new(), codec, default: None, enclosing: None }
+        Self { context, key, aliases: Vec::new(), codec, default: Fallback::None, enclosing: None }
     }
 
     pub(super) fn with_aliases(mut self, aliases: Vec<Key>) -> Self {
@@ -134,7 +134,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
         self
     }
 
-    pub(super) fn with_default(mut self, default: Option<fn() -> T>) -> Self {
+    pub(super) fn with_default(mut self, default: Fallback<T>) -> Self {
         self.default = default;
         self
     }
@@ -457,7 +457,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
 
     /// The default of the field, if there is one.
     fn default(&self) -> Result<Option<T>> {
-        let value = self.default.map(|default| contained("the default", || Ok(default()))).transpose();
+        let value = contained("the default", || Ok(self.default.value()));
         value.map_err(|reason| Error::new(ErrorKind::Invalid, self.codec.masked(reason).to_string()).at(&self.key))
     }
 

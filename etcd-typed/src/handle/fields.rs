@@ -9,7 +9,7 @@ use super::entry::Entry;
 use super::expiry::EnclosingStruct;
 use super::map::{DirMap, EntryMap};
 use crate::key::Key;
-use crate::schema::{Field, LeafTuple, MapKey, OneLeaf, Presence, Schema, Table};
+use crate::schema::{Fallback, Field, LeafTuple, MapKey, OneLeaf, Presence, Schema, Table};
 use crate::value::Codec;
 
 /// The fields of one struct's directory. The derive generates one call for each directory or map,
@@ -38,7 +38,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The handle of a field with one value.
-    fn entry<T: Send + Sync + 'static>(&self, field: usize, codec: &Codec<T>, default: Option<fn() -> T>) -> Entry<T> {
+    fn entry<T: Send + Sync + 'static>(&self, field: usize, codec: &Codec<T>, default: Fallback<T>) -> Entry<T> {
         let (key, aliases) = self.keys(field);
         let entry = Entry::new(self.context.clone(), key, *codec);
         entry.with_aliases(aliases).with_default(default).within(Some(self.enclosing.clone()))

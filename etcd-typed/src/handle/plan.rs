@@ -374,7 +374,7 @@ fn place(directory: &Key, relative: &str) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema::{Field, Kind, Presence};
+    use crate::schema::{Field, Kind, Presence, UnknownKeys};
 
     const fn leaf(name: &'static str, aliases: &'static [&'static str]) -> Field {
         Field {
@@ -394,6 +394,7 @@ mod tests {
         name: "App",
         doc: "",
         prefix: None,
+        unknown: UnknownKeys::Ignored,
         fields: &[
             leaf("a", &["old_a"]),
             leaf("b", &[]),
@@ -431,6 +432,7 @@ mod tests {
         name: "Db",
         doc: "",
         prefix: None,
+        unknown: UnknownKeys::Ignored,
         fields: &[Field { presence: Presence::Required, ..leaf("host", &[]) }, leaf("note", &["n"])],
     };
 
@@ -439,6 +441,7 @@ mod tests {
         name: "App",
         doc: "",
         prefix: None,
+        unknown: UnknownKeys::Ignored,
         fields: &[
             leaf("a", &[]),
             Field { kind: Kind::Dir(ENTRY), ..leaf("backup", &[]) },

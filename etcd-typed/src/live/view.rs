@@ -11,10 +11,11 @@ use crate::changes::Mirror;
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
 use crate::revision::Revision;
-use crate::schema::{self, AT_ONCE, ChangedKeys, MapKey, Schema, Stored};
+use crate::schema::{self, AT_ONCE, ChangedKeys, MapKey, Schema, Stored, Table};
 #[cfg(feature = "snapshot")]
 use crate::schema::{Look, NeededSecret};
 use crate::store::BoxFuture;
+use crate::telemetry;
 use crate::value::Codec;
 use crate::version::{Versioned, Versions};
 
@@ -55,12 +56,51 @@ pub(crate) struct Keeping {
     pub(super) looks: Vec<Look>,
 }
 
+/// Reports unknown keys once, where a struct asks for it.
+struct UnknownReport {
+    table: &'static Table,
+    /// Whether the report is still to be made.
+    is_due: bool,
+}
+
+impl UnknownReport {
+    fn new(table: &'static Table) -> Self {
+        Self { table, is_due: table.has_reports() }
+    }
+
+    /// `within` strips the name of a map's entry from a key, or returns it unchanged.
+    fn make<'k>(&mut self, keys: impl Iterator<Item = &'k str>, within: fn(&str) -> Option<&str>) {
+        if !self.is_due {
+            return;
+        }
+        let unknown = keys.filter(|relative| within(relative).is_some_and(|relative| self.table.reports(relative))).count();
+        if unknown > 0 {
+            self.is_due = false;
+            telemetry::view_has_unknown_keys(self.table.pattern(), unknown);
+        }
+    }
+}
+
+/// A key of a struct as it is.
+#[expect(clippy::unnecessary_wraps, reason = "it stands beside `without_entry`")]
+fn of_struct(relative: &str) -> Option<&str> {
+    Some(relative)
+}
+
 /// A struct in its directory.
-pub(crate) struct StructView<S>(PhantomData<fn() -> S>);
+pub(crate) struct StructView<S> {
+    unknown: UnknownReport,
+    of: PhantomData<fn() -> S>,
+}
 
 impl<S: Schema> StructView<S> {
     pub(crate) fn new() -> Self {
-        Self(PhantomData)
+        Self { unknown: UnknownReport::new(S::TABLE), of: PhantomData }
+    }
+
+    /// Whether a change of the key may change the state.
+    fn reads(relative: &str) -> bool {
+        S::TABLE.reads(relative) || S::TABLE.refuses(relative)
     }
 }
 
@@ -68,11 +108,13 @@ impl<S: Schema> View for StructView<S> {
     type State = S;
 
     fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<S>>> {
+        self.unknown.make(mirror.tree().keys().map(String::as_str), of_struct);
         Box::pin(schema::decode_valid_in_steps(mirror.directory(), mirror.tree(), mirror.revision()))
     }
 
     fn touch<'v>(&'v mut self, mirror: &'v Mirror, changed: &'v ChangedKeys) -> BoxFuture<'v, Option<Result<Versioned<S>>>> {
-        Box::pin(async move { if changed.keys().any(|relative| S::TABLE.reads(relative)) { Some(self.begin(mirror).await) } else { None } })
+        self.unknown.make(changed.keys().filter(|relative| mirror.tree().contains_key(*relative)), of_struct);
+        Box::pin(async move { if changed.keys().any(Self::reads) { Some(self.begin(mirror).await) } else { None } })
     }
 
     #[cfg(feature = "snapshot")]
@@ -297,12 +339,17 @@ impl<K: MapKey, V: Send + Sync + 'static> View for EntriesView<K, V> {
     }
 }
 
+/// The part of a key below the directory of its entry.
+fn without_entry(relative: &str) -> Option<&str> {
+    relative.split_once('/').map(|(_, rest)| rest)
+}
+
 /// A map of structs.
-pub(crate) struct DirsView<K: Ord, S>(Children<K, S>);
+pub(crate) struct DirsView<K: Ord, S>(Children<K, S>, UnknownReport);
 
 impl<K: MapKey, S: Schema> DirsView<K, S> {
     pub(crate) fn new() -> Self {
-        Self(Children::new())
+        Self(Children::new(), UnknownReport::new(S::TABLE))
     }
 
     /// Returns the children to which these keys belong.
@@ -313,7 +360,7 @@ impl<K: MapKey, S: Schema> DirsView<K, S> {
     /// Splits a key into its child and the key below it.
     fn child_and_key(relative: &str) -> Option<(&str, &str)> {
         let (child, rest) = relative.split_once('/')?;
-        (!key::is_hidden(child) && S::TABLE.reads(rest)).then_some((child, rest))
+        (!key::is_hidden(child) && StructView::<S>::reads(rest)).then_some((child, rest))
     }
 
     /// Updates a child from the mirror. Returns how many keys were read.
@@ -339,6 +386,7 @@ impl<K: MapKey, S: Schema> View for DirsView<K, S> {
     fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<LiveMap<K, S>>>> {
         Box::pin(async move {
             self.0 = Children::new();
+            self.1.make(mirror.tree().keys().map(String::as_str), without_entry);
             let mut yields = YieldCounter::default();
             for child in Self::children(mirror.tree().keys().map(String::as_str)) {
                 yields.add(self.child(mirror, child).await).await;
@@ -352,6 +400,7 @@ impl<K: MapKey, S: Schema> View for DirsView<K, S> {
             if self.0.is_of_the_future(mirror) {
                 return Some(self.begin(mirror).await);
             }
+            self.1.make(changed.keys().filter(|relative| mirror.tree().contains_key(*relative)), without_entry);
             let children = Self::children(changed.keys());
             let mut yields = YieldCounter::default();
             for child in &children {

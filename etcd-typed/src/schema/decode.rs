@@ -3,7 +3,10 @@
 mod gather;
 
 pub(super) use self::gather::Gathered;
-use super::{Map, MapKey, Schema, Stored, Table, Tree, Validation, key_of_segment, place, split_first, validated, with_prefix};
+use super::{
+    Fallback, Map, MapKey, Schema, Stored, Table, Tree, UNKNOWN, UnknownKeys, Validation, key_of_segment, place, split_first, validated,
+    with_prefix,
+};
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
 use crate::revision::{LeaseId, Revision};
@@ -96,24 +99,17 @@ impl<'a> Decoder<'a> {
     }
 
     /// Reads a required field, or a field with a default.
-    pub(super) fn leaf<T>(&mut self, field: usize, codec: &Codec<T>, default: Option<fn() -> T>) -> Option<T> {
-        match (self.stored(field)?, default) {
-            (FieldLookup::Value(at, stored), _) => self.value(at, stored, codec),
-            (FieldLookup::Nothing(segment), Some(default)) => match contained("the default", || Ok(default())) {
-                Ok(value) => {
-                    self.check(segment, &value, codec, None);
-                    Some(value)
-                }
-                Err(reason) => {
-                    self.problem(segment, ProblemKind::Missing, format!("missing, and {}", codec.masked(reason)), None);
-                    None
-                }
-            },
-            (FieldLookup::Nothing(segment), None) => {
-                self.problem(segment, ProblemKind::Missing, format!("missing ({})", codec.type_name), None);
-                None
-            }
+    pub(super) fn leaf<T>(&mut self, field: usize, codec: &Codec<T>, default: Fallback<T>) -> Option<T> {
+        let segment = match self.stored(field)? {
+            FieldLookup::Value(at, stored) => return self.value(at, stored, codec),
+            FieldLookup::Nothing(segment) => segment,
+        };
+        let value = self.default(segment, codec, default)?;
+        match &value {
+            Some(value) => self.check(segment, value, codec, None),
+            None => self.problem(segment, ProblemKind::Missing, format!("missing ({})", codec.type_name), None),
         }
+        value
     }
 
     /// Reads an `Option` field.
@@ -122,6 +118,26 @@ impl<'a> Decoder<'a> {
             FieldLookup::Value(at, stored) => self.value(at, stored, codec).map(Some),
             FieldLookup::Nothing(_) => Some(None),
         }
+    }
+
+    /// Reads an `Option` field with a default.
+    pub(super) fn leaf_opt_or<T>(&mut self, field: usize, codec: &Codec<T>, default: fn() -> Option<T>) -> Option<Option<T>> {
+        match self.stored(field)? {
+            FieldLookup::Value(at, stored) => self.value(at, stored, codec).map(Some),
+            FieldLookup::Nothing(segment) => {
+                let value = self.default(segment, codec, Fallback::Maybe(default))?;
+                if let Some(value) = &value {
+                    self.check(segment, value, codec, None);
+                }
+                Some(value)
+            }
+        }
+    }
+
+    /// The default of a field without a key, if it has one.
+    fn default<T>(&mut self, segment: &str, codec: &Codec<T>, default: Fallback<T>) -> Option<Option<T>> {
+        let value = contained("the default", || Ok(default.value()));
+        value.map_err(|reason| self.problem(segment, ProblemKind::Missing, format!("missing, and {}", codec.masked(reason)), None)).ok()
     }
 
     /// Reads a nested struct.
@@ -138,7 +154,7 @@ impl<'a> Decoder<'a> {
 
     /// Reads a struct whose keys are in this struct's own directory.
     pub fn flatten<S: Schema>(&mut self) -> Option<S> {
-        self.whole()
+        self.fields()
     }
 
     /// Reads a map of structs.
@@ -155,6 +171,30 @@ impl<'a> Decoder<'a> {
 
     /// Reads a struct at this position. Validates it as a whole if all its fields could be read.
     pub(crate) fn whole<S: Schema>(&mut self) -> Option<S> {
+        let value = self.fields();
+        if S::TABLE.unknown == UnknownKeys::Refused && !self.refuse_unknown_keys(S::TABLE) { None } else { value }
+    }
+
+    /// Records a problem for each unknown key in this directory. Returns whether there is none.
+    #[inline(never)]
+    fn refuse_unknown_keys(&mut self, table: &'static Table) -> bool {
+        if self.left.is_some() {
+            return true;
+        }
+        let length = self.prefix.len();
+        let unknown = with_prefix(self.tree, &self.prefix).filter(|(relative, _)| table.is_unknown_here(&relative[length..]));
+        let before = self.found.problems.len();
+        self.found.problems.extend(unknown.map(|(relative, stored)| Problem {
+            key: self.directory.descend(relative),
+            kind: ProblemKind::Unknown,
+            reason: UNKNOWN.to_owned(),
+            revision: Some(stored.modified),
+        }));
+        self.found.problems.len() == before
+    }
+
+    /// Reads the fields of a struct at this position.
+    fn fields<S: Schema>(&mut self) -> Option<S> {
         let outer = self.enter(S::TABLE);
         let value = S::decode(self);
         let verdict = match &value {

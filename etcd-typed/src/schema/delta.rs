@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::changed_keys::ChangedKey;
-use super::{ChangedKeys, MapKey, Presence, Schema, Stored, Table, Tree, key_of_segment, split_first, with_prefix};
+use super::{ChangedKeys, Fallback, MapKey, Presence, Schema, Stored, Table, Tree, key_of_segment, split_first, with_prefix};
 use crate::error::{Masked, Problem, ProblemKind};
 use crate::key::{self, Key};
 use crate::revision::Revision;
@@ -128,11 +128,11 @@ impl<'a> Delta<'a> {
     }
 
     /// The change of a field with one value.
-    pub(super) fn leaf<T>(&mut self, field: usize, codec: &Codec<T>, default: Option<fn() -> T>) -> Option<Change<T>> {
+    pub(super) fn leaf<T>(&mut self, field: usize, codec: &Codec<T>, default: Fallback<T>) -> Option<Change<T>> {
         let (segment, before, after) = self.leaf_changed(field)?;
         let change = self.change(segment, before, after, *codec)?;
-        let old = if before.is_none() && self.knows_before { default.map(|default| default()) } else { change.old };
-        let new = if after.is_none() { default.map(|default| default()) } else { change.new };
+        let old = if before.is_none() && self.knows_before { default.value() } else { change.old };
+        let new = if after.is_none() { default.value() } else { change.new };
         Some(Change { old, new, ..change })
     }
 

@@ -20,6 +20,27 @@ pub struct Table {
     pub prefix: Option<&'static str>,
     /// The fields, in the order of the struct.
     pub fields: &'static [Field],
+    /// What it means if the directory has a key that is not in the schema.
+    #[serde(skip_serializing_if = "UnknownKeys::is_ignored")]
+    pub unknown: UnknownKeys,
+}
+
+/// What it means if a struct's directory has a key that is not in the schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnknownKeys {
+    /// Only [`Dir::check`](crate::Dir::check) lists it. This is the default.
+    Ignored,
+    /// A live view also logs it, once (`#[serde(deny_unknown_fields)]`).
+    Reported,
+    /// The struct cannot be read (`#[etcd(strict)]`).
+    Refused,
+}
+
+impl UnknownKeys {
+    fn is_ignored(&self) -> bool {
+        *self == Self::Ignored
+    }
 }
 
 /// The keys that show when a struct expires, relative to its directory.
@@ -91,10 +112,12 @@ pub enum Presence {
     Optional,
     /// The field has the value of this expression.
     Default(&'static str),
+    /// The field is an `Option` and has the value of this expression, which may be `None`.
+    OptionalOr(&'static str),
 }
 
 impl Table {
-    pub(crate) const EMPTY: &'static Self = &Self { name: "", doc: "", prefix: None, fields: &[] };
+    pub(crate) const EMPTY: &'static Self = &Self { name: "", doc: "", prefix: None, fields: &[], unknown: UnknownKeys::Ignored };
 
     /// The name of the struct's directory in metrics and events: the same for all directories of
     /// the type.
@@ -111,6 +134,38 @@ impl Table {
     /// and in maps also names that are not valid, which make the read fail.
     pub(crate) fn reads(&self, relative: &str) -> bool {
         self.has(relative, |name| !key::is_hidden(name))
+    }
+
+    /// Whether a key, relative to the struct's directory, is unknown in the directory itself, and not
+    /// in that of a nested struct, which decides for itself.
+    pub(crate) fn is_unknown_here(&'static self, relative: &str) -> bool {
+        !self.owns(relative) && self.struct_within(relative).is_none() && !relative.split('/').any(key::is_hidden)
+    }
+
+    /// Whether the directory of a strict struct contains the key, which the struct does not know.
+    pub(crate) fn refuses(&'static self, relative: &str) -> bool {
+        self.has_unknown(relative, UnknownKeys::Refused)
+    }
+
+    /// Whether the directory of a struct that reports unknown keys contains the key, which the
+    /// struct does not know.
+    pub(crate) fn reports(&'static self, relative: &str) -> bool {
+        self.has_unknown(relative, UnknownKeys::Reported)
+    }
+
+    /// Whether this struct or one below it reports unknown keys.
+    pub(crate) fn has_reports(&self) -> bool {
+        self.unknown == UnknownKeys::Reported
+            || self.fields.iter().any(|field| match &field.kind {
+                Kind::Leaf(_) | Kind::Entries { .. } => false,
+                Kind::Dir(table) | Kind::DirMap { table, .. } | Kind::Flatten(table) => table.has_reports(),
+            })
+    }
+
+    fn has_unknown(&'static self, relative: &str, unknown: UnknownKeys) -> bool {
+        self.structs_around(relative)
+            .last()
+            .is_some_and(|(prefix, table)| table.unknown == unknown && table.is_unknown_here(&relative[prefix.len()..]))
     }
 
     /// `is_name` decides whether a segment is a name in a map.
@@ -204,7 +259,7 @@ impl Table {
             match field.presence {
                 Presence::Required if required.len() < REQUIRED => required.extend(field.segments()),
                 Presence::Default(_) => every.push(field.segment),
-                Presence::Required | Presence::Optional => {}
+                Presence::Required | Presence::Optional | Presence::OptionalOr(_) => {}
             }
         });
         if !required.is_empty() {
@@ -324,6 +379,7 @@ impl Field {
             Presence::Required => {}
             Presence::Optional => f.write_str(", optional")?,
             Presence::Default(default) => write!(f, ", default {default}")?,
+            Presence::OptionalOr(default) => write!(f, ", optional, default {default}")?,
         }
         if self.secret {
             f.write_str(", secret")?;

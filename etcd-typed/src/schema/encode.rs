@@ -3,7 +3,7 @@
 use super::{Encoded, Map, MapKey, Schema, Table, Validation, place, segment_of, validated};
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::Key;
-use crate::value::{Codec, ValueError};
+use crate::value::{Codec, ValueError, contained};
 
 /// Writes the fields of one struct. The derive generates one call for each directory or map, with
 /// the index of the field in the table, and one call for each group of adjacent leaves.
@@ -33,6 +33,18 @@ impl<'a> Encoder<'a> {
         if let Some(segment) = self.segment(field) {
             self.value(segment, value, codec);
         }
+    }
+
+    /// Writes an `Option` field with a default that is `None`. Without a key a read would return
+    /// the default.
+    pub(super) fn leaf_none<T>(&mut self, field: usize, codec: &Codec<T>, default: fn() -> Option<T>) {
+        let Some(segment) = self.segment(field).filter(|_| self.validation == Validation::Run) else { return };
+        let reason = match contained("the default", || Ok(default().is_some())) {
+            Ok(false) => return,
+            Ok(true) => ValueError::new("`None` cannot be stored, since a field without a key has its default; give the field a value"),
+            Err(reason) => codec.masked(reason),
+        };
+        self.problem(segment, ProblemKind::Unencodable, &reason);
     }
 
     /// Writes a nested struct.

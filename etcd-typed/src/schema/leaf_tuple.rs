@@ -2,7 +2,7 @@
 //! generates one call for the whole tuple instead of one per field. This makes derived structs
 //! compile faster, since the compiler checks each call in each struct.
 
-use super::{Change, Decoder, Delta, Encoder, Field, Kind, Presence};
+use super::{Change, Decoder, Delta, Encoder, Fallback, Field, Kind, Presence};
 use crate::value::{Codec, Limits};
 
 /// Adjacent fields with one value each: a tuple of `Leaf` and `LeafOpt`, and the index of the first
@@ -44,18 +44,18 @@ impl<L: Tuple> LeafTuple<L> {
 #[derive(Debug)]
 pub struct Leaf<T> {
     pub(crate) codec: Codec<T>,
-    default: Option<fn() -> T>,
+    default: Fallback<T>,
 }
 
 impl<T> Leaf<T> {
     /// A required field.
     pub const fn new(codec: Codec<T>) -> Self {
-        Self { codec, default: None }
+        Self { codec, default: Fallback::None }
     }
 
     /// A field with a default.
     pub const fn or(codec: Codec<T>, default: fn() -> T) -> Self {
-        Self { codec, default: Some(default) }
+        Self { codec, default: Fallback::Always(default) }
     }
 
     /// Its row in the table, without the parts that only the derive knows.
@@ -98,6 +98,35 @@ impl<T> LeafOpt<T> {
     }
 }
 
+/// An `Option` field with a default, which may be `None`.
+#[derive(Debug)]
+pub struct LeafOptOr<T> {
+    pub(crate) codec: Codec<T>,
+    default: fn() -> Option<T>,
+}
+
+impl<T> LeafOptOr<T> {
+    /// An `Option` field with a default.
+    pub const fn new(codec: Codec<T>, default: fn() -> Option<T>) -> Self {
+        Self { codec, default }
+    }
+
+    /// Its row in the table, without the parts that only the derive knows.
+    pub const fn row(&self, name: &'static str, segment: &'static str) -> Field {
+        row(name, segment, &self.codec, Presence::Optional)
+    }
+
+    /// The codec of its values.
+    pub const fn codec(&self) -> &Codec<T> {
+        &self.codec
+    }
+
+    /// A default with this source text, which is hidden for a secret.
+    pub const fn presence(&self, default: &'static str) -> Presence {
+        Presence::OptionalOr(if self.codec.is_secret() { "***" } else { default })
+    }
+}
+
 const fn row<T>(name: &'static str, segment: &'static str, codec: &Codec<T>, presence: Presence) -> Field {
     Field {
         name,
@@ -123,7 +152,7 @@ pub trait OneLeaf {
     fn codec(&self) -> &Codec<Self::Stored>;
 
     /// The default of the field, if nothing is stored.
-    fn default(&self) -> Option<fn() -> Self::Stored>;
+    fn default(&self) -> Fallback<Self::Stored>;
 
     /// Reads the field.
     fn decode(&self, field: usize, decoder: &mut Decoder<'_>) -> Option<Self::Value>;
@@ -140,7 +169,7 @@ impl<T: 'static> OneLeaf for Leaf<T> {
         &self.codec
     }
 
-    fn default(&self) -> Option<fn() -> T> {
+    fn default(&self) -> Fallback<T> {
         self.default
     }
 
@@ -161,8 +190,8 @@ impl<T: 'static> OneLeaf for LeafOpt<T> {
         &self.codec
     }
 
-    fn default(&self) -> Option<fn() -> T> {
-        None
+    fn default(&self) -> Fallback<T> {
+        Fallback::None
     }
 
     fn decode(&self, field: usize, decoder: &mut Decoder<'_>) -> Option<Option<T>> {
@@ -172,6 +201,30 @@ impl<T: 'static> OneLeaf for LeafOpt<T> {
     fn encode(&self, field: usize, encoder: &mut Encoder<'_>, value: &Option<T>) {
         if let Some(value) = value {
             encoder.leaf(field, value, &self.codec);
+        }
+    }
+}
+
+impl<T: 'static> OneLeaf for LeafOptOr<T> {
+    type Stored = T;
+    type Value = Option<T>;
+
+    fn codec(&self) -> &Codec<T> {
+        &self.codec
+    }
+
+    fn default(&self) -> Fallback<T> {
+        Fallback::Maybe(self.default)
+    }
+
+    fn decode(&self, field: usize, decoder: &mut Decoder<'_>) -> Option<Option<T>> {
+        decoder.leaf_opt_or(field, &self.codec, self.default)
+    }
+
+    fn encode(&self, field: usize, encoder: &mut Encoder<'_>, value: &Option<T>) {
+        match value {
+            Some(value) => encoder.leaf(field, value, &self.codec),
+            None => encoder.leaf_none(field, &self.codec, self.default),
         }
     }
 }

@@ -44,7 +44,9 @@ const MASK: &str = "***";
 /// It implements `Deserialize`, so that a config file or the environment can provide the value. It
 /// does not implement `Serialize`: a form that hides the value would be stored instead of the value
 /// wherever a program writes the struct as JSON, and a form that shows it would leak. For answers to
-/// people, [`serialize_masked`] writes `***`.
+/// people, [`serialize_masked`] writes `***`. A field of a struct that derives
+/// [`EtcdSchema`](derive@crate::EtcdSchema) is stored as its value, also with this function or with
+/// `#[serde(skip_serializing)]`.
 ///
 /// The comparison with `==` takes a time that depends on the values.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -126,6 +128,9 @@ pub(super) fn masked(_: ValueError) -> ValueError {
 
 /// Writes `***` instead of a value, for `#[serde(serialize_with = "etcd_typed::serialize_masked")]`
 /// on a field of a struct that is shown to people.
+///
+/// If the struct derives [`EtcdSchema`](derive@crate::EtcdSchema), the field is stored as its value, not
+/// as this mask.
 ///
 /// A field with `#[etcd(json)]` refuses to store such a mask, with
 /// [`Encode`](crate::ErrorKind::Encode).

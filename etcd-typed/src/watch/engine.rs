@@ -131,6 +131,7 @@ impl Engine {
     }
 
     /// Returns what to do now.
+    #[inline]
     pub(crate) fn want(&self) -> Want {
         match &self.phase {
             Phase::Listing { at, .. } => Want::Read(Range { revision: *at, ..Range::of(self.span.clone()) }),
@@ -170,6 +171,7 @@ impl Engine {
     /// Handles the answer to the current want. If this returns an error, the watch has ended.
     ///
     /// An answer to anything else would be a defect of the caller; it changes nothing.
+    #[inline]
     pub(crate) fn handle(&mut self, input: Input) -> Option<Result<Step, Error>> {
         match (std::mem::replace(&mut self.phase, Phase::Ended), input) {
             (Phase::Listing { reason, at }, Input::Read(answer)) => self.listed(reason, at, answer),

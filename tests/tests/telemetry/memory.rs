@@ -332,6 +332,45 @@ async fn queue_reports_keys_without_lease_once_per_name() {
     listener.check();
 }
 
+#[derive(etcd_typed::EtcdSchema, Debug, Default)]
+#[serde(default, deny_unknown_fields)]
+struct Denies {
+    known: u32,
+    #[etcd(dir)]
+    regions: BTreeMap<String, Region>,
+}
+
+#[derive(etcd_typed::EtcdSchema, Debug)]
+struct Region {
+    replicas: u32,
+}
+
+#[tokio::test(start_paused = true)]
+async fn view_reports_unknown_keys_once() {
+    let Bench { listener, client, .. } = bench();
+    let told = || {
+        let events = listener.events("unknown keys").into_iter();
+        events.map(|said| (said.level, said.fields["pattern"].clone(), said.fields["keys"].clone())).collect::<Vec<_>>()
+    };
+    let put = |key: &'static str| client.entry::<u32>(key).unwrap();
+    put("/denies/regions/eu/replicas").set(&1).await.unwrap();
+    put("/denies/regions/eu/other").set(&1).await.unwrap();
+    let live = client.dir::<Denies>("/denies").unwrap().live().await.unwrap();
+    assert_eq!(told(), [], "a nested struct decides for itself");
+    for key in ["/denies/typo", "/denies/other"] {
+        put(key).set(&1).await.unwrap();
+        until(|| !told().is_empty()).await;
+    }
+    put("/denies/known").set(&2).await.unwrap();
+    until(|| live.get().known == 2).await;
+    let once = ("warn".to_owned(), "Denies".to_owned(), "1".to_owned());
+    assert_eq!(told(), std::slice::from_ref(&once));
+    let _second = client.dir::<Denies>("/denies").unwrap().live().await.unwrap();
+    assert_eq!(told(), [once, ("warn".to_owned(), "Denies".to_owned(), "2".to_owned())]);
+    assert!(live.status().is_live());
+    listener.check();
+}
+
 #[tokio::test(start_paused = true)]
 async fn published_value_reports_loss_and_return() {
     let Bench { listener, store, client, .. } = bench();

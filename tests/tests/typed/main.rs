@@ -10,6 +10,8 @@ mod restored;
 mod round_trips;
 mod runtimes;
 mod schema_versions;
+mod serde_configs;
+mod serde_names;
 mod stored_forms;
 mod typed;
 mod written_structs;

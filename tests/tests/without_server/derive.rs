@@ -11,6 +11,7 @@ mod generics;
 mod names;
 mod prelude;
 mod rules;
+mod serde_attributes;
 mod types;
 mod value;
 

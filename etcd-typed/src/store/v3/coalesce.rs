@@ -20,6 +20,7 @@ mod solo_keys;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -80,10 +81,28 @@ struct Waiting {
 
 /// Everything in which coalescible requests differ: the keys, whether only keys are wanted, the
 /// limit, and the revision since which keys were modified.
-type Wanted = (Bytes, Bytes, bool, i64, i64);
+#[derive(PartialEq, Eq)]
+struct Wanted {
+    key: Bytes,
+    range_end: Bytes,
+    keys_only: bool,
+    limit: i64,
+    modified_since: i64,
+}
 
-fn wanted(request: &RangeRequest) -> Wanted {
-    (request.key.clone(), request.range_end.clone(), request.keys_only, request.limit, request.min_mod_revision)
+impl Wanted {
+    fn of(request: &RangeRequest) -> Self {
+        let (key, range_end) = (request.key.clone(), request.range_end.clone());
+        Self { key, range_end, keys_only: request.keys_only, limit: request.limit, modified_since: request.min_mod_revision }
+    }
+}
+
+impl Hash for Wanted {
+    /// Requests with the same key seldom differ in anything else, and thousands of watches that
+    /// begin together are hashed one by one.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key.hash(state);
+    }
 }
 
 /// The readers of one request. A reader that gives up drops its receiver.
@@ -333,7 +352,7 @@ impl Waiting {
     fn add(&mut self, request: &RangeRequest, outcome: oneshot::Sender<Outcome>) -> bool {
         let alone = self.groups.is_empty();
         let next = self.groups.len();
-        let place = *self.places.entry(wanted(request)).or_insert(next);
+        let place = *self.places.entry(Wanted::of(request)).or_insert(next);
         match self.groups.get_mut(place) {
             Some(group) => group.outcomes.push(outcome),
             None => self.groups.push(Group { request: request.clone(), outcomes: vec![outcome] }),
@@ -344,7 +363,7 @@ impl Waiting {
     /// Takes the oldest groups, at most `most` of them.
     fn take(&mut self, most: usize) -> Vec<Group> {
         let rest = self.groups.split_off(self.groups.len().min(most));
-        self.places = rest.iter().enumerate().map(|(place, group)| (wanted(&group.request), place)).collect();
+        self.places = rest.iter().enumerate().map(|(place, group)| (Wanted::of(&group.request), place)).collect();
         mem::replace(&mut self.groups, rest)
     }
 }

@@ -99,6 +99,99 @@ async fn masked_secret_is_not_stored_as_json() {
     assert!(!wrong.contains("hunter2"), "{wrong}");
 }
 
+mod hidden {
+    use etcd_typed::Secret;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn stars<T, S: Serializer>(_: &T, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str("*****")
+    }
+
+    pub(super) fn serialize<S: Serializer>(value: &Secret<String>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&value.expose().chars().rev().collect::<String>())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Secret<String>, D::Error> {
+        let text = String::deserialize(from)?;
+        if text.is_empty() { Err(serde::de::Error::custom("hunter2")) } else { Ok(text.chars().rev().collect::<String>().into()) }
+    }
+}
+
+/// A struct that a program shows to people through serde.
+#[derive(EtcdSchema, serde::Serialize, serde::Deserialize, Clone, Debug, PartialEq)]
+struct Shown {
+    #[serde(serialize_with = "etcd_typed::serialize_masked")]
+    password: Secret<String>,
+    #[serde(serialize_with = "etcd_typed::serialize_masked")]
+    pin: Option<Secret<u16>>,
+    #[serde(serialize_with = "etcd_typed::serialize_masked")]
+    #[etcd(secret, allow_debug)]
+    token: String,
+    #[serde(serialize_with = "hidden::stars")]
+    keys: Vec<Secret<String>>,
+    #[serde(skip_serializing, default)]
+    salt: Secret<String>,
+    #[serde(serialize_with = "etcd_typed::serialize_masked")]
+    #[etcd(entries)]
+    by_name: BTreeMap<String, Secret<String>>,
+    #[serde(with = "hidden")]
+    odd: Secret<String>,
+    #[serde(serialize_with = "etcd_typed::serialize_masked", default = "hunter")]
+    standard: Option<Secret<String>>,
+    shown: Masked,
+}
+
+#[derive(EtcdValue, serde::Serialize, serde::Deserialize, Clone, Debug, PartialEq)]
+struct Masked(#[serde(serialize_with = "etcd_typed::serialize_masked")] Secret<String>);
+
+fn hunter() -> Option<Secret<String>> {
+    Some("hunter0".into())
+}
+
+#[tokio::test]
+async fn secret_is_stored_although_serde_masks_it() {
+    let client = memory().await;
+    let dir = client.dir::<Shown>("/").unwrap();
+    let value = Shown {
+        password: "hunter2".into(),
+        pin: Some(1234.into()),
+        token: "hunter2".to_owned(),
+        keys: vec!["hunter2".into()],
+        salt: "hunter2".into(),
+        by_name: BTreeMap::from([("a".to_owned(), "hunter2".into())]),
+        odd: "hunter2".into(),
+        standard: Some("hunter2".into()),
+        shown: Masked("hunter2".into()),
+    };
+    dir.set(&value).await.unwrap();
+    assert_eq!(
+        stored(&client).await,
+        keys(&[
+            ("password", "hunter2"),
+            ("pin", "1234"),
+            ("token", "hunter2"),
+            ("keys", r#"["hunter2"]"#),
+            ("salt", "hunter2"),
+            ("by_name/a", "hunter2"),
+            ("odd", "2retnuh"),
+            ("standard", "hunter2"),
+            ("shown", "hunter2"),
+        ])
+    );
+    assert_eq!(*dir.get().await.unwrap(), value);
+    let table = Shown::describe();
+    assert!(table.fields.iter().all(|field| field.secret), "{table}");
+    put(&client, "/odd", "").await;
+    let said = format!("{table}{table:?}{:?}", dir.get().await.unwrap_err());
+    assert!(!said.contains("hunter"), "{said}");
+    assert_eq!(
+        serde_json::to_value(&value).unwrap(),
+        serde_json::json!({
+            "password": "***", "pin": "***", "token": "***", "keys": "*****", "by_name": "***", "odd": "2retnuh", "standard": "***", "shown": "***"
+        })
+    );
+}
+
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 struct Limited {
     #[etcd(range = 1..=65535, default = 8080)]
@@ -283,6 +376,44 @@ struct Stable(f64);
 
 fn stable(version: &Stable) -> Result<(), &'static str> {
     if version.0 >= 1.0 { Ok(()) } else { Err("0 is not stable") }
+}
+
+/// Serde converts it in the same way.
+#[derive(EtcdValue, serde::Serialize, serde::Deserialize, Clone, Debug, PartialEq)]
+#[serde(try_from = "u8", into = "u8")]
+#[etcd(try_from = u8)]
+enum Grade {
+    Low,
+    High,
+}
+
+impl TryFrom<u8> for Grade {
+    type Error = &'static str;
+
+    fn try_from(grade: u8) -> Result<Self, Self::Error> {
+        match grade {
+            1 => Ok(Self::Low),
+            2 => Ok(Self::High),
+            _ => Err("a grade is 1 or 2"),
+        }
+    }
+}
+
+impl From<Grade> for u8 {
+    fn from(grade: Grade) -> Self {
+        match grade {
+            Grade::Low => 1,
+            Grade::High => 2,
+        }
+    }
+}
+
+#[test]
+fn etcd_conversion_is_allowed_beside_that_of_serde() {
+    assert_eq!(Grade::High.encode().unwrap(), "2");
+    assert_eq!(Grade::decode(b"1"), Ok(Grade::Low));
+    assert_eq!(Grade::decode(b"3").unwrap_err().to_string(), "a grade is 1 or 2");
+    assert_eq!(serde_json::to_string(&Grade::High).unwrap(), "2");
 }
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]

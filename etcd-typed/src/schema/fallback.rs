@@ -1,0 +1,31 @@
+//! `Fallback`: the value of a field without a key.
+
+/// The value of a field without a key.
+#[derive(Debug)]
+pub enum Fallback<T> {
+    /// There is none.
+    None,
+    /// The default of the field.
+    Always(fn() -> T),
+    /// The default of an `Option` field.
+    Maybe(fn() -> Option<T>),
+}
+
+impl<T> Clone for Fallback<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Fallback<T> {}
+
+impl<T> Fallback<T> {
+    /// The default, if there is one. It runs code of the caller, which may panic.
+    pub(crate) fn value(self) -> Option<T> {
+        match self {
+            Self::None => None,
+            Self::Always(default) => Some(default()),
+            Self::Maybe(default) => default(),
+        }
+    }
+}
