@@ -11,6 +11,10 @@
 //! Ctrl-C or `kill -9`), its entry disappears when the time to live has passed. Delete the entry of a
 //! service that runs (`etcdctl del /etcd-typed/registry/anna`): the service puts it back.
 //!
+//! The list is read per entry: an entry of another form, such as that of a newer version of a service,
+//! is left out and printed with its reason, and the list follows all others
+//! (`etcdctl put /etcd-typed/registry/new 'tcp:8080'`).
+//!
 //! An entry says that the service was alive within its time to live, and not that it answers now. So a
 //! client tries the next service if a request fails. A service that cannot reach etcd for longer than
 //! its time to live disappears from the list, although it may work well. The client decides what to do
@@ -48,7 +52,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let client = Client::connect(&address).await?;
     let registry = registry(&client)?;
     // A service that registers prints the list as well.
-    let mut live = registry.live().await?;
+    let mut live = registry.live().per_entry().await?;
     let shown = async move {
         loop {
             show(&live);
@@ -103,9 +107,17 @@ fn show(live: &Live<LiveMap<String, Json<Endpoint>>>) {
     let services = live.get();
     let shown: Vec<_> = services.iter().map(|(name, Json(at))| format!("{name} at {} (load {})", at.address, at.load)).collect();
     println!("{}", if shown.is_empty() { "nobody".to_owned() } else { shown.join(", ") });
+    show_problems(live);
     // The service that a client would choose.
     if let Some((name, _)) = services.iter().min_by_key(|(_, Json(at))| at.load) {
         println!("  the next request goes to {name}");
+    }
+}
+
+/// Prints the bad entries, which keep their last good value or are left out.
+fn show_problems(live: &Live<LiveMap<String, Json<Endpoint>>>) {
+    for problem in live.status().problems() {
+        println!("  not followed: {problem}");
     }
 }
 
@@ -113,9 +125,10 @@ fn show(live: &Live<LiveMap<String, Json<Endpoint>>>) {
 async fn play() -> Result<(), Box<dyn Error>> {
     println!("store: memory:");
     let store = MemoryStore::new();
-    let mut live = registry(&Client::with_store(store.clone()))?.live().await?;
+    let mut live = registry(&Client::with_store(store.clone()))?.live().per_entry().await?;
     show(&live);
     let registry = registry(&Client::with_store(store.clone()))?;
+    let other = store.clone();
 
     println!("\nanna and bert come");
     let mut anna = Service::start(&registry, "anna", 3).await?;
@@ -144,6 +157,15 @@ async fn play() -> Result<(), Box<dyn Error>> {
     until(&mut live, |services| services.contains_key("carl")).await?;
     elsewhere.join().map_err(|_| "carl panicked")??;
     until(&mut live, |services| !services.contains_key("carl")).await?;
+
+    println!("\na program with another form of entry comes: the list leaves it out, and keeps the others");
+    let text = Client::with_store(other).entry::<String>("/etcd-typed/registry/newer")?;
+    text.set(&"tcp:8080".to_owned()).await?;
+    while live.status().problems().is_empty() {
+        live.changed().await?;
+    }
+    show_problems(&live);
+    text.delete().await?;
 
     println!("\nanna leaves");
     drop(anna);

@@ -6,7 +6,7 @@ mod entry;
 mod mirror;
 mod one_key;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -82,6 +82,8 @@ pub(crate) struct Typed<C, T> {
     pattern: Pattern,
     changes: Arc<MakeChanges<C>>,
     state: Arc<MakeState<T>>,
+    /// Reads a map without its bad entries.
+    per_entry: Option<Arc<MakeState<T>>>,
 }
 
 type MakeChanges<C> = dyn Fn(&mut Delta<'_>, &mut Vec<C>) + Send + Sync;
@@ -95,7 +97,13 @@ impl<C, T> Typed<C, T> {
         changes: impl Fn(&mut Delta<'_>, &mut Vec<C>) + Send + Sync + 'static,
         state: impl Fn(&Key, &Tree, Revision) -> Result<Versioned<T>> + Send + Sync + 'static,
     ) -> Self {
-        Self { pattern, changes: Arc::new(changes), state: Arc::new(state) }
+        Self { pattern, changes: Arc::new(changes), state: Arc::new(state), per_entry: None }
+    }
+
+    /// Adds the function that reads a map without its bad entries.
+    pub(crate) fn per_entry(self, state: impl Fn(&Key, &Tree, Revision) -> Versioned<T> + Send + Sync + 'static) -> Self {
+        let state = move |directory: &Key, tree: &Tree, revision| Ok(state(directory, tree, revision));
+        Self { per_entry: Some(Arc::new(state)), ..self }
     }
 }
 
@@ -117,6 +125,21 @@ impl<C, T> Watching<C, T> {
     /// revisions that are not above the requested one.
     pub fn since(mut self, revision: impl Into<Revision>) -> Self {
         self.start = Start::Since(revision.into());
+        self
+    }
+}
+
+impl<C, K, V> Watching<C, BTreeMap<K, V>> {
+    /// [`Changes::current`] leaves bad entries out of the map, instead of failing. See
+    /// [`Viewing::per_entry`](crate::Viewing::per_entry) for a live view with a similar rule.
+    ///
+    /// The items of the stream are the same: a bad value is an `Err` of kind `Decode` that names the
+    /// key. A value that was bad already when the stream started is no item;
+    /// [`check`](crate::EntryMap::check) lists those.
+    pub fn per_entry(mut self) -> Self {
+        if let Some(state) = &self.typed.per_entry {
+            self.typed.state = state.clone();
+        }
         self
     }
 }

@@ -8,18 +8,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use address::{Address, Network, Protocol};
+pub use address::{Addresses, List, Text};
 
 use crate::election::{self, Election};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::{Context, Dir, DirMap, Directory, Entry, EntryMap, EtcdSchema, SharedContext, Transaction};
 use crate::key::{Key, KeyError};
-use crate::lease::{Lease, LeasePool};
+use crate::lease::{AdoptLease, Lease, LeasePool};
 use crate::live::Upstreams;
 use crate::lock::NamedLock;
 use crate::queue::{ContenderQueue, HandOver};
 use crate::retry::RetryPolicy;
+use crate::revision::LeaseId;
 use crate::runtime::Runtimes;
 use crate::schema::MapKey;
+#[cfg(feature = "tls")]
+use crate::store::connect::RustlsConfig;
 use crate::store::connect::{ConnectOptions, Credentials, Tls};
 use crate::store::memory::MemoryStore;
 use crate::store::{Consistency, Member, Stats, StatsKind, Status, Store};
@@ -105,11 +109,41 @@ impl Client {
 
     /// Returns a builder, to set options before connecting.
     pub fn builder(address: &str) -> ClientBuilder {
+        Self::builder_of(Given::Address(address.to_owned()))
+    }
+
+    /// Returns a builder for the addresses of one cluster, in the form in which configurations have
+    /// them: one text with commas, or a list.
+    ///
+    /// Each address is a host with an optional port, and may have a scheme. All schemes must be the
+    /// same. The scheme of one address applies to addresses without a scheme; if no address has one,
+    /// it is `etcd://`. User, password and namespace are as in [`Client::connect`], and apply to the
+    /// whole cluster.
+    ///
+    /// ```
+    /// # fn main() -> etcd_typed::Result<()> {
+    /// use etcd_typed::Client;
+    ///
+    /// Client::builder_for("http://a:2379,http://b:2379");
+    /// Client::builder_for("a:2379, b:2379, c:2379");
+    /// Client::builder_for(["a:2379", "https://b:2379"]); // both over TLS
+    /// Client::builder_for(std::env::args().skip(1));
+    ///
+    /// let mixed = Client::builder_for(["http://a", "https://b"]).connect_lazy();
+    /// assert!(mixed.is_err());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// The builder reports a wrong list when it [connects](ClientBuilder::connect), as `InvalidUrl`.
+    pub fn builder_for<Form>(addresses: impl Addresses<Form>) -> ClientBuilder {
+        Self::builder_of(Given::List(addresses.texts()))
+    }
+
+    fn builder_of(address: Given) -> ClientBuilder {
         ClientBuilder {
-            address: address.to_owned(),
+            address,
             credentials: None,
             tls: Tls::default(),
-            tls_files: TlsFiles::default(),
             retry: RetryPolicy::default(),
             namespace: None,
             tune: Tuning::default(),
@@ -133,6 +167,7 @@ impl Client {
             upstreams: Arc::new(Upstreams::new(runtimes)),
             lease_pool,
             claims: Vec::new(),
+            name: None,
         };
         Self { context: Arc::new(context), namespace, hand_over: Arc::default() }
     }
@@ -172,6 +207,16 @@ impl Client {
         Ok(Entry::new(self.context.clone(), self.namespace.join(&below), Codec::value()))
     }
 
+    /// Opens a handle to one key whose values this codec reads and writes: JSON for any serde type,
+    /// a stored form of one's own, a validation, a secret. [`Codec`] has an example.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`entry`](Self::entry).
+    pub fn entry_with<T: Send + Sync + 'static>(&self, path: &str, codec: Codec<T>) -> Result<Entry<T>> {
+        Ok(Entry::new(self.context.clone(), self.entry::<String>(path)?.key().clone(), codec))
+    }
+
     /// Opens a handle to the directory of a struct, at any path. For a struct that declares its
     /// prefix, the derived handle has `open`.
     ///
@@ -189,6 +234,16 @@ impl Client {
     /// `InvalidKey`; see [`Key::parse`].
     pub fn entries<K: MapKey, V: EtcdValue + Send + Sync + 'static>(&self, path: &str) -> Result<EntryMap<K, V>> {
         Ok(EntryMap::new(self.context.clone(), self.key(path)?, Codec::value()))
+    }
+
+    /// Opens a handle to a directory of values that this codec reads and writes; see
+    /// [`entry_with`](Self::entry_with).
+    ///
+    /// # Errors
+    ///
+    /// `InvalidKey`; see [`Key::parse`].
+    pub fn entries_with<K: MapKey, V: Send + Sync + 'static>(&self, path: &str, codec: Codec<V>) -> Result<EntryMap<K, V>> {
+        Ok(EntryMap::new(self.context.clone(), self.key(path)?, codec))
     }
 
     /// Opens a handle to a directory of structs, one subdirectory each.
@@ -224,6 +279,37 @@ impl Client {
     pub async fn lease(&self, ttl: Duration) -> Result<Lease> {
         let lease_pool = &self.context.lease_pool;
         lease_pool.grant(ttl).await.map(|lease| lease.by_itself(lease_pool))
+    }
+
+    /// Takes over a lease that another component granted: a sidecar, an older part of the program, a
+    /// program in another language. The guard keeps it alive, unless
+    /// [`kept_by_other`](AdoptLease::kept_by_other) says that the other component does, and reports
+    /// its end as for a lease of its own.
+    ///
+    /// Dropping the guard does not revoke the lease: it then runs out, unless the other component
+    /// keeps it alive. [`Lease::revoke`] revokes it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+    /// # use std::time::Duration;
+    /// # let client = etcd_typed::Client::connect("memory:").await?;
+    /// # let other = client.lease(Duration::from_secs(10)).await?;
+    /// # let id = other.id().get();
+    /// use etcd_typed::LeaseId;
+    ///
+    /// // `id` comes from the other component.
+    /// let lease = client.adopt_lease(LeaseId::new(id).expect("a lease's id is not 0")).await?;
+    /// client.entry::<String>("/nodes/a")?.set(&"10.0.0.7".to_owned()).lease(&lease).await?;
+    /// assert!(lease.is_held());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost` if the server does not know the lease. `Unsupported` on v2, which has no leases,
+    /// and outside of a tokio runtime. The errors of a store call.
+    pub fn adopt_lease(&self, id: impl Into<LeaseId>) -> AdoptLease {
+        AdoptLease::new(self.context.lease_pool.clone(), id.into())
     }
 
     /// Returns a handle to the lock with this name. Sends no request until the lock is acquired or
@@ -305,10 +391,9 @@ impl Client {
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `connect` or `connect_lazy`"]
 pub struct ClientBuilder {
-    address: String,
+    address: Given,
     credentials: Option<Credentials>,
     tls: Tls,
-    tls_files: TlsFiles,
     retry: RetryPolicy,
     namespace: Option<String>,
     tune: Tuning,
@@ -316,14 +401,13 @@ pub struct ClientBuilder {
 
 impl fmt::Debug for ClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, credentials, tls, tls_files, retry, namespace, tune } = self;
+        let Self { address, credentials, tls, retry, namespace, tune } = self;
         // A text that is not an address may contain anything, also a password.
-        let address = Address::parse(address).map_err(|error| error.kind());
+        let address = address.parse().map_err(|error| error.kind());
         f.debug_struct("ClientBuilder")
             .field("address", &address)
             .field("credentials", credentials)
             .field("tls", tls)
-            .field("tls_files", tls_files)
             .field("retry", retry)
             .field("namespace", namespace)
             .field("tune", tune)
@@ -331,11 +415,20 @@ impl fmt::Debug for ClientBuilder {
     }
 }
 
-/// Files that are read when the client is created.
-#[derive(Clone, Debug, Default)]
-struct TlsFiles {
-    ca: Option<PathBuf>,
-    identity: Option<(PathBuf, PathBuf)>,
+/// The address as the caller gave it.
+#[derive(Clone)]
+enum Given {
+    Address(String),
+    List(Vec<String>),
+}
+
+impl Given {
+    fn parse(&self) -> Result<Address> {
+        match self {
+            Self::Address(text) => Address::parse(text),
+            Self::List(texts) => Address::parse_list(texts),
+        }
+    }
 }
 
 /// Options that replace the defaults of [`ConnectOptions`].
@@ -360,10 +453,15 @@ impl ClientBuilder {
         self
     }
 
-    /// Like [`ca_certificate`](Self::ca_certificate), from a file that is read when the client is
-    /// created.
+    /// Like [`ca_certificate`](Self::ca_certificate), from a file. It is read when the client is
+    /// created, and again for each new connection, so the file can be replaced while the program
+    /// runs. Open connections continue.
+    ///
+    /// If the file cannot be read or used later, for example in the middle of a replacement, new
+    /// connections use its last usable content, and an event reports it
+    /// ([`certificates not replaced`](crate::telemetry)).
     pub fn ca_certificate_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.tls_files.ca = Some(path.into());
+        self.tls.ca_file = Some(path.into());
         self
     }
 
@@ -373,9 +471,24 @@ impl ClientBuilder {
         self
     }
 
-    /// Like [`identity`](Self::identity), from files that are read when the client is created.
+    /// Like [`identity`](Self::identity), from files. They are read when the client is created, and
+    /// again for each new connection; see [`ca_certificate_file`](Self::ca_certificate_file). If the
+    /// certificate and the key do not belong together because only one of them was replaced yet, the
+    /// last pair stays in use.
     pub fn identity_files(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
-        self.tls_files.identity = Some((certificate.into(), key.into()));
+        self.tls.identity_files = Some((certificate.into(), key.into()));
+        self
+    }
+
+    /// Uses this configuration of rustls for each connection: with its own crypto provider,
+    /// verifier, client certificates and protocol versions. Its ALPN protocols are ignored.
+    ///
+    /// It replaces the other TLS options. Setting one of them too is refused as `Invalid` when the
+    /// client is created; only [`server_name`](Self::server_name) may be set beside it, and only on
+    /// v3.
+    #[cfg(feature = "tls")]
+    pub fn tls_config(mut self, config: impl Into<Arc<rustls::ClientConfig>>) -> Self {
+        self.tls.config = Some(RustlsConfig(config.into()));
         self
     }
 
@@ -457,7 +570,7 @@ impl ClientBuilder {
     /// needs. `Invalid` names an option that is zero.
     pub fn connect_lazy(self) -> Result<Client> {
         let named = self.namespace.as_deref().map(Key::parse).transpose()?;
-        let address = Address::parse(&self.address)?;
+        let address = self.address.parse()?;
         let options = self.tuned()?;
         match address {
             Address::Memory(name) => {
@@ -494,23 +607,12 @@ impl ClientBuilder {
         options.endpoints = network.endpoints;
         options.credentials = self.credentials.or(network.credentials);
         if network.tls {
-            let mut tls = self.tls;
-            if let Some(path) = self.tls_files.ca {
-                tls.ca = Some(read(path)?);
-            }
-            if let Some((certificate, key)) = self.tls_files.identity {
-                tls.identity = Some((read(certificate)?, read(key)?));
-            }
-            options.tls = Some(tls);
-        } else if self.tls != Tls::default() || self.tls_files.ca.is_some() || self.tls_files.identity.is_some() {
+            options.tls = Some(self.tls);
+        } else if self.tls != Tls::default() {
             return Err(Error::new(ErrorKind::InvalidUrl, "certificates need an address with TLS: `etcds://` or `etcd2s://`"));
         }
         Ok(options)
     }
-}
-
-fn read(path: PathBuf) -> Result<Vec<u8>> {
-    std::fs::read(&path).map_err(|error| Error::new(ErrorKind::Tls, format!("{} cannot be read: {error}", path.display())).caused_by(error))
 }
 
 fn open(protocol: Protocol, options: ConnectOptions) -> Result<Arc<dyn Store>> {

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 pub use self::observe::LeaderChanges;
 use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::key::{Key, KeyError};
+use crate::lease::Lost;
 use crate::queue::{Contender, ContenderQueue, Guard, Token};
 use crate::revision::{LeaseId, Revision};
 use crate::telemetry;
@@ -70,12 +71,15 @@ pub(crate) const KIND: &str = "election";
 #[must_use = "an `Election` does nothing until you campaign"]
 pub struct Election<T> {
     queue: Result<ContenderQueue, KeyError>,
+    on_loss: Option<Arc<OnLoss>>,
     values: PhantomData<fn() -> T>,
 }
 
+type OnLoss = dyn Fn(&Lost) + Send + Sync;
+
 impl<T> Clone for Election<T> {
     fn clone(&self) -> Self {
-        Self { queue: self.queue.clone(), values: PhantomData }
+        Self { queue: self.queue.clone(), on_loss: self.on_loss.clone(), values: PhantomData }
     }
 }
 
@@ -87,7 +91,7 @@ impl<T> fmt::Debug for Election<T> {
 
 impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     pub(crate) fn new(queue: Result<ContenderQueue, KeyError>) -> Self {
-        Self { queue, values: PhantomData }
+        Self { queue, on_loss: None, values: PhantomData }
     }
 
     /// Sets how long the leadership lasts after its leader vanished. Default: 15 s. The server
@@ -101,6 +105,21 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         if let Ok(queue) = &mut self.queue {
             queue.ttl = ttl;
         }
+        self
+    }
+
+    /// Sets a function that [`lead`](Self::lead) calls each time it has lost the leadership, with the
+    /// reason. The work was dropped before. The function must not block; a panic in it ends `lead`.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+    /// # let client = etcd_typed::Client::connect("memory:").await?;
+    /// let election = client.election::<String>("/scheduler").on_loss(|lost| eprintln!("{lost}"));
+    /// # let _ = election;
+    /// # Ok(()) }
+    /// ```
+    pub fn on_loss(mut self, tell: impl Fn(&Lost) + Send + Sync + 'static) -> Self {
+        self.on_loss = Some(Arc::new(tell));
         self
     }
 
@@ -163,7 +182,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     /// candidate then campaigns again with the same value, at the end of the queue, after a delay
     /// set by the [`RetryPolicy`](crate::RetryPolicy). The delay grows while leaderships are lost
     /// at once. A campaign that fails because no server can be reached is also repeated, without
-    /// limit; [`telemetry`] reports each failure.
+    /// limit. [`telemetry`] reports each failure, and each loss with its reason; see also
+    /// [`on_loss`](Self::on_loss).
     ///
     /// `run` gets the leadership, for [`fence`](Guard::fence), [`proclaim`](Leader::proclaim) and
     /// writes that are [guarded by it](crate::EntryWrite::guarded_by). The leadership ends when the
@@ -212,11 +232,20 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
                     let output = leader.while_held(run(leader.clone())).await;
                     // `run` may have returned because a guarded write was refused. That is a loss,
                     // not the end.
-                    if let (Ok(output), true) = (output, leader.is_held()) {
-                        // The work is done. If the release fails, the lease's task tries again, or
-                        // the lease runs out.
-                        let _ = leader.guard.release().await;
-                        return Ok(output);
+                    let lost = match output {
+                        Ok(output) if leader.is_held() => {
+                            // The work is done. If the release fails, the lease's task tries again,
+                            // or the lease runs out.
+                            let _ = leader.guard.release().await;
+                            return Ok(output);
+                        }
+                        // The guard knows why it is no longer held, so this does not wait.
+                        Ok(_) => leader.lost().await,
+                        Err(lost) => lost,
+                    };
+                    telemetry::leadership_lost(KIND, lost.reason().cause(), lost.cause());
+                    if let Some(tell) = &self.on_loss {
+                        tell(&lost);
                     }
                     if begun.elapsed() >= retry.max_delay {
                         backoff.reset();

@@ -20,6 +20,8 @@
 //!
 //! - [What each store can do](stores)
 //! - [Locks and elections beside other clients](other_clients): Go, `etcdctl`, Node, Python
+//! - [Move from etcd-client, etcd3 or clientv3](move_here): their calls, key layouts, old and new
+//!   versions side by side
 //! - [Coming from another client](coming_from): Etcd.jl, cetcd
 //! - [What reads and changes cost](costs)
 //! - [How the library is tested](tested)
@@ -56,6 +58,9 @@ pub mod lead {}
 
 #[doc = include_str!("guide/lock.md")]
 pub mod lock {}
+
+#[doc = include_str!("guide/move_here.md")]
+pub mod move_here {}
 
 #[doc = include_str!("guide/other_clients.md")]
 pub mod other_clients {}

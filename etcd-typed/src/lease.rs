@@ -2,6 +2,7 @@
 //! [`validity`] tells how long a lease is safe to trust, and [`shared`] attaches the keys of
 //! several owners to one lease.
 
+mod adopt;
 mod delayed_start;
 mod pool;
 mod shared;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+pub use self::adopt::AdoptLease;
 pub(crate) use self::delayed_start::DelayedStart;
 use self::pool::IDLE;
 pub(crate) use self::pool::LeasePool;
@@ -272,7 +274,7 @@ impl Applicant {
                     // If the caller's future was dropped, the sender of `orders` is gone too, and
                     // the keeper below ends.
                     let _ = answer.send(Ok((id, ttl, validity.clone())));
-                    let keeper = LeaseKeeper { store, retry, pool, id, ttl, validity, _over: over };
+                    let keeper = LeaseKeeper { store, retry, pool, id, ttl, validity, manner: Manner::Own, _over: over };
                     keeper.run(sent, &mut orders).await;
                     return;
                 }
@@ -300,8 +302,20 @@ struct LeaseKeeper {
     id: LeaseId,
     ttl: Duration,
     validity: Validity,
+    manner: Manner,
     /// Marks the lease as lost when the task ends, for whatever reason.
     _over: EndsWith,
+}
+
+/// What a [`LeaseKeeper`] does for its lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// Renews the lease, and revokes it at the end.
+    Own,
+    /// Renews a lease of another component, and leaves it at the end.
+    Renew,
+    /// Only asks how long a lease of another component has left.
+    Observe,
 }
 
 /// How a [`LeaseKeeper`] ends.
@@ -314,7 +328,9 @@ enum End {
 
 impl LeaseKeeper {
     async fn run(mut self, sent: Moment, orders: &mut mpsc::UnboundedReceiver<Order>) {
-        if let End::Unwanted = self.keep(sent, orders).await {
+        if let End::Unwanted = self.keep(sent, orders).await
+            && self.manner == Manner::Own
+        {
             revoke(&*self.store, &self.retry, self.id, self.ttl).await;
         }
     }
@@ -390,7 +406,11 @@ impl LeaseKeeper {
         if self.pool.upgrade().is_some_and(|pool| pool.dismiss(self.id)) {
             return (sent, None);
         }
-        (sent, Some(self.store.keep_alive(self.id).await))
+        let answer = match self.manner {
+            Manner::Own | Manner::Renew => self.store.keep_alive(self.id).await,
+            Manner::Observe => adopt::remaining(&*self.store, self.id).await,
+        };
+        (sent, Some(answer))
     }
 }
 

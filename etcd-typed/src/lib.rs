@@ -130,7 +130,9 @@
 //! | `derive` | the derive macros | yes |
 //! | `v3` | `etcd://` | yes |
 //! | `v2` | `etcd2://` | |
-//! | `tls` | `etcds://` and `etcd2s://`, through rustls | |
+//! | `ring` | `etcds://` and `etcd2s://`, through rustls with the crypto provider `ring` | |
+//! | `aws-lc` | the same with the crypto provider `aws-lc-rs` | |
+//! | `tls` | the same without a crypto provider: the program installs one, or gives a configuration of its own ([`ClientBuilder::tls_config`]) | |
 //! | `testing` | real servers, a proxy that breaks connections, a store whose calls a test can hook, the conformance suite for stores | |
 //! | `snapshot` | `live().or_snapshot(path)`: a live view starts from its last good state on disk while no server answers | |
 //! | `metrics` | metrics through the facade of the crate `metrics`; see [`telemetry`] | |
@@ -169,17 +171,24 @@ mod value;
 mod version;
 mod watch;
 
+/// What [`Client::builder_for`] accepts.
+pub mod addresses {
+    pub use crate::client::{Addresses, List, Text};
+}
+
+/// The crate of [`Bytes`](bytes::Bytes), which signatures of this crate use.
+pub use bytes;
 pub use changes::{Changes, EntryChanges, Watching, WatchingEntry};
 pub use client::{Client, ClientBuilder};
 pub use election::{Candidate, Election, Leader, LeaderChanges};
 pub use error::{Error, ErrorKind, Problem, ProblemKind, Result};
 pub use handle::{
     Check, Diff, Difference, Dir, DirDelete, DirMap, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete, DirectoryWrite, Entry,
-    EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, MapWrite, Node, Previous, Publish, Shown, Transaction,
-    UpdateError,
+    EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, Listing, MapWrite, Node, PerEntry, Previous, Publish, Reads,
+    Shown, Transaction, TransactionReads, UpdateError,
 };
 pub use key::{Key, KeyError};
-pub use lease::{Lease, Lost, LostReason};
+pub use lease::{AdoptLease, Lease, Lost, LostReason};
 pub use live::{
     Cause, Live, LiveMap, LiveMapIter, LiveStatus, LiveStream, Part, Reader, Rewound, Selected, Snapshot, SnapshotFailure, Subscription,
     Viewing,
@@ -189,6 +198,9 @@ pub use publish::{Published, PublishedStatus};
 pub use queue::{Guard, Token, TokenError};
 pub use retry::{Backoff, RetryPolicy};
 pub use revision::{LeaseId, Revision};
+/// The crate of the configuration that [`ClientBuilder::tls_config`] takes.
+#[cfg(feature = "tls")]
+pub use rustls;
 pub use schema::{Change, Decoder, Delta, Encoder, Field, Keyed, Kind, Map, MapKey, Presence, Schema, Table, UnknownKeys, Update};
 pub use store::StatsKind;
 pub use value::{Bounds, Codec, EtcdValue, InList, Json, Length, Limits, Secret, Text, ValueError, serialize_masked};

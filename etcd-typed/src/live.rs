@@ -41,7 +41,8 @@ use crate::version::Versioned;
 ///   no transactions, each change appears alone).
 /// - **Always valid.** A state that does not decode, lacks a required field or fails its validation
 ///   never replaces the last good state. [`status`](Self::status) reports it, with each key,
-///   revision and reason. When the stored value is corrected, the view continues by itself.
+///   revision and reason. When the stored value is corrected, the view continues by itself. A map
+///   whose entries have different writers can be viewed [per entry](Viewing::per_entry) instead.
 /// - **Never ends.** It survives server restarts, cut connections, compactions, rights that are
 ///   revoked and granted again, and the end of the runtime on which it was created; see
 ///   [`Client`](crate::Client). While it cannot follow the server it shows the last good state, and

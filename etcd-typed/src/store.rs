@@ -180,6 +180,17 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         0
     }
 
+    /// Returns the last error if no server can be reached: every endpoint has failed after `began`,
+    /// and none has answered since. No request is sent.
+    ///
+    /// A live view with `or_snapshot` starts from its file as soon as this is so, instead of waiting
+    /// until the read gives up. The default never knows, and then the view waits. A wrapper should
+    /// forward this method.
+    fn unreachable_since(&self, began: std::time::Instant) -> Option<Error> {
+        let _ = began;
+        None
+    }
+
     /// Returns what is known about the cluster behind the store. No request is sent.
     ///
     /// The file of a live view's `or_snapshot` names the cluster, so that no view starts from a

@@ -22,6 +22,7 @@
 //! | `etcd_typed_view_proof_period_seconds` | gauge | `pattern` | seconds | time between two proofs of a live view without failures: 10 s, and 1 ms for each key of its directory |
 //! | `etcd_typed_view_applied_total` | counter | `pattern` | count | states that a live view applied |
 //! | `etcd_typed_view_rejected_total` | counter | `pattern` | count | states that a live view rejected because they do not decode or fail a validation |
+//! | `etcd_typed_view_bad_entries` | gauge | `pattern` | count | entries that a live view per entry leaves out, or shows with an earlier value, because they do not decode or fail a validation |
 //! | `etcd_typed_lease_remaining_seconds` | histogram |  | seconds | remaining time of a lease at the end of each attempt to renew it |
 //! | `etcd_typed_leases_lost_total` | counter | `cause` | count | leases that were lost while they were in use, alone or with their guard |
 //! | `etcd_typed_lock_wait_seconds` | histogram | `recipe` | seconds | time that it took to get a lock or the leadership |
@@ -75,6 +76,7 @@
 //! | `etcd_typed::call` | debug | `sent again` | `store`, `op`, `cause`, `error` | a request failed and is repeated |
 //! | `etcd_typed::call` | warn | `login refused` | `store`, `cause`, `error` | the server refused user and password; calls that need a token wait for the next login, after a pause |
 //! | `etcd_typed::call` | warn | `cluster replaced` | `store`, `former`, `cluster` | the endpoints agree that they belong to another cluster: it was restored or created anew, with another history |
+//! | `etcd_typed::call` | warn | `certificates not replaced` | `error` | a file with certificates or a key changed and cannot be used (damaged, unreadable, or a certificate without its key); new connections use the last usable ones. Reported once for each reason |
 //! | `etcd_typed::watch` | info | `interrupted` | `pattern`, `cause`, `error` | a working watch broke, and will be resumed |
 //! | `etcd_typed::watch` | info | `lagged` | `pattern` | the reader of a watch was too slow; the watch is resumed at once where it stopped, and nothing is lost |
 //! | `etcd_typed::watch` | debug | `not resumed yet` | `pattern`, `resume`, `cause`, `error` | an attempt to resume a watch failed; `resume` is the revision up to which all changes were seen |
@@ -86,6 +88,7 @@
 //! | `etcd_typed::watch` | trace | `seen before` | `pattern`, `revision` | changes came a second time and were dropped |
 //! | `etcd_typed::view` | debug | `applied` | `pattern`, `revision` | a live view shows a new state |
 //! | `etcd_typed::view` | warn | `rejected` | `pattern`, `revision`, `problems` | the stored values do not decode or fail a validation; `problems` is the number of keys; the last good state stays |
+//! | `etcd_typed::view` | warn | `bad entries` | `pattern`, `revision`, `entries`, `problems` | entries of a live view [per entry](crate::Viewing::per_entry) became bad; `problems` names up to 20 of them, each with its key and reason; `entries` is the number of all bad entries. An entry is named once, until it is good or deleted |
 //! | `etcd_typed::view` | info | `recovered` | `pattern` | the view is no longer degraded |
 //! | `etcd_typed::view` | error | `callback panicked` | `pattern` | a function given to [`on_change`](crate::Live::on_change) panicked; it is called again for the next state |
 //! | `etcd_typed::view` | warn | `started from disk` | `pattern`, `revision`, `cause`, `error` | the server gave no state: a live view starts with the state of its file (feature `snapshot`) |
@@ -94,10 +97,11 @@
 //! | `etcd_typed::view` | debug | `not proved` | `pattern`, `cause`, `error` | the server's revision could not be read; the staleness grows |
 //! | `etcd_typed::lease` | warn | `not kept alive` | `lease`, `remaining`, `cause`, `error` | an attempt to renew a lease failed, and is repeated |
 //! | `etcd_typed::lease` | error | `lost` | `lease`, `cause` | a lease was lost while it was in use |
-//! | `etcd_typed::turn` | debug | `taken` | `recipe`, `waited` | a lock was acquired, or a leadership began; `waited` is how long it took |
-//! | `etcd_typed::turn` | warn | `not taken` | `recipe`, `cause`, `error` | a campaign failed; [`lead`](crate::Election::lead) tries again |
-//! | `etcd_typed::turn` | warn | `keys outside the queue` | `recipe`, `queue` | below the name of a lock or an election are keys without a lease. This library does not wait for them; Go's `concurrency` and `etcdctl` do. Reported once for each client and name. [`NamedLock::strays`](crate::NamedLock::strays) and [`Election::strays`](crate::Election::strays) list them |
-//! | `etcd_typed::turn` | warn | `place lost` | `recipe` | a waiter's lease ended or its key was deleted; it starts again at the end of the queue |
+//! | `etcd_typed::queue` | debug | `taken` | `recipe`, `waited` | a lock was acquired, or a leadership began; `waited` is how long it took |
+//! | `etcd_typed::queue` | warn | `not taken` | `recipe`, `cause`, `error` | a campaign failed; [`lead`](crate::Election::lead) tries again |
+//! | `etcd_typed::queue` | warn | `leadership lost` | `recipe`, `cause`, `error` | [`lead`](crate::Election::lead) lost the leadership, and campaigns again; `error` is the last refusal, if that is the reason |
+//! | `etcd_typed::queue` | warn | `keys outside the queue` | `recipe`, `queue` | below the name of a lock or an election are keys without a lease. This library does not wait for them; Go's `concurrency` and `etcdctl` do. Reported once for each client and name. [`NamedLock::strays`](crate::NamedLock::strays) and [`Election::strays`](crate::Election::strays) list them |
+//! | `etcd_typed::queue` | warn | `place lost` | `recipe` | a waiter's lease ended or its key was deleted; it starts again at the end of the queue |
 //! | `etcd_typed::publish` | warn | `missing` | `pattern`, `cause` | a published value is missing; it is put back |
 //! | `etcd_typed::publish` | debug | `not put` | `pattern`, `cause`, `error` | an attempt to put a value back, or to write a newer value, failed, and is repeated |
 //! | `etcd_typed::publish` | info | `put back` | `pattern`, `cause`, `missing` | a published value is back; `missing` is how long it was missing |
@@ -105,11 +109,14 @@
 //!
 //! `pattern`, `store`, `op` and `cause` are those of the metrics. `error` is the message of the
 //! server or the connection, with the endpoint. No field contains a key or a value of the store,
-//! except `queue`: the name of a lock or an election, with the client's namespace. The [`Error`] of
+//! except `queue`, the name of a lock or an election with the client's namespace, and `problems` of
+//! `bad entries`, which has keys and reasons. A reason may quote the stored value, but never that of
+//! a secret. The [`Error`] of
 //! a call names the key; for a live view its [`status`](crate::Live::status) does.
 
 mod metrics;
 
+use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -120,13 +127,16 @@ use tracing::{Instrument as _, Span};
 pub use self::metrics::describe;
 use self::metrics::{
     CONFLICTS, LEASE_REMAINING, LEASES_LOST, LOCK_WAIT, PLACES_LOST, PUBLISHED, PUBLISHED_MISSING, PUT_BACK, RESYNCS, RETRIES,
-    VIEW_APPLIED, VIEW_PROOF_PERIOD, VIEW_REJECTED, VIEW_REVISION, VIEW_STALENESS, VIEWS, VIEWS_DEGRADED, WATCH_INTERRUPTIONS, add, count,
-    observe, set,
+    VIEW_APPLIED, VIEW_BAD_ENTRIES, VIEW_PROOF_PERIOD, VIEW_REJECTED, VIEW_REVISION, VIEW_STALENESS, VIEWS, VIEWS_DEGRADED,
+    WATCH_INTERRUPTIONS, add, count, observe, set,
 };
 pub use self::metrics::{METRICS, Metric, MetricKind, MetricUnit};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Problem};
 use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
+
+/// How many bad entries an event names.
+const NAMED: usize = 20;
 
 /// Reports on a live view from its first state on. The gauges that count views are correct for any
 /// number of views with one pattern, and no longer count a view that was dropped.
@@ -134,12 +144,14 @@ use crate::revision::{LeaseId, Revision};
 pub(crate) struct ViewTelemetry {
     pattern: Pattern,
     degraded: Mutex<bool>,
+    /// The number of bad entries that the gauge counts for this view.
+    bad_entries: Mutex<u32>,
 }
 
 impl ViewTelemetry {
     pub(crate) fn new(pattern: Pattern, revision: Revision) -> Self {
         add(&VIEWS, &[pattern], 1.0);
-        let view = Self { pattern, degraded: Mutex::new(false) };
+        let view = Self { pattern, degraded: Mutex::new(false), bad_entries: Mutex::new(0) };
         view.applied(revision);
         view
     }
@@ -162,6 +174,27 @@ impl ViewTelemetry {
     pub(crate) fn rejected(&self, revision: Revision, problems: usize) {
         tracing::warn!(target: "etcd_typed::view", pattern = self.pattern, %revision, problems, "rejected");
         count(&VIEW_REJECTED, &[self.pattern]);
+    }
+
+    /// The bad entries of the view's newest state are those of `now`, instead of `known`. Names those
+    /// that were not bad before.
+    pub(crate) fn bad_entries(&self, revision: Revision, known: &[Problem], now: &[Problem], entries: usize) {
+        let count = u32::try_from(entries).unwrap_or(u32::MAX);
+        let before = std::mem::replace(&mut *self.bad_entries.lock().unwrap_or_else(PoisonError::into_inner), count);
+        if before != count {
+            add(&VIEW_BAD_ENTRIES, &[self.pattern], f64::from(count) - f64::from(before));
+        }
+        let known: HashSet<_> = known.iter().map(|problem| &problem.key).collect();
+        let news: Vec<_> = now.iter().filter(|problem| !known.contains(&problem.key)).collect();
+        if news.is_empty() {
+            return;
+        }
+        let mut problems: Vec<_> = news.iter().take(NAMED).map(ToString::to_string).collect();
+        if news.len() > NAMED {
+            problems.push(format!("and {} more", news.len() - NAMED));
+        }
+        let problems = problems.join("; ");
+        tracing::warn!(target: "etcd_typed::view", pattern = self.pattern, %revision, entries, %problems, "bad entries");
     }
 
     /// A function that was called with the view's state panicked. Only the panic hook gets the
@@ -191,6 +224,10 @@ impl ViewTelemetry {
 impl Drop for ViewTelemetry {
     fn drop(&mut self) {
         add(&VIEWS, &[self.pattern], -1.0);
+        let bad = *self.bad_entries.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if bad > 0 {
+            add(&VIEW_BAD_ENTRIES, &[self.pattern], -f64::from(bad));
+        }
         if *self.degraded.get_mut().unwrap_or_else(PoisonError::into_inner) {
             add(&VIEWS_DEGRADED, &[self.pattern], -1.0);
         }
@@ -348,6 +385,12 @@ pub(crate) fn cluster_replaced(store: &'static str, former: u64, cluster: u64) {
     tracing::warn!(target: "etcd_typed::call", store, %former, %cluster, "cluster replaced");
 }
 
+/// The files with certificates changed and cannot be used.
+#[cfg(all(feature = "tls", any(feature = "v2", feature = "v3")))]
+pub(crate) fn certificates_not_replaced(error: &Error) {
+    tracing::warn!(target: "etcd_typed::call", error = words(error), "certificates not replaced");
+}
+
 /// A typed operation: a method of a handle, and the handle's pattern.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Operation {
@@ -466,24 +509,30 @@ pub(crate) fn lease_not_revoked(lease: LeaseId, error: &Error) {
 
 /// A lock was acquired, or a leadership began, after this time.
 pub(crate) fn queue_front_reached(recipe: &'static str, waited: Duration) {
-    tracing::debug!(target: "etcd_typed::turn", recipe, ?waited, "taken");
+    tracing::debug!(target: "etcd_typed::queue", recipe, ?waited, "taken");
     observe(&LOCK_WAIT, &[recipe], waited.as_secs_f64());
 }
 
 /// A campaign failed; [`Election::lead`](crate::Election::lead) tries again.
 pub(crate) fn campaign_failed(recipe: &'static str, error: &Error) {
     let cause = cause(error.kind());
-    tracing::warn!(target: "etcd_typed::turn", recipe, cause, error = words(error), "not taken");
+    tracing::warn!(target: "etcd_typed::queue", recipe, cause, error = words(error), "not taken");
+}
+
+/// [`Election::lead`](crate::Election::lead) lost the leadership.
+pub(crate) fn leadership_lost(recipe: &'static str, cause: Option<&'static str>, error: Option<&Error>) {
+    let (cause, error) = (cause.unwrap_or("released"), error.map_or("", words));
+    tracing::warn!(target: "etcd_typed::queue", recipe, cause, error, "leadership lost");
 }
 
 /// There are keys below the name of a queue that are not in the queue.
 pub(crate) fn strays_found(recipe: &'static str, queue: &Key) {
-    tracing::warn!(target: "etcd_typed::turn", recipe, %queue, "keys outside the queue");
+    tracing::warn!(target: "etcd_typed::queue", recipe, %queue, "keys outside the queue");
 }
 
 /// A waiter lost its place in the queue.
 pub(crate) fn place_lost(recipe: &'static str) {
-    tracing::warn!(target: "etcd_typed::turn", recipe, "place lost");
+    tracing::warn!(target: "etcd_typed::queue", recipe, "place lost");
     count(&PLACES_LOST, &[recipe]);
 }
 

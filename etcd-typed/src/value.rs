@@ -231,7 +231,39 @@ type Survives<T> = fn(&T, &Bytes, &Codec<T>) -> Result<(), ValueError>;
 
 /// Reads, writes and checks the values of one key. The derive creates a codec for each field from
 /// its attributes. Without the derive, [`Client::entry`](crate::Client::entry) uses
-/// [`Codec::value`].
+/// [`Codec::value`], and [`Client::entry_with`](crate::Client::entry_with) takes any codec:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+/// use etcd_typed::bytes::Bytes;
+/// use etcd_typed::{Client, Codec, ErrorKind, ValueError};
+///
+/// /// Seconds, stored as hexadecimal digits by another program.
+/// const HEX: Codec<u32> = Codec::with(
+///     |seconds| Ok(format!("{seconds:x}").into()),
+///     |bytes: &[u8]| {
+///         let text = std::str::from_utf8(bytes).map_err(ValueError::new)?;
+///         u32::from_str_radix(text.trim(), 16).map_err(ValueError::new)
+///     },
+/// );
+///
+/// let client = Client::connect("memory:").await?;
+/// let timeout = client.entry_with("/app/timeout", HEX)?;
+/// timeout.set(&255).await?;
+/// assert_eq!(client.entry::<Bytes>("/app/timeout")?.get().await?.as_deref(), Some(&Bytes::from("ff")));
+///
+/// // A validation, and any serde type as JSON.
+/// let at_most_a_day = |seconds: &u32| if *seconds <= 86_400 { Ok(()) } else { Err(ValueError::new("more than a day")) };
+/// let timeout = client.entry_with("/app/timeout", HEX.validated(at_most_a_day))?;
+/// assert_eq!(timeout.set(&100_000).await.map_err(|error| error.kind()), Err(ErrorKind::Invalid));
+/// let hosts = client.entries_with::<String, _>("/app/hosts", Codec::<Vec<String>>::json())?;
+/// hosts.entry("web")?.set(&vec!["a".to_owned()]).await?;
+///
+/// // Keep a password out of every message.
+/// let password = client.entry_with("/app/password", Codec::<String>::value().secret())?;
+/// # password.set(&"hunter2".to_owned()).await?;
+/// # Ok(()) }
+/// ```
 pub struct Codec<T> {
     pub(crate) type_name: &'static str,
     encode: fn(&T) -> Result<Bytes, ValueError>,

@@ -17,6 +17,7 @@ use crate::retry::RetryPolicy;
 use crate::revision::Revision;
 use crate::schema::{Change, Fallback, Stored};
 use crate::store::{BoxFuture, Span, Store};
+use crate::telemetry::Pattern;
 use crate::value::Codec;
 use crate::version::{Versioned, Versions};
 use crate::watch::{Interruption, Start};
@@ -32,6 +33,7 @@ pub struct WatchingEntry<T> {
     /// The value if no key exists.
     default: Fallback<T>,
     start: Start,
+    pattern: Pattern,
 }
 
 /// The changes of one key: an endless stream of [`Change`]s. It behaves like
@@ -55,7 +57,13 @@ struct Following<T> {
 
 impl<T> WatchingEntry<T> {
     pub(crate) fn new(store: Arc<dyn Store>, retry: RetryPolicy, key: Key, codec: Codec<T>) -> Self {
-        Self { store, retry, key, codec, default: Fallback::None, start: Start::Now }
+        Self { store, retry, key, codec, default: Fallback::None, start: Start::Now, pattern: type_name::<T>() }
+    }
+
+    /// Sets the label of the watch in metrics and events.
+    pub(crate) fn with_pattern(mut self, pattern: Pattern) -> Self {
+        self.pattern = pattern;
+        self
     }
 
     pub(crate) fn with_default(mut self, default: Fallback<T>) -> Self {
@@ -81,8 +89,8 @@ impl<T: 'static> IntoFuture for WatchingEntry<T> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { store, retry, key, codec, default, start } = self;
-        let steps = Steps::new(store, &retry, Span::Key(key.clone()), type_name::<T>(), start);
+        let Self { store, retry, key, codec, default, start, pattern } = self;
+        let steps = Steps::new(store, &retry, Span::Key(key.clone()), pattern, start);
         let mut following = Box::new(Following { steps, one: OneKey::unknown(Revision::ZERO), key, codec, default });
         Box::pin(async move {
             if following.key.is_root() {

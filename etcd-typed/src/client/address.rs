@@ -1,6 +1,10 @@
 //! Parses the address of a store into endpoints, credentials and a namespace. Any part of a wrong
 //! address may be a password, so no error quotes it.
 
+mod list;
+mod options;
+
+pub use self::list::{Addresses, List, Text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::store::connect::{Credentials, Endpoint};
@@ -48,15 +52,15 @@ impl Address {
             };
         }
         let Some((scheme, rest)) = text.split_once("://") else {
-            return Err(invalid(format!("no scheme; known are {KNOWN}")));
+            return Err(invalid(format!("no scheme; known are {KNOWN}; `Client::builder_for` accepts hosts without a scheme")));
         };
         let (protocol, tls) = parse_scheme(scheme)?;
         let (credentials, rest) = match rest.rsplit_once('@') {
             Some((userinfo, rest)) => (Some(parse_credentials(userinfo)?), rest),
             None => (None, rest),
         };
-        if rest.contains(['?', '#']) {
-            return Err(invalid("an address has no parameters; options are set on `Client::builder`"));
+        if let Some((_, parameters)) = rest.split_once(['?', '#']) {
+            return Err(invalid(options::advice(parameters)));
         }
         let (hosts, path) = split_hosts(rest, (protocol, tls))?;
         let endpoints = (1..).zip(hosts).map(|(at, text)| parse_endpoint(at, text)).collect::<Result<_>>()?;

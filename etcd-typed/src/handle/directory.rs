@@ -1,6 +1,7 @@
 //! `Directory`: a directory without a schema, for tools and for contents that are not a struct.
 
 mod delete;
+mod list;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,6 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use self::delete::DirectoryDelete;
+pub(super) use self::delete::Sweep;
+pub use self::list::Listing;
 use super::SharedContext;
 use super::entry::Entry;
 use crate::changes::{Typed, Watching};
@@ -98,14 +101,14 @@ impl Directory {
     /// Lists the values and directories directly in this directory, in the order of their names.
     /// Returns an empty list if the directory does not exist. The [`revision`](Versioned::revision)
     /// of the result is that of the snapshot; a [`watch`](Self::watch) can continue from there
-    /// without a gap. On v2 the other metadata is that of the directory itself. On other stores,
+    /// without a gap. [`Listing`] has limits: the first nodes, or the newest values. On v2 the other metadata is that of the directory itself. On other stores,
     /// `created` is the oldest and `modified` the newest revision of the keys below.
     ///
     /// # Errors
     ///
     /// `NotADirectory` (v2) if the key holds a value.
-    pub async fn list(&self) -> Result<Versioned<Vec<Node>>> {
-        operation("list").run(self.nodes(|path| path.split_once('/').map_or(path, |(first, _)| first))).await
+    pub fn list(&self) -> Listing {
+        Listing::new(self, "list", |path| path.split_once('/').map_or(path, |(first, _)| first))
     }
 
     /// Lists everything below this directory, at any depth.
@@ -113,8 +116,8 @@ impl Directory {
     /// # Errors
     ///
     /// The errors of [`list`](Self::list).
-    pub async fn list_recursive(&self) -> Result<Versioned<Vec<Node>>> {
-        operation("list_recursive").run(self.nodes(|path| path)).await
+    pub fn list_recursive(&self) -> Listing {
+        Listing::new(self, "list_recursive", |path| path)
     }
 
     /// Whether the directory exists: it contains a key, or (v2) it exists and is empty.
@@ -183,7 +186,11 @@ impl Directory {
     }
 
     async fn nodes(&self, shown: fn(&str) -> &str) -> Result<Versioned<Vec<Node>>> {
-        let reply = self.read(false).await?;
+        Ok(self.nodes_of(self.read(false).await?, shown))
+    }
+
+    /// The nodes of an answer. `shown` returns the part of a path that is a node of its own.
+    fn nodes_of(&self, reply: RangeReply, shown: fn(&str) -> &str) -> Versioned<Vec<Node>> {
         let versions = versions(&reply);
         let mut nodes = BTreeMap::new();
         let mut add_directory = |path: &str, ttl: Option<Duration>| {
@@ -209,7 +216,7 @@ impl Directory {
             let value = Some(Versioned::new(stored.value, versions));
             nodes.insert((path.clone(), false), Node { path, value, directory_ttl: None });
         }
-        Ok(Versioned::new(nodes.into_values().collect(), versions))
+        Versioned::new(nodes.into_values().collect(), versions)
     }
 
     async fn read(&self, keys_only: bool) -> Result<RangeReply> {

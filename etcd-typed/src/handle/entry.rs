@@ -165,7 +165,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
             let (found, revision) = self.find(self.context.reads).await?;
             found.map(|found| self.decode(found, revision)).transpose()
         };
-        Self::operation("get").run(self.context.retry.one_call(work)).await
+        self.operation("get").run(self.context.retry.one_call(work)).await
     }
 
     /// Reads the value, or returns the field's default if no key exists. `None` if there is no
@@ -185,7 +185,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
                 None => Ok(self.default()?.map(|value| self.versioned(value, Versions { revision, ..Versions::default() }))),
             }
         };
-        Self::operation("get").run(self.context.retry.one_call(work)).await
+        self.operation("get").run(self.context.retry.one_call(work)).await
     }
 
     /// Whether a value exists, of any type.
@@ -199,7 +199,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
             }
             Ok(false)
         };
-        Self::operation("exists").run(self.context.retry.one_call(work)).await
+        self.operation("exists").run(self.context.retry.one_call(work)).await
     }
 
     /// Writes the value unconditionally. Returns the revision of the write.
@@ -313,7 +313,9 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// ```
     pub fn watch(&self) -> WatchingEntry<T> {
         let Self { context, key, codec, default, .. } = self;
-        WatchingEntry::new(context.lease_pool.roaming().clone(), context.retry.clone(), key.clone(), *codec).with_default(*default)
+        WatchingEntry::new(context.lease_pool.roaming().clone(), context.retry.clone(), key.clone(), *codec)
+            .with_default(*default)
+            .with_pattern(context.pattern(type_name::<T>()))
     }
 
     /// Opens an always-current view of the value (`None` if the key does not exist); see
@@ -334,7 +336,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
         let directory = self.key.parent().unwrap_or_else(Key::root);
         let span = if self.aliases.is_empty() { Span::Key(self.key.clone()) } else { Span::Below(directory.clone()) };
         let keys = self.keys().filter_map(|key| Some(directory.below(key.as_str().as_bytes())?.to_owned())).collect();
-        self.context.view(span, &directory, type_name::<T>(), EntryView::new(keys, self.codec))
+        self.context.view(span, &directory, self.context.pattern(type_name::<T>()), EntryView::new(keys, self.codec))
     }
 
     /// Waits until the value satisfies `wanted`, and returns it. `wanted` receives `None` if there
@@ -364,8 +366,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    pub(super) fn operation(op: &'static str) -> Operation {
-        Operation::new(op, type_name::<T>())
+    pub(super) fn operation(&self, op: &'static str) -> Operation {
+        Operation::new(op, self.context.pattern(type_name::<T>()))
     }
 
     /// The structs that decide when a new key of a struct expires. `None` for a standalone entry.
@@ -472,6 +474,11 @@ impl<T: Send + Sync + 'static> Entry<T> {
         self.decode(Found { at: 0, kv }, reply.revision).ok()
     }
 
+    /// Decodes a value that was read at the key with this index, counted from the field's own key.
+    pub(super) fn read_as(&self, at: usize, kv: KeyValue, revision: Revision) -> Result<Versioned<T>> {
+        self.decode(Found { at, kv }, revision)
+    }
+
     fn decode(&self, found: Found, revision: Revision) -> Result<Versioned<T>> {
         let stored = Stored::from(found.kv);
         match self.codec.decode(&stored.value) {
@@ -527,7 +534,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
             None => Previous::Nothing,
             Some(Ok(value)) => Previous::Value(value),
             Some(Err(error)) => {
-                telemetry::previous_undecodable(type_name::<T>());
+                telemetry::previous_undecodable(self.context.pattern(type_name::<T>()));
                 Previous::Unreadable(error)
             }
         }

@@ -1,6 +1,8 @@
 //! `EntryMap<K, V>`: a directory of values. `DirMap<K, S>`: a directory of directories that each
 //! hold a struct.
 
+mod per_entry;
+
 use std::any::type_name;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -31,6 +33,7 @@ use crate::store::{BoxFuture, Expiry, Range, Span};
 use crate::telemetry::Operation;
 use crate::value::Codec;
 use crate::version::Versioned;
+pub use per_entry::PerEntry;
 
 /// A handle to a directory with one key for each entry of a map.
 ///
@@ -94,6 +97,16 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
         &self.key
     }
 
+    /// Sets the name of this map, its entries, watches and views in metrics and events. Without a
+    /// name, all maps with values of one type have the same `pattern`, the name of that type.
+    ///
+    /// Views of one directory share a watch. The name of the first is that of the watch.
+    #[must_use]
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.context = self.context.named(name);
+        self
+    }
+
     /// The handle of the entry with this map key. Sends no request.
     ///
     /// # Errors
@@ -120,7 +133,25 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
                 self.context.read_pages(&span, schema::Entries::new, take).await.map_err(|error| error.at(&self.key))?;
             Ok(entries.finish(&self.key, revision)?.secret(self.codec.is_secret()))
         };
-        Self::operation("get").run(work).await
+        self.operation("get").run(work).await
+    }
+
+    /// Reads all entries from one revision, each on its own: a bad entry does not fail the read. See
+    /// [`Viewing::per_entry`] for a live view with the same rule.
+    ///
+    /// # Errors
+    ///
+    /// The errors of a read. A bad entry is in [`PerEntry::problems`].
+    pub async fn get_per_entry(&self) -> Result<Versioned<PerEntry<K, V>>> {
+        let work = async {
+            let span = Span::Below(self.key.clone());
+            let take = |entries: &mut schema::Entries<K, V>, page| entries.read(&self.key, &self.codec, page);
+            let (entries, revision) =
+                self.context.read_pages(&span, schema::Entries::new, take).await.map_err(|error| error.at(&self.key))?;
+            let (entries, problems) = entries.finish_per_entry(revision);
+            Ok(entries.map(|entries| PerEntry { entries, problems }).secret(self.codec.is_secret()))
+        };
+        self.operation("get").run(work).await
     }
 
     /// Makes the directory contain exactly these entries: one read and one transaction, which
@@ -132,7 +163,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     /// The errors of [`Dir::set`].
     pub fn set(&self, map: &BTreeMap<K, V>) -> MapWrite {
         let encoded = schema::encode_with(&self.key, |encoder| encoder.all_entries(map, self.codec));
-        MapWrite::new(&self.context, &self.key, self.enclosing.as_ref(), self.owner(), encoded, Self::operation("set"))
+        MapWrite::new(&self.context, &self.key, self.enclosing.as_ref(), self.owner(), encoded, self.operation("set"))
     }
 
     /// Returns what [`set`](Self::set) of these entries would write and delete now, without writing
@@ -143,7 +174,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     /// `Invalid` as for `set`.
     pub async fn diff(&self, map: &BTreeMap<K, V>) -> Result<Diff> {
         let encoded = schema::encode_with(&self.key, |encoder| encoder.all_entries(map, self.codec))?;
-        Self::operation("diff").run(Diff::read(&self.context, &self.key, self.owner(), encoded)).await
+        self.operation("diff").run(Diff::read(&self.context, &self.key, self.owner(), encoded)).await
     }
 
     /// Lists every problem in the stored map; see [`Dir::check`]. Keys in subdirectories are not in
@@ -154,17 +185,21 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     /// The errors of a read.
     pub async fn check(&self) -> Result<Check> {
         let read = Check::read(&self.context, &self.key, self.owner(), |decoder| decoder.all_entries::<BTreeMap<K, V>>(self.codec));
-        Self::operation("check").run(read).await
+        self.operation("check").run(read).await
     }
 
     /// Watches the changes of the entries from now on; see [`Dir::watch`].
     pub fn watch(&self) -> Watching<Keyed<K, Change<V>>, BTreeMap<K, V>> {
         let (codec, map) = (self.codec, self.clone());
         let typed = Typed::new(
-            type_name::<V>(),
+            self.context.pattern(type_name::<V>()),
             move |delta, out| delta.all_entries(codec, |change| change, out),
             move |_: &Key, tree: &schema::Tree, revision| map.decode(tree, revision),
-        );
+        )
+        .per_entry(move |directory, tree, revision| {
+            let (entries, _) = schema::each_entry(directory, tree, revision, &codec);
+            entries.secret(codec.is_secret())
+        });
         Watching::new(self.context.lease_pool.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 
@@ -174,7 +209,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     /// The map in the view is in the order of its keys. `created()` of its states is unknown and
     /// returns zero.
     pub fn live(&self) -> Viewing<LiveMap<K, V>> {
-        self.context.view(Span::Below(self.key.clone()), &self.key, type_name::<V>(), EntriesView::new(self.codec))
+        self.context.view(Span::Below(self.key.clone()), &self.key, self.context.pattern(type_name::<V>()), EntriesView::new(self.codec))
     }
 
     /// Reads the entries in pages of one revision, in the order of the stored form of their keys.
@@ -200,8 +235,8 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
         Owner::Entries { secret: self.codec.is_secret() }
     }
 
-    fn operation(op: &'static str) -> Operation {
-        Operation::new(op, type_name::<V>())
+    fn operation(&self, op: &'static str) -> Operation {
+        Operation::new(op, self.context.pattern(type_name::<V>()))
     }
 
     fn decode(&self, tree: &schema::Tree, revision: Revision) -> Result<Versioned<BTreeMap<K, V>>> {
@@ -428,6 +463,16 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
         &self.key
     }
 
+    /// Sets the name of this map, its watches and views in metrics and events. Without a
+    /// name, all maps with structs of one type have the same `pattern`, that of the type.
+    ///
+    /// Views of one directory share a watch. The name of the first is that of the watch.
+    #[must_use]
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.context = self.context.named(name);
+        self
+    }
+
     /// The handle of the struct with this map key. Sends no request. Its `delete` removes the
     /// entry, with everything below its directory.
     ///
@@ -452,7 +497,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
             let tree = schema::tree_in_steps(&self.key, reply.kvs).await;
             schema::decode_map(&self.key, &tree, reply.revision, |decoder| decoder.dir_keys::<K>(S::TABLE)).map(Versioned::into_inner)
         };
-        Self::operation("keys").run(work).await
+        self.operation("keys").run(work).await
     }
 
     /// Reads all structs from one revision.
@@ -466,7 +511,23 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
             let tree = schema::tree_in_steps(&self.key, reply.kvs).await;
             schema::decode_map_in_steps(&self.key, &tree, reply.revision, |decoder| decoder.all_dirs()).await
         };
-        Self::operation("get").run(work).await
+        self.operation("get").run(work).await
+    }
+
+    /// Reads all structs from one revision, each on its own: a bad struct does not fail the read. See
+    /// [`Viewing::per_entry`] for a live view with the same rule.
+    ///
+    /// # Errors
+    ///
+    /// The errors of a read. A bad struct is in [`PerEntry::problems`].
+    pub async fn get_per_entry(&self) -> Result<Versioned<PerEntry<K, S>>> {
+        let work = async {
+            let reply = self.context.read(Span::Below(self.key.clone()), false).await.map_err(|error| error.at(&self.key))?;
+            let tree = schema::tree_in_steps(&self.key, reply.kvs).await;
+            let (entries, problems) = schema::each_dir_in_steps(&self.key, &tree, reply.revision).await;
+            Ok(entries.map(|entries| PerEntry { entries, problems }))
+        };
+        self.operation("get").run(work).await
     }
 
     /// Makes the directory contain exactly these structs, as [`EntryMap::set`] does for values.
@@ -477,7 +538,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     /// The errors of [`Dir::set`]. `Invalid` also for a struct that would have no key.
     pub fn set(&self, map: &BTreeMap<K, S>) -> MapWrite {
         let encoded = schema::encode_with(&self.key, |encoder| encoder.all_dirs(map));
-        MapWrite::new(&self.context, &self.key, self.enclosing.as_ref(), Owner::Dirs(S::TABLE), encoded, Self::operation("set"))
+        MapWrite::new(&self.context, &self.key, self.enclosing.as_ref(), Owner::Dirs(S::TABLE), encoded, self.operation("set"))
     }
 
     /// Returns what [`set`](Self::set) of these structs would write and delete now, without writing
@@ -488,7 +549,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     /// `Invalid` as for `set`.
     pub async fn diff(&self, map: &BTreeMap<K, S>) -> Result<Diff> {
         let encoded = schema::encode_with(&self.key, |encoder| encoder.all_dirs(map))?;
-        Self::operation("diff").run(Diff::read(&self.context, &self.key, Owner::Dirs(S::TABLE), encoded)).await
+        self.operation("diff").run(Diff::read(&self.context, &self.key, Owner::Dirs(S::TABLE), encoded)).await
     }
 
     /// Lists every problem in the stored map; see [`Dir::check`].
@@ -498,23 +559,28 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     /// The errors of a read.
     pub async fn check(&self) -> Result<Check> {
         let read = Check::read(&self.context, &self.key, Owner::Dirs(S::TABLE), |decoder| decoder.all_dirs::<BTreeMap<K, S>>());
-        Self::operation("check").run(read).await
+        self.operation("check").run(read).await
     }
 
     /// Watches the changes of all structs from now on; see [`Dir::watch`].
     pub fn watch(&self) -> Watching<Keyed<K, S::Change>, BTreeMap<K, S>> {
-        let typed = Typed::new(S::TABLE.pattern(), |delta, out| delta.all_dirs::<K, S, _>(|change| change, out), decode_dirs::<K, S>);
+        let typed = Typed::new(
+            self.context.pattern(S::TABLE.pattern()),
+            |delta, out| delta.all_dirs::<K, S, _>(|change| change, out),
+            decode_dirs::<K, S>,
+        )
+        .per_entry(|directory, tree, revision| schema::each_dir(directory, tree, revision).0);
         Watching::new(self.context.lease_pool.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 
     /// Opens an always-current view of the map, as [`EntryMap::live`] does for values. A change of
     /// one struct costs the decoding of that struct and O(log n).
     pub fn live(&self) -> Viewing<LiveMap<K, S>> {
-        self.context.view(Span::Below(self.key.clone()), &self.key, S::TABLE.pattern(), DirsView::new())
+        self.context.view(Span::Below(self.key.clone()), &self.key, self.context.pattern(S::TABLE.pattern()), DirsView::new())
     }
 
-    fn operation(op: &'static str) -> Operation {
-        Operation::new(op, S::TABLE.pattern())
+    fn operation(&self, op: &'static str) -> Operation {
+        Operation::new(op, self.context.pattern(S::TABLE.pattern()))
     }
 }
 

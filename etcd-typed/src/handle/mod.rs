@@ -19,13 +19,13 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use dir::{Dir, DirDelete, DirTryUpdate, DirUpdate, DirWrite, EtcdSchema, UpdateError};
-pub use directory::{Directory, DirectoryDelete, DirectoryWrite, Node};
+pub use directory::{Directory, DirectoryDelete, DirectoryWrite, Listing, Node};
 pub use dry_run::{Check, Diff, Difference, Shown};
 pub use entry::{Entry, EntryDelete, EntryModify, EntryWrite, Publish};
 pub use fields::{Entries, Fields};
-pub use map::{DirMap, EntryMap, EntryPages, MapWrite};
+pub use map::{DirMap, EntryMap, EntryPages, MapWrite, PerEntry};
 pub use previous::Previous;
-pub use transaction::Transaction;
+pub use transaction::{Reads, Transaction, TransactionReads};
 
 use crate::error::Result;
 use crate::key::Key;
@@ -51,9 +51,21 @@ pub(crate) struct Context {
     pub(crate) lease_pool: Arc<LeasePool>,
     /// The guards of a write. Empty except in a builder that was given guards.
     pub(crate) claims: Vec<Claim>,
+    /// The name of the handle in metrics and events. `None` for the name of its type.
+    pub(crate) name: Option<Pattern>,
 }
 
 impl Context {
+    /// Returns a copy for a handle with this name in metrics and events.
+    fn named(&self, name: Pattern) -> SharedContext {
+        Arc::new(Self { name: Some(name), ..self.clone() })
+    }
+
+    /// The label of the handle in metrics and events.
+    fn pattern(&self, of_type: Pattern) -> Pattern {
+        self.name.unwrap_or(of_type)
+    }
+
     /// The store, for a request. Also records that the client is used on the current runtime.
     pub(crate) fn asked(&self) -> &Arc<dyn Store> {
         self.lease_pool.runtimes().note();

@@ -1,11 +1,15 @@
 //! `Transaction`: typed conditions and typed writes on any handles, in one atomic commit.
 
+mod reads;
+
 use std::fmt;
 use std::future::IntoFuture;
 use std::time::Duration;
 
+pub use self::reads::{Reads, TransactionReads};
 use super::SharedContext;
 use super::dir::Dir;
+use super::directory::{Directory, Sweep};
 use super::entry::Entry;
 use super::expiry::{EnclosingExpiry, RequestedExpiry, found_in, same_expiry};
 use super::plan::{Owner, unchanged};
@@ -15,7 +19,7 @@ use crate::queue::Guard;
 use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, Schema};
-use crate::store::{BoxFuture, Compare, Condition, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
+use crate::store::{BoxFuture, Committed, Compare, Condition, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
 use crate::telemetry::Operation;
 use crate::version::{Expect, Versioned};
 
@@ -60,6 +64,8 @@ pub struct Transaction {
     expectations: Vec<Expectation>,
     ops: Vec<Op>,
     parts: Vec<Part>,
+    /// The directories to delete with everything below them.
+    sweeps: Vec<Sweep>,
     /// The first error while the transaction was built.
     error: Option<Error>,
 }
@@ -68,7 +74,7 @@ pub struct Transaction {
 struct Expectation {
     compares: Vec<Compare>,
     /// What to read if the condition fails.
-    look: Span,
+    look: Op,
     judge: Judge,
 }
 
@@ -124,7 +130,7 @@ impl Part {
 
 impl Transaction {
     pub(crate) fn new(context: SharedContext) -> Self {
-        Self { context, expectations: Vec::new(), ops: Vec::new(), parts: Vec::new(), error: None }
+        Self { context, expectations: Vec::new(), ops: Vec::new(), parts: Vec::new(), sweeps: Vec::new(), error: None }
     }
 
     /// Requires that the key is in the expected state. For a field with aliases this means its own
@@ -136,7 +142,7 @@ impl Transaction {
         };
         let compares = entry.expectation(condition.clone());
         let entry = entry.clone();
-        let look = Span::Key(entry.key().clone());
+        let look = Op::Get(Span::Key(entry.key().clone()));
         let judge = move |reply: RangeReply| {
             let found = reply.kvs.first();
             if entry.holds(&condition, found) {
@@ -162,7 +168,7 @@ impl Transaction {
         let basis = seen.versions.basis.clone();
         let compares = unchanged(dir.key(), seen.revision(), &basis);
         let (dir, revision) = (dir.clone(), seen.revision());
-        let look = Span::Below(dir.key().clone());
+        let look = Op::Get(Span::Below(dir.key().clone()));
         let judge = move |reply: RangeReply| {
             let tree = schema::tree(dir.key(), reply.kvs);
             let is_there = |(key, at): &(String, Revision)| tree.get(key).is_some_and(|stored| stored.modified == *at);
@@ -175,6 +181,35 @@ impl Transaction {
                 Ok(current) => error.with_current(current),
                 Err(_) => error,
             })
+        };
+        self.expectations.push(Expectation { compares, look, judge: Box::new(judge) });
+        self
+    }
+
+    /// Requires that the directory contains no key. Keys of other programs that are not valid paths
+    /// count too. For a typed handle, use [`Client::directory`](crate::Client::directory) with its
+    /// path.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` names the directory. `Unsupported` on v2, which has no such condition: create a key
+    /// in the directory with [`Entry::create`] instead.
+    pub fn expect_empty(mut self, dir: &Directory) -> Self {
+        let key = dir.key().clone();
+        if !self.context.store.capabilities().transactions {
+            let message = "etcd v2 cannot require that a directory is empty; `create` a key that all writers agree on, or use etcd v3";
+            return self.failed(Error::new(ErrorKind::Unsupported, message).at(&key));
+        }
+        let compares = vec![Compare::below(&key, Condition::Absent)];
+        // One key is enough to see that the directory is not empty.
+        let look = Op::Newest { below: key.clone(), before: None, limit: 1 };
+        let again = compares.clone();
+        let judge = move |reply: RangeReply| match reply.kvs.first() {
+            None => Ok(again.clone()),
+            Some(kv) => {
+                let name = String::from_utf8_lossy(&kv.key).into_owned();
+                Err(Error::new(ErrorKind::Conflict, format!("the directory is not empty: it contains {name}")).at(&key))
+            }
         };
         self.expectations.push(Expectation { compares, look, judge: Box::new(judge) });
         self
@@ -231,6 +266,56 @@ impl Transaction {
         self
     }
 
+    /// Deletes everything below the directory, as [`Directory::delete_recursive`] does: the keys that
+    /// a recursive listing shows. The transaction reads their names first, and starts again if a key
+    /// below the directory was written in between. No other write of the transaction may be to a key
+    /// below it.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Directory::delete_recursive`]. On v2 the transaction may have no other part.
+    pub fn delete_recursive(mut self, dir: &Directory) -> Self {
+        self.sweeps.push(Sweep::new(dir));
+        self
+    }
+
+    /// Reads the value in the same transaction: at its revision, and after the operations that were
+    /// added before this one. [`reads`](Self::reads) returns it.
+    pub fn get<T: Send + Sync + 'static>(mut self, entry: &Entry<T>) -> Self {
+        self.ops.extend(entry.keys().map(|key| Op::Get(Span::Key(key.clone()))));
+        self
+    }
+
+    /// Reads the whole struct in the same transaction, as [`get`](Self::get) does for a value.
+    pub fn get_dir<S: Schema>(mut self, dir: &Dir<S>) -> Self {
+        self.ops.push(Op::Get(Span::Below(dir.key().clone())));
+        self
+    }
+
+    /// Commits the transaction and returns what its reads found, instead of the revision alone.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+    /// use etcd_typed::Client;
+    ///
+    /// let client = Client::connect("memory:").await?;
+    /// let (job, owner) = (client.entry::<String>("/jobs/7")?, client.entry::<String>("/owners/7")?);
+    /// job.set(&"resize".to_owned()).await?;
+    ///
+    /// let job_and_owner = client.transaction().set(&owner, &"me".to_owned()).get(&job).get(&owner).reads().await?;
+    /// assert_eq!(job_and_owner.get(&job)?.as_deref().map(String::as_str), Some("resize"));
+    /// assert_eq!(job_and_owner.get(&owner)?.as_deref().map(String::as_str), Some("me"));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The errors of the [transaction](Self). A value that does not decode is an error of
+    /// [`Reads::get`], after the transaction was committed. `Unsupported` on v2.
+    pub fn reads(self) -> TransactionReads {
+        TransactionReads(self)
+    }
+
     /// Applies the transaction only while this guard is held, in addition to the other conditions;
     /// see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
     ///
@@ -261,20 +346,24 @@ impl Transaction {
         self
     }
 
-    async fn commit(mut self) -> Result<Revision> {
+    /// Returns the answer to the operations that succeeded.
+    async fn commit(&mut self) -> Result<Committed> {
         if let Some(error) = self.error.take() {
             return Err(error);
         }
         let transactions = self.context.store.capabilities().transactions;
         let mut retry = OptimisticRetry::new(&self.context.retry);
         loop {
+            for sweep in &mut self.sweeps {
+                sweep.read(&self.context).await?;
+            }
             // With several operations, the store refuses the transaction before anything is sent.
             if !transactions && self.ops.len() == 1 {
                 self.read_parts().await?;
             }
             let committed = self.context.commit(self.txn(transactions)).await?;
             if committed.succeeded {
-                return Ok(committed.revision);
+                return Ok(committed);
             }
             let replies = committed.results.iter().filter_map(|result| match result {
                 OpResult::Get(reply) => Some(reply),
@@ -311,8 +400,12 @@ impl Transaction {
 
     fn txn(&self, transactions: bool) -> Txn {
         let mut compares: Vec<Compare> = self.expectations.iter().flat_map(|expectation| expectation.compares.clone()).collect();
-        let mut otherwise: Vec<Op> = self.expectations.iter().map(|expectation| Op::Get(expectation.look.clone())).collect();
+        let mut otherwise: Vec<Op> = self.expectations.iter().map(|expectation| expectation.look.clone()).collect();
         let mut then = self.ops.clone();
+        for sweep in &self.sweeps {
+            then.extend(sweep.deletes());
+            compares.extend(sweep.compares());
+        }
         for part in &self.parts {
             let of_one_key = |compare: &Compare| {
                 transactions || self.ops.iter().any(|op| matches!(op, Op::Put { key, .. } if compare.span.key() == key))
@@ -337,9 +430,10 @@ impl IntoFuture for Transaction {
     type Output = Result<Revision>;
     type IntoFuture = BoxFuture<'static, Result<Revision>>;
 
-    fn into_future(self) -> Self::IntoFuture {
+    fn into_future(mut self) -> Self::IntoFuture {
         let retry = self.context.retry.clone();
-        Box::pin(Operation::new("commit", "transaction").run(retry.one_call(self.commit())))
+        let commit = async move { self.commit().await.map(|committed| committed.revision) };
+        Box::pin(Operation::new("commit", "transaction").run(async move { retry.one_call(commit).await }))
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::status::{Cause, FileStatus, LiveStatus, Rewound};
 use super::upstream::{Audience, Upstream};
+use super::view::Bad;
 use crate::error::{Error, ErrorKind, Problem, Result};
 use crate::revision::Revision;
 use crate::runtime::{now, some_task_waits};
@@ -49,6 +50,8 @@ pub(super) struct Book<T> {
     /// The newest state includes all changes up to this revision.
     good: Revision,
     rejected: Option<(Instant, Arc<[Problem]>)>,
+    /// The bad entries of the newest state, if the view is per entry.
+    bad: Option<(Instant, Bad)>,
     interrupted: Option<(Instant, Arc<Error>)>,
     /// Set while the state is from a file, with the reason why there is none from the server.
     from_disk: Option<(Instant, Arc<Error>)>,
@@ -57,7 +60,7 @@ pub(super) struct Book<T> {
 }
 
 impl<T> Cell<T> {
-    pub(super) fn new(state: Versioned<T>, keep: usize, upstream: Arc<Upstream>, pattern: Pattern) -> Self {
+    pub(super) fn new(state: Versioned<T>, bad: Bad, keep: usize, upstream: Arc<Upstream>, pattern: Pattern) -> Self {
         let state = Arc::new(state);
         let revision = state.revision();
         let book = Book {
@@ -68,16 +71,19 @@ impl<T> Cell<T> {
             seen: revision,
             good: revision,
             rejected: None,
+            bad: (bad.entries > 0).then(|| (now(), bad.clone())),
             interrupted: None,
             from_disk: None,
             ended: None,
             rewound: None,
         };
+        let telemetry = ViewTelemetry::new(pattern, revision);
+        telemetry.bad_entries(revision, &[], &bad.problems, bad.entries);
         Self {
             state: ArcSwap::new(state),
             book: watch::Sender::new(book),
             wanted: AtomicU64::new(NOBODY),
-            telemetry: ViewTelemetry::new(pattern, revision),
+            telemetry,
             upstream,
             file: FileStatus::default(),
         }
@@ -92,7 +98,7 @@ impl<T> Cell<T> {
     /// Creates a cell with a state from a file, since the server gave none for this reason.
     #[cfg(feature = "snapshot")]
     pub(super) fn from_disk(state: Versioned<T>, keep: usize, upstream: Arc<Upstream>, pattern: Pattern, error: Error) -> Self {
-        let cell = Self::new(state, keep, upstream, pattern);
+        let cell = Self::new(state, Bad::default(), keep, upstream, pattern);
         cell.book.send_modify(|book| {
             let now = now();
             match error.problems() {
@@ -145,7 +151,8 @@ impl<T> Cell<T> {
         if self.upstream.is_stranded() {
             let (since, last_good_revision) = (self.upstream.last_proof(), book.good());
             let snapshot_failure = self.file.failure();
-            return LiveStatus::Degraded { since, cause: Cause::Ended, last_good_revision, snapshot_failure };
+            let bad_entries = book.bad.clone().map(|(_, bad)| bad.problems).unwrap_or_default();
+            return LiveStatus::Degraded { since, cause: Cause::Ended, last_good_revision, bad_entries, snapshot_failure };
         }
         book.status().with_file(self.file.failure())
     }
@@ -197,10 +204,12 @@ impl<T> Cell<T> {
     }
 
     /// Stores a good state.
-    pub(super) fn accept(&self, state: Versioned<T>, rewinds: bool) {
+    pub(super) fn accept(&self, state: Versioned<T>, bad: Bad, rewinds: bool) {
         let state = Arc::new(state);
         let revision = state.revision();
         self.state.store(state.clone());
+        let mut known = Bad::default();
+        let Bad { entries, problems } = bad.clone();
         self.book.send_if_modified(|book| {
             book.generation += 1;
             let before = std::mem::replace(&mut book.newest, state);
@@ -209,12 +218,20 @@ impl<T> Cell<T> {
                 book.older.pop_front();
             }
             book.rejected = None;
+            let since = book.bad.take().map(|(since, before)| {
+                known = before;
+                since
+            });
+            book.bad = (bad.entries > 0).then(|| (since.unwrap_or_else(now), bad));
             book.from_disk = None;
             book.good = revision;
             book.look(revision, rewinds);
             self.is_awaited(book)
         });
         self.telemetry.applied(revision);
+        if !Arc::ptr_eq(&known.problems, &problems) {
+            self.telemetry.bad_entries(revision, &known.problems, &problems, entries);
+        }
         self.tell_health();
     }
 
@@ -328,11 +345,18 @@ impl<T> Book<T> {
         let rejected = self.rejected.as_ref().map(|(since, problems)| (*since, Cause::Rejected(problems.clone())));
         let from_disk = self.from_disk.as_ref().map(|(since, error)| (*since, Cause::Snapshot(error.clone())));
         let interrupted = self.interrupted.as_ref().map(|(since, error)| (*since, Cause::Interrupted(error.clone())));
+        let (bad_since, bad) = self.bad.clone().unzip();
+        let bad_entries = bad.unwrap_or_default().problems;
         let wrong: Vec<_> = [ended, rejected, from_disk, interrupted].into_iter().flatten().collect();
         let since = wrong.iter().map(|(since, _)| *since).min();
         match (since, wrong.into_iter().next()) {
-            (Some(since), Some((_, cause))) => LiveStatus::Degraded { since, cause, last_good_revision: self.good, snapshot_failure: None },
-            _ => LiveStatus::Live,
+            (Some(since), Some((_, cause))) => {
+                LiveStatus::Degraded { since, cause, last_good_revision: self.good, bad_entries, snapshot_failure: None }
+            }
+            _ => match bad_since {
+                Some(since) => LiveStatus::Partial { since, problems: bad_entries, snapshot_failure: None },
+                None => LiveStatus::Live,
+            },
         }
     }
 }

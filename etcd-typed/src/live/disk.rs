@@ -5,11 +5,15 @@ mod file;
 mod replace;
 mod writer;
 
+use std::collections::BTreeSet;
+use std::future::pending;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use self::file::{Kept, KeptTree, StateFile};
 use self::writer::Writer;
@@ -20,10 +24,11 @@ use super::view::View;
 use crate::changes::{Mirror, StepChanges};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
-use crate::runtime::Runtimes;
+use crate::runtime::{self, Runtimes};
 use crate::schema::NeededSecret;
-use crate::store::Identity;
+use crate::store::{BoxFuture, Identity, Range};
 use crate::telemetry::{self, Pattern};
+use crate::version::Versioned;
 
 /// A view's file, until the view has started.
 pub(super) struct Disk<T> {
@@ -55,6 +60,7 @@ impl<T: Send + Sync + 'static> Disk<T> {
             runtimes: self.runtimes.clone(),
             origin: Arc::default(),
             tree: KeptTree::new_sync(),
+            skipped: BTreeSet::new(),
             newest: None,
         }
     }
@@ -75,17 +81,32 @@ impl<T: Send + Sync + 'static> Disk<T> {
         }
     }
 
-    /// Starts from the file, if an old state is better than this error. Returns the view's cell, and
-    /// the parts of the feed that will update it.
-    pub(super) async fn begin(
-        mut self,
-        error: Error,
-        upstream: Arc<Upstream>,
-        history: usize,
-    ) -> Result<(Arc<Cell<T>>, Box<dyn View<State = T>>, SnapshotKeeper)> {
+    /// Starts from the file, if an old state is better than this error.
+    pub(super) async fn begin(mut self, error: Error, upstream: Arc<Upstream>, history: usize) -> Result<Started<T>> {
         if !is_worse_than_old(&error) {
             return Err(error);
         }
+        match self.load().await {
+            Ok(loaded) => Ok(self.start(loaded, error, upstream, history)),
+            Err(reason) => {
+                let path = self.file.path.display();
+                Err(error.noting(&format!("and there is nothing to start from in {path}: {reason}")))
+            }
+        }
+    }
+
+    /// Waits until it is clear that no server answers soon, and loads the file. Never returns if a
+    /// server answers, if it is not clear that none can be reached, or if the file is of no use.
+    pub(super) async fn early(&mut self, source: &Source) -> (Error, Loaded<T>) {
+        let error = unanswered(source).await;
+        match self.load().await {
+            Ok(loaded) => (error, loaded),
+            Err(_) => pending().await,
+        }
+    }
+
+    /// Reads the state from the file.
+    async fn load(&mut self) -> Result<Loaded<T>, String> {
         let file = self.file.clone();
         let read = blocking(move || {
             file.tidy();
@@ -95,22 +116,83 @@ impl<T: Send + Sync + 'static> Disk<T> {
             Some(read) => read.map_err(|unusable| unusable.to_string()),
             None => Err("the runtime ends".to_owned()),
         };
-        let state = match read {
-            Ok(mirror) => self.view.begin(&mirror).await.map_err(|error| error.to_string()),
-            Err(reason) => Err(reason),
-        };
-        let state = match state {
-            Ok(state) => state,
-            Err(reason) => {
-                let path = self.file.path.display();
-                return Err(error.noting(&format!("and there is nothing to start from in {path}: {reason}")));
-            }
-        };
-        telemetry::view_from_disk(self.pattern, state.revision(), &error);
-        let keeper = self.keeper();
-        let cell = Cell::begin(Cell::from_disk(state, history, upstream, self.pattern, error).with_file(self.status.clone()));
-        Ok((cell, self.view, keeper))
+        let mirror = read?;
+        let mut keeper = self.keeper();
+        keeper.restore(&mirror);
+        let mut view = self.view.anew();
+        let state = view.begin(&mirror).await.map_err(|error| error.to_string())?;
+        Ok(Loaded { state, view, keeper })
     }
+
+    /// Starts with the state from the file, since the server gave none for this reason.
+    pub(super) fn start(&self, loaded: Loaded<T>, error: Error, upstream: Arc<Upstream>, history: usize) -> Started<T> {
+        let Loaded { state, view, keeper } = loaded;
+        telemetry::view_from_disk(self.pattern, state.revision(), &error);
+        let cell = Cell::begin(Cell::from_disk(state, history, upstream, self.pattern, error).with_file(self.status.clone()));
+        (cell, view, keeper)
+    }
+}
+
+/// A view's cell, and the parts of the feed that will update it.
+pub(super) type Started<T> = (Arc<Cell<T>>, Box<dyn View<State = T>>, SnapshotKeeper);
+
+/// What was read from a file: the state, its view, and the keeper that continues the file.
+pub(super) struct Loaded<T> {
+    state: Versioned<T>,
+    view: Box<dyn View<State = T>>,
+    keeper: SnapshotKeeper,
+}
+
+/// How long a server may take to answer before a view starts from its file: half of it until a
+/// small read is sent, and half for the answer of that. The view itself may be large and take
+/// longer.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// The time between two checks whether the store has found all its endpoints unreachable.
+const CHECK: Duration = Duration::from_millis(10);
+
+/// Waits until no server can be reached, or none has answered within [`LIMIT`]. Never returns if a
+/// server answers, or refuses for a reason that an old state must not hide.
+async fn unanswered(source: &Source) -> Error {
+    if !runtime::is_here() {
+        return pending().await;
+    }
+    let began = runtime::now();
+    let refused = || source.store.unreachable_since(began);
+    while runtime::elapsed(began) < LIMIT / 2 {
+        if let Some(error) = refused().filter(is_outage) {
+            return error;
+        }
+        sleep(CHECK).await;
+    }
+    // A store without limits would send everything.
+    let mut answer: BoxFuture<'_, Result<()>> = if source.store.capabilities().past_revisions {
+        let small = Range { limit: Some(1), keys_only: true, ..Range::of(source.span.clone()) };
+        Box::pin(async { source.store.range(small).await.map(drop) })
+    } else {
+        Box::pin(async { source.store.status().await.map(drop) })
+    };
+    while runtime::elapsed(began) < LIMIT {
+        tokio::select! {
+            answer = &mut answer => match answer {
+                Err(error) if is_outage(&error) => return error,
+                _ => return pending().await,
+            },
+            () = sleep(CHECK) => {}
+        }
+        if let Some(error) = refused().filter(is_outage) {
+            return error;
+        }
+    }
+    match refused() {
+        Some(error) if !is_outage(&error) => pending().await,
+        Some(error) => error,
+        None => Error::new(ErrorKind::Timeout, format!("no server answered within {LIMIT:?}")).at(&source.directory),
+    }
+}
+
+fn is_outage(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout)
 }
 
 /// Runs work on the disk. Returns `None` if the runtime ends meanwhile. Runs it directly outside of
@@ -140,7 +222,7 @@ fn refusal(secret: &NeededSecret) -> Error {
 /// refusal is never among them.
 fn is_worse_than_old(error: &Error) -> bool {
     match error.kind() {
-        ErrorKind::Unavailable | ErrorKind::Timeout => true,
+        _ if is_outage(error) => true,
         // The server answered, but the stored state is invalid.
         ErrorKind::Invalid | ErrorKind::Decode => !error.problems().is_empty(),
         _ => false,
@@ -158,25 +240,43 @@ pub(super) struct SnapshotKeeper {
     /// The cluster from which the mirror was read.
     origin: Arc<Identity>,
     /// The kept keys of the mirror, including rejected ones. Only good states are sent to the
-    /// writer.
+    /// writer. Per entry, the keys of a bad entry are those with its last good value.
     tree: KeptTree,
+    /// The keys of bad entries that changed in the mirror and not in `tree`.
+    skipped: BTreeSet<String>,
     /// The next state to write. When this is dropped, the writer's task writes the last state and
     /// ends.
     newest: Option<watch::Sender<Kept>>,
 }
 
 impl SnapshotKeeper {
-    /// The view processed the whole mirror.
-    pub(super) fn begin(&mut self, mirror: &Mirror, is_good: bool) {
+    /// Takes the state that the view read from the file.
+    fn restore(&mut self, mirror: &Mirror) {
+        self.tree = mirror.tree().iter().map(|(relative, stored)| (relative.clone(), stored.clone())).collect();
+    }
+
+    /// The view processed the whole mirror. `is_bad` says whether a key belongs to a bad entry, which
+    /// keeps its last good value.
+    pub(super) fn begin(&mut self, mirror: &Mirror, is_good: bool, is_bad: impl Fn(&str) -> bool) {
         let kept = mirror.tree().iter().filter(|(relative, _)| (self.file.keeping.keeps)(relative));
-        self.tree = kept.map(|(relative, stored)| (relative.clone(), stored.clone())).collect();
+        let (skipped, kept): (Vec<_>, Vec<_>) = kept.partition(|(relative, _)| is_bad(relative));
+        let held = self.tree.iter().filter(|(relative, _)| is_bad(relative));
+        self.tree = held.chain(kept).map(|(relative, stored)| (relative.clone(), stored.clone())).collect();
+        self.skipped = skipped.into_iter().map(|(relative, _)| relative.clone()).collect();
         self.origin = Arc::new(self.file.store.identity());
         self.take(mirror.revision(), is_good);
     }
 
-    /// The view processed the changed keys.
-    pub(super) fn touch(&mut self, mirror: &Mirror, touch: &StepChanges, is_good: bool) {
-        for relative in touch.changed.keys().filter(|relative| (self.file.keeping.keeps)(relative)) {
+    /// The view processed the changed keys. `is_bad` is as for [`begin`](Self::begin).
+    pub(super) fn touch(&mut self, mirror: &Mirror, touch: &StepChanges, is_good: bool, is_bad: impl Fn(&str) -> bool) {
+        // Some entries may be good again, or deleted.
+        let before = std::mem::take(&mut self.skipped);
+        let changed = touch.changed.keys().filter(|relative| (self.file.keeping.keeps)(relative));
+        for relative in before.iter().map(String::as_str).chain(changed) {
+            if is_bad(relative) {
+                self.skipped.insert(relative.to_owned());
+                continue;
+            }
             match mirror.tree().get(relative) {
                 Some(stored) => self.tree.insert_mut(relative.to_owned(), stored.clone()),
                 None => {

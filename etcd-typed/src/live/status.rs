@@ -14,10 +14,11 @@ use crate::runtime::elapsed;
 /// Whether a [`Live`](crate::Live) view follows the server.
 ///
 /// `Display` is one line for a log. `Serialize` is an object for a health endpoint: `status` is
-/// `live` or `degraded`. `degraded` comes with `cause` (`rejected`, `snapshot`, `interrupted` or
-/// `ended`), `reason` (a line of text), `for_seconds`, `last_good_revision` and `problems`, each
-/// with `key`, `kind`, `reason` and `revision`. Both have `snapshot_failure`, an object with
-/// `reason` and `for_seconds`, while the view's file does not hold its state.
+/// `live`, `partial` or `degraded`. `degraded` comes with `cause` (`rejected`, `snapshot`,
+/// `interrupted` or `ended`), `reason` (a line of text), `for_seconds`, `last_good_revision` and
+/// `problems`, each with `key`, `kind`, `reason` and `revision`. `partial` comes with `for_seconds`
+/// and `problems`. All have `snapshot_failure`, an object with `reason` and `for_seconds`, while the
+/// view's file does not hold its state.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum LiveStatus {
@@ -26,6 +27,18 @@ pub enum LiveStatus {
     /// As `Live`, but the file of the view (`or_snapshot`, with the feature `snapshot`) does not
     /// hold its state. The view itself is not affected.
     Unsaved(SnapshotFailure),
+    /// As `Live`, except for bad entries of the map: an entry that was good before has its last good
+    /// value, and the others are left out. Only for a view [per
+    /// entry](crate::Viewing::per_entry).
+    #[non_exhaustive]
+    Partial {
+        /// Since when the view has had bad entries without a pause, on tokio's clock.
+        since: Instant,
+        /// Every problem of every bad entry, by key.
+        problems: Arc<[Problem]>,
+        /// Set while the view's file does not hold the state.
+        snapshot_failure: Option<SnapshotFailure>,
+    },
     /// The view shows the last good state; the server may have a newer one.
     #[non_exhaustive]
     Degraded {
@@ -36,6 +49,9 @@ pub enum LiveStatus {
         cause: Cause,
         /// The state of the view includes all changes up to this revision.
         last_good_revision: Revision,
+        /// The problems of the bad entries in that state, if the view is [per
+        /// entry](crate::Viewing::per_entry).
+        bad_entries: Arc<[Problem]>,
         /// Set while the view's file does not hold the state.
         snapshot_failure: Option<SnapshotFailure>,
     },
@@ -93,11 +109,11 @@ impl FileStatus {
 }
 
 impl LiveStatus {
-    /// Returns whether the view follows the server. A file that does not hold its state makes no
-    /// difference.
+    /// Returns whether the view follows the server. A file that does not hold its state, and bad
+    /// entries of a view [per entry](crate::Viewing::per_entry), make no difference.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        matches!(self, Self::Live | Self::Unsaved(_))
+        matches!(self, Self::Live | Self::Unsaved(_) | Self::Partial { .. })
     }
 
     /// Returns since when and why the view's file does not hold its state. Returns `None` if it
@@ -110,7 +126,7 @@ impl LiveStatus {
         match self {
             Self::Live => None,
             Self::Unsaved(failure) => Some(failure),
-            Self::Degraded { snapshot_failure, .. } => snapshot_failure.as_ref(),
+            Self::Partial { snapshot_failure, .. } | Self::Degraded { snapshot_failure, .. } => snapshot_failure.as_ref(),
         }
     }
 
@@ -118,32 +134,35 @@ impl LiveStatus {
     pub(super) fn with_file(self, failure: Option<SnapshotFailure>) -> Self {
         match (self, failure) {
             (Self::Live, Some(failure)) => Self::Unsaved(failure),
-            (Self::Degraded { since, cause, last_good_revision, .. }, snapshot_failure) => {
-                Self::Degraded { since, cause, last_good_revision, snapshot_failure }
+            (Self::Partial { since, problems, .. }, snapshot_failure) => Self::Partial { since, problems, snapshot_failure },
+            (Self::Degraded { since, cause, last_good_revision, bad_entries, .. }, snapshot_failure) => {
+                Self::Degraded { since, cause, last_good_revision, bad_entries, snapshot_failure }
             }
             (status, _) => status,
         }
     }
 
-    /// Returns how long the view has been degraded, or `None` while it is live.
+    /// Returns how long the view has been degraded, or `None` while it is live or partial.
     ///
     /// The time is tokio's, so with paused time a test can advance it. `since.elapsed()` reads the
     /// system's clock instead.
     #[must_use]
     pub fn degraded_for(&self) -> Option<Duration> {
         match self {
-            Self::Live | Self::Unsaved(_) => None,
+            Self::Live | Self::Unsaved(_) | Self::Partial { .. } => None,
             Self::Degraded { since, .. } => Some(elapsed(*since)),
         }
     }
 
-    /// Returns all problems of the stored values, by key. Empty unless the cause is
-    /// [`Cause::Rejected`].
+    /// Returns all problems of the stored values, by key: those of the rejected state if the cause
+    /// is [`Cause::Rejected`], otherwise those of the bad entries of a view [per
+    /// entry](crate::Viewing::per_entry).
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         match self {
-            Self::Degraded { cause: Cause::Rejected(problems), .. } => problems,
-            _ => &[],
+            Self::Degraded { cause: Cause::Rejected(problems), .. } | Self::Partial { problems, .. } => problems,
+            Self::Degraded { bad_entries, .. } => bad_entries,
+            Self::Live | Self::Unsaved(_) => &[],
         }
     }
 }
@@ -153,7 +172,11 @@ impl fmt::Display for LiveStatus {
         match self {
             Self::Live => f.write_str("live"),
             Self::Unsaved(failure) => write!(f, "live; {failure}"),
-            Self::Degraded { since, cause, last_good_revision, snapshot_failure } => {
+            Self::Partial { since, problems, snapshot_failure } => {
+                write!(f, "live except for bad entries, for {} s: {}", elapsed(*since).as_secs(), Problems(problems))?;
+                snapshot_failure.iter().try_for_each(|failure| write!(f, "; {failure}"))
+            }
+            Self::Degraded { since, cause, last_good_revision, snapshot_failure, .. } => {
                 write!(f, "degraded for {} s, at revision {last_good_revision}: {cause}", elapsed(*since).as_secs())?;
                 snapshot_failure.iter().try_for_each(|failure| write!(f, "; {failure}"))
             }
@@ -170,6 +193,12 @@ impl Serialize for LiveStatus {
                 #[serde(skip_serializing_if = "Option::is_none")]
                 snapshot_failure: Option<&'s SnapshotFailure>,
             },
+            Partial {
+                for_seconds: f64,
+                problems: &'s [Problem],
+                #[serde(skip_serializing_if = "Option::is_none")]
+                snapshot_failure: Option<&'s SnapshotFailure>,
+            },
             Degraded {
                 cause: &'static str,
                 reason: String,
@@ -183,6 +212,9 @@ impl Serialize for LiveStatus {
         let snapshot_failure = self.snapshot_failure();
         let shown = match self {
             Self::Live | Self::Unsaved(_) => Shown::Live { snapshot_failure },
+            Self::Partial { since, problems, .. } => {
+                Shown::Partial { for_seconds: elapsed(*since).as_secs_f64(), problems, snapshot_failure }
+            }
             Self::Degraded { since, cause, last_good_revision, .. } => Shown::Degraded {
                 cause: cause.name(),
                 reason: cause.to_string(),
@@ -230,17 +262,24 @@ impl Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Rejected(problems) => {
-                for (n, problem) in problems.iter().enumerate() {
-                    let between = if n == 0 { "" } else { "; " };
-                    write!(f, "{between}{problem}")?;
-                }
-                Ok(())
-            }
+            Self::Rejected(problems) => Problems(problems).fmt(f),
             Self::Snapshot(error) => write!(f, "a state from disk: {error}"),
             Self::Interrupted(error) => error.fmt(f),
             Self::Ended => f.write_str("no runtime keeps it current, or a function of the schema panicked"),
         }
+    }
+}
+
+/// Displays problems in one line.
+struct Problems<'p>(&'p [Problem]);
+
+impl fmt::Display for Problems<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, problem) in self.0.iter().enumerate() {
+            let between = if n == 0 { "" } else { "; " };
+            write!(f, "{between}{problem}")?;
+        }
+        Ok(())
     }
 }
 

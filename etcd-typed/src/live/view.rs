@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use tokio::task::yield_now;
 
@@ -31,6 +32,23 @@ pub(crate) trait View: Send + 'static {
     /// the view. With many keys it yields, as [`begin`](Self::begin) does.
     fn touch<'v>(&'v mut self, mirror: &'v Mirror, changed: &'v ChangedKeys) -> BoxFuture<'v, Option<Result<Versioned<Self::State>>>>;
 
+    /// From now on, a bad entry of a map does not reject the state; see [`Viewing::per_entry`].
+    fn per_entry(&mut self) {}
+
+    /// The entries that the last candidate leaves out, or shows with an earlier value. Always empty
+    /// before [`per_entry`](Self::per_entry).
+    fn bad(&self) -> Bad {
+        Bad::default()
+    }
+
+    /// Whether the last candidate does not show what is stored at this key, because its entry is
+    /// bad.
+    #[cfg(feature = "snapshot")]
+    fn is_bad(&self, relative: &str) -> bool {
+        let _ = relative;
+        false
+    }
+
     /// Returns the same view in its initial state.
     #[cfg(feature = "snapshot")]
     fn anew(&self) -> Box<dyn View<State = Self::State>>;
@@ -42,6 +60,15 @@ pub(crate) trait View: Send + 'static {
     /// A secret that the view needs.
     #[cfg(feature = "snapshot")]
     fn keeping(&self) -> Result<Keeping, NeededSecret>;
+}
+
+/// The bad entries of a map whose view is per entry.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bad {
+    /// The number of entries. An entry may have several problems.
+    pub(super) entries: usize,
+    /// Every problem, by entry.
+    pub(super) problems: Arc<[Problem]>,
 }
 
 /// Which parts of a view may be kept on disk.
@@ -221,14 +248,69 @@ impl YieldCounter {
 struct Children<K: Ord, V> {
     /// All valid children. An invalid child keeps its last good value.
     good: LiveMap<K, V>,
-    /// The problems of each invalid child. There is no new state until this is empty.
+    /// The problems of each invalid child. There is no new state until this is empty, except per
+    /// entry.
     bad: BTreeMap<String, Vec<Problem>>,
     modified: Revision,
+    /// Set if the view is per entry.
+    each: Option<Each<K, V>>,
+}
+
+/// What a view per entry keeps beside its children.
+struct Each<K: Ord, V> {
+    /// The state of the last candidate. When all children are read again, a child that is invalid
+    /// then keeps the value it has here.
+    shown: LiveMap<K, V>,
+    /// `Children::bad` as of the last candidate.
+    bad: Bad,
+    /// Whether `Children::bad` has changed since.
+    is_changed: bool,
+}
+
+impl<K: Ord, V> Each<K, V> {
+    fn new() -> Self {
+        Self { shown: LiveMap::new(), bad: Bad::default(), is_changed: false }
+    }
 }
 
 impl<K: MapKey, V> Children<K, V> {
     fn new() -> Self {
-        Self { good: LiveMap::new(), bad: BTreeMap::new(), modified: Revision::ZERO }
+        Self { good: LiveMap::new(), bad: BTreeMap::new(), modified: Revision::ZERO, each: None }
+    }
+
+    fn per_entry(&mut self) {
+        self.each.get_or_insert_with(Each::new);
+    }
+
+    /// Forgets all children, before they are read again. Per entry, the last good value of each
+    /// child that still exists stays.
+    fn begin(&mut self, exists: impl Fn(&str) -> bool) {
+        let each = self.each.take();
+        *self = Self::new();
+        let Some(each) = each else { return };
+        self.good = each.shown.clone();
+        for key in each.shown.keys() {
+            if schema::segment_of(key).map_or(true, |child| !exists(&child)) {
+                self.good.remove(key);
+            }
+        }
+        self.each = Some(Each { is_changed: true, ..each });
+    }
+
+    #[cfg(feature = "snapshot")]
+    fn is_bad(&self, child: &str) -> bool {
+        self.each.is_some() && self.bad.contains_key(child)
+    }
+
+    /// Describes the view for its file. The file of a view per entry lacks entries that were never
+    /// good, so a view of the whole map must not start from it.
+    #[cfg(feature = "snapshot")]
+    fn describe(&self, what: String) -> String {
+        if self.each.is_some() { format!("{what}, per entry") } else { what }
+    }
+
+    fn bad(&self) -> Bad {
+        self.each.as_ref().map(|each| each.bad.clone()).unwrap_or_default()
     }
 
     /// Whether a known change is missing in the mirror because the server's history went back.
@@ -239,7 +321,10 @@ impl<K: MapKey, V> Children<K, V> {
     /// Updates a child; `None` if it does not exist.
     fn set(&mut self, directory: &Key, child: &str, now: Option<Result<V, Vec<Problem>>>, revision: Revision) {
         self.modified = self.modified.max(revision);
-        self.bad.remove(child);
+        let was_bad = self.bad.remove(child).is_some();
+        if let Some(each) = &mut self.each {
+            each.is_changed |= was_bad;
+        }
         let Some(now) = now else {
             if let Ok(key) = schema::key_of_segment::<K>(child) {
                 self.good.remove(&key);
@@ -253,12 +338,22 @@ impl<K: MapKey, V> Children<K, V> {
             (key, now) => {
                 let problems = key.err().into_iter().chain(now.err()).flatten().collect();
                 self.bad.insert(child.to_owned(), problems);
+                if let Some(each) = &mut self.each {
+                    each.is_changed = true;
+                }
             }
         }
     }
 
-    fn candidate(&self, directory: &Key, revision: Revision) -> Result<Versioned<LiveMap<K, V>>> {
-        if !self.bad.is_empty() {
+    fn candidate(&mut self, directory: &Key, revision: Revision) -> Result<Versioned<LiveMap<K, V>>> {
+        if let Some(each) = &mut self.each {
+            each.shown = self.good.clone();
+            if std::mem::take(&mut each.is_changed) {
+                // A missing key has no revision of its own.
+                let found = |problem: &Problem| Problem { revision: problem.revision.or(Some(revision)), ..problem.clone() };
+                each.bad = Bad { entries: self.bad.len(), problems: self.bad.values().flatten().map(found).collect() };
+            }
+        } else if !self.bad.is_empty() {
             return Err(Error::from_problems(self.bad.values().flatten().cloned().collect()).at(directory));
         }
         let versions = Versions { revision, modified: self.modified, ..Versions::default() };
@@ -282,7 +377,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntriesView<K, V> {
         !relative.contains('/') && !key::is_hidden(relative)
     }
 
-    fn candidate(&self, mirror: &Mirror) -> Result<Versioned<LiveMap<K, V>>> {
+    fn candidate(&mut self, mirror: &Mirror) -> Result<Versioned<LiveMap<K, V>>> {
         Ok(self.children.candidate(mirror.directory(), mirror.revision())?.secret(self.codec.is_secret()))
     }
 
@@ -299,7 +394,7 @@ impl<K: MapKey, V: Send + Sync + 'static> View for EntriesView<K, V> {
 
     fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<LiveMap<K, V>>>> {
         Box::pin(async move {
-            self.children = Children::new();
+            self.children.begin(|child| mirror.tree().contains_key(child));
             let mut yields = YieldCounter::default();
             for relative in mirror.tree().keys().filter(|relative| Self::owns(relative)) {
                 yields.add(1).await;
@@ -324,9 +419,24 @@ impl<K: MapKey, V: Send + Sync + 'static> View for EntriesView<K, V> {
         })
     }
 
+    fn per_entry(&mut self) {
+        self.children.per_entry();
+    }
+
+    fn bad(&self) -> Bad {
+        self.children.bad()
+    }
+
+    #[cfg(feature = "snapshot")]
+    fn is_bad(&self, relative: &str) -> bool {
+        self.children.is_bad(relative)
+    }
+
     #[cfg(feature = "snapshot")]
     fn anew(&self) -> Box<dyn View<State = LiveMap<K, V>>> {
-        Box::new(Self::new(self.codec))
+        let mut view = Self::new(self.codec);
+        view.children.each = self.children.each.as_ref().map(|_| Each::new());
+        Box::new(view)
     }
 
     #[cfg(feature = "snapshot")]
@@ -335,7 +445,8 @@ impl<K: MapKey, V: Send + Sync + 'static> View for EntriesView<K, V> {
             return Err(NeededSecret::at(&format!("<{}>", K::TYPE)));
         }
         let looks = vec![Look { keys: vec![String::new()], is_in_map: true }];
-        Ok(Keeping { what: format!("a map of values ({})", self.codec.type_name), keeps: Box::new(Self::owns), looks })
+        let what = self.children.describe(format!("a map of values ({})", self.codec.type_name));
+        Ok(Keeping { what, keeps: Box::new(Self::owns), looks })
     }
 }
 
@@ -385,10 +496,11 @@ impl<K: MapKey, S: Schema> View for DirsView<K, S> {
 
     fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<LiveMap<K, S>>>> {
         Box::pin(async move {
-            self.0 = Children::new();
+            let children = Self::children(mirror.tree().keys().map(String::as_str));
+            self.0.begin(|child| children.contains(child));
             self.1.make(mirror.tree().keys().map(String::as_str), without_entry);
             let mut yields = YieldCounter::default();
-            for child in Self::children(mirror.tree().keys().map(String::as_str)) {
+            for child in children {
                 yields.add(self.child(mirror, child).await).await;
             }
             self.0.candidate(mirror.directory(), mirror.revision())
@@ -410,9 +522,24 @@ impl<K: MapKey, S: Schema> View for DirsView<K, S> {
         })
     }
 
+    fn per_entry(&mut self) {
+        self.0.per_entry();
+    }
+
+    fn bad(&self) -> Bad {
+        self.0.bad()
+    }
+
+    #[cfg(feature = "snapshot")]
+    fn is_bad(&self, relative: &str) -> bool {
+        Self::child_and_key(relative).is_some_and(|(child, _)| self.0.is_bad(child))
+    }
+
     #[cfg(feature = "snapshot")]
     fn anew(&self) -> Box<dyn View<State = LiveMap<K, S>>> {
-        Box::new(Self::new())
+        let mut view = Self::new();
+        view.0.each = self.0.each.as_ref().map(|_| Each::new());
+        Box::new(view)
     }
 
     #[cfg(feature = "snapshot")]
@@ -421,7 +548,7 @@ impl<K: MapKey, S: Schema> View for DirsView<K, S> {
         match S::TABLE.entry_secret() {
             Some(secret) => Err(secret.below(&format!("<{}>", K::TYPE))),
             None => {
-                let what = format!("a map of structs {}", S::TABLE.name);
+                let what = self.0.describe(format!("a map of structs {}", S::TABLE.name));
                 Ok(Keeping { what, keeps: Box::new(keeps), looks: S::TABLE.looks("/", true) })
             }
         }

@@ -13,11 +13,12 @@ use tokio::sync::oneshot;
 use super::Live;
 use super::cell::Cell;
 #[cfg(feature = "snapshot")]
-use super::disk::{Disk, SnapshotKeeper};
+use super::disk::{Disk, SnapshotKeeper, Started};
+use super::map::LiveMap;
 #[cfg(feature = "snapshot")]
 use super::status::FileStatus;
 use super::upstream::{Feed, Source, Trouble, Upstream};
-use super::view::View;
+use super::view::{Bad, View};
 use crate::changes::{Mirror, StepChanges};
 use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::revision::Revision;
@@ -61,6 +62,14 @@ impl<T: Send + Sync + 'static> Viewing<T> {
             #[cfg(feature = "snapshot")]
             snapshot: None,
         }
+    }
+
+    /// Sets the name of this view in metrics and events, instead of that of its type or handle.
+    ///
+    /// Views of one directory share a watch. The name of the first is that of the watch.
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.source.pattern = name;
+        self
     }
 
     /// Sets how many states before the current one are kept for [`Live::history`]. Default: 8.
@@ -114,9 +123,11 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     ///
     /// # When the file is used
     ///
-    /// - No server can be reached, or none answers in time (`Unavailable`, `Timeout`; a client
-    ///   gives up after [`RetryPolicy::call_timeout`](crate::RetryPolicy::call_timeout)). A client
-    ///   from [`connect_lazy`](crate::ClientBuilder::connect_lazy) gets this far without a server.
+    /// - No server can be reached, or none answers in time (`Unavailable`, `Timeout`). If every
+    ///   endpoint refuses the connection, the view starts from the file at once; otherwise after
+    ///   2 s without any answer. These limits do not apply if the file cannot be used: then the
+    ///   view waits for the server as without a file, up to
+    ///   [`RetryPolicy::call_timeout`](crate::RetryPolicy::call_timeout). A client from [`connect_lazy`](crate::ClientBuilder::connect_lazy) gets this far without a server.
     ///   The view is then [`Degraded`](crate::LiveStatus::Degraded) with
     ///   [`Cause::Snapshot`](crate::Cause::Snapshot). Its [`staleness`](crate::Live::staleness)
     ///   counts from the start, since the age of the file's state is not known.
@@ -201,6 +212,50 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     }
 }
 
+impl<K: Ord + 'static, V: 'static> Viewing<LiveMap<K, V>> {
+    /// Judges each entry of the map on its own, instead of the map as a whole.
+    ///
+    /// Without this, a single entry that does not decode or is not valid holds the whole view at
+    /// its last good state, and prevents the start of a view. Use `per_entry` for a map whose
+    /// entries have different writers, such as a service registry.
+    ///
+    /// - A bad entry keeps its last good value. An entry that was never good since the view began
+    ///   is left out. If the key is deleted, the entry disappears.
+    /// - All other entries follow the store.
+    /// - [`Live::status`] is [`LiveStatus::Partial`](crate::LiveStatus::Partial) while there are bad
+    ///   entries, and names each with its reason. An event (`bad entries`, level `warn`) names each
+    ///   once, when it becomes bad. [`check`](crate::EntryMap::check) lists them too.
+    /// - [`Live::wait_for_revision`] returns as soon as the view has seen the revision, even if the
+    ///   entry that was written is bad.
+    /// - With `or_snapshot`, the file contains the last good value of each entry. It is not the same
+    ///   file as that of a view of the whole map; each refuses the other's.
+    ///
+    /// While the view cannot follow the server, an entry may be deleted and created again with a bad
+    /// value. If the server's history is gone when the view continues, the view does not see the
+    /// deletion, and the entry keeps its last good value.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+    /// use etcd_typed::{Client, LiveStatus};
+    ///
+    /// let client = Client::connect("memory:").await?;
+    /// let ports = client.entries::<String, u16>("/services")?;
+    /// let live = ports.live().per_entry().await?;
+    ///
+    /// // Another program writes a value of a newer form.
+    /// client.entry::<String>("/services/new")?.set(&"tcp:8080".to_owned()).await?;
+    /// let written = ports.entry("old")?.set(&80).await?;
+    /// assert_eq!(live.wait_for_revision(written).await?.get("old"), Some(&80));
+    /// assert!(matches!(live.status(), LiveStatus::Partial { .. }));
+    /// assert_eq!(live.status().problems()[0].key.as_str(), "/services/new");
+    /// # Ok(()) }
+    /// ```
+    pub fn per_entry(mut self) -> Self {
+        self.view.per_entry();
+        self
+    }
+}
+
 impl<T: Send + Sync + 'static> IntoFuture for Viewing<T> {
     type Output = Result<Live<T>>;
     type IntoFuture = BoxFuture<'static, Self::Output>;
@@ -208,7 +263,7 @@ impl<T: Send + Sync + 'static> IntoFuture for Viewing<T> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             #[cfg(feature = "snapshot")]
-            let disk = self.snapshot.map(|path| Disk::new(path, &self.source, &*self.view)).transpose()?;
+            let mut disk = self.snapshot.map(|path| Disk::new(path, &self.source, &*self.view)).transpose()?;
             let Self { source, view, history, .. } = self;
             let Source { ref upstreams, ref directory, pattern, .. } = source;
             let upstream = upstreams.open(&source)?;
@@ -235,22 +290,45 @@ impl<T: Send + Sync + 'static> IntoFuture for Viewing<T> {
                 #[cfg(feature = "snapshot")]
                 keeper: disk.as_ref().filter(|_| not_a_file.is_none()).map(Disk::keeper),
             }));
-            let told = upstream.answers(told).await.and_then(|told| told.ok());
+            let told = upstream.answers(told);
+            #[cfg(feature = "snapshot")]
+            let told = {
+                let mut told = std::pin::pin!(told);
+                match disk {
+                    None => told.await,
+                    Some(ref mut disk) => tokio::select! {
+                        biased;
+                        told = &mut told => told,
+                        (error, loaded) = disk.early(&source) => {
+                            return Ok(Live::new(begun_from(disk.start(loaded, error, upstream.clone(), history), &upstream, pattern)));
+                        }
+                    },
+                }
+            };
+            #[cfg(not(feature = "snapshot"))]
+            let told = told.await;
+            let told = told.and_then(|told| told.ok());
             let cell = told.ok_or_else(|| {
                 Error::new(ErrorKind::Unavailable, "no runtime keeps the view, or a function of the schema panicked").at(directory)
             })?;
             #[cfg(feature = "snapshot")]
             let cell = match (cell, disk) {
-                (Err(error), Some(disk)) => disk.begin(error, upstream.clone(), history).await.map(|(cell, view, keeper)| {
-                    upstream.attach(Box::new(TypedFeed::begun(view, pattern, &cell, keeper)));
-                    cell
-                }),
+                (Err(error), Some(disk)) => {
+                    disk.begin(error, upstream.clone(), history).await.map(|started| begun_from(started, &upstream, pattern))
+                }
                 (Ok(cell), _) => not_a_file.map_or(Ok(cell), Err),
                 (Err(error), None) => Err(error),
             };
             cell.map(Live::new)
         })
     }
+}
+
+/// Attaches the feed of a view that started from its file.
+#[cfg(feature = "snapshot")]
+fn begun_from<T: Send + Sync + 'static>((cell, view, keeper): Started<T>, upstream: &Arc<Upstream>, pattern: Pattern) -> Arc<Cell<T>> {
+    upstream.attach(Box::new(TypedFeed::begun(view, pattern, &cell, keeper)));
+    cell
 }
 
 impl<T> fmt::Debug for Viewing<T> {
@@ -329,11 +407,11 @@ impl<T: Send + Sync + 'static> TypedFeed<T> {
 
     fn take(&mut self, candidate: Result<Versioned<T>>, revision: Revision, resynced: bool) {
         match std::mem::replace(&mut self.out, Out::Gone) {
-            Out::Waiting(begin) => self.out = begin.finish(candidate, self.pattern),
+            Out::Waiting(begin) => self.out = begin.finish(candidate, self.view.bad(), self.pattern),
             Out::Begun(cell) => {
                 if let Some(cell) = cell.upgrade() {
                     match candidate {
-                        Ok(state) => cell.accept(state, resynced),
+                        Ok(state) => cell.accept(state, self.view.bad(), resynced),
                         Err(error) => cell.reject(problems(&error, revision), revision, resynced),
                     }
                 }
@@ -345,11 +423,11 @@ impl<T: Send + Sync + 'static> TypedFeed<T> {
 }
 
 impl<T: Send + Sync + 'static> Begin<T> {
-    fn finish(self, candidate: Result<Versioned<T>>, pattern: Pattern) -> Out<T> {
+    fn finish(self, candidate: Result<Versioned<T>>, bad: Bad, pattern: Pattern) -> Out<T> {
         let Some(upstream) = self.upstream.upgrade() else { return Out::Gone };
         match candidate {
             Ok(state) => {
-                let cell = Cell::new(state, self.history, upstream, pattern);
+                let cell = Cell::new(state, bad, self.history, upstream, pattern);
                 #[cfg(feature = "snapshot")]
                 let cell = cell.with_file(self.file);
                 let cell = Cell::begin(cell);
@@ -387,7 +465,7 @@ impl<T: Send + Sync + 'static> Feed for TypedFeed<T> {
             let Some(candidate) = self.candidate(mirror, None).await else { return };
             #[cfg(feature = "snapshot")]
             if let Some(keeper) = &mut self.keeper {
-                keeper.begin(mirror, candidate.is_ok());
+                keeper.begin(mirror, candidate.is_ok(), |relative| self.view.is_bad(relative));
             }
             self.take(candidate, mirror.revision(), true);
         })
@@ -399,7 +477,7 @@ impl<T: Send + Sync + 'static> Feed for TypedFeed<T> {
                 Some(candidate) => {
                     #[cfg(feature = "snapshot")]
                     if let Some(keeper) = &mut self.keeper {
-                        keeper.touch(mirror, touch, candidate.is_ok());
+                        keeper.touch(mirror, touch, candidate.is_ok(), |relative| self.view.is_bad(relative));
                     }
                     self.take(candidate, mirror.revision(), touch.resynced);
                 }

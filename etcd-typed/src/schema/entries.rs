@@ -40,6 +40,14 @@ impl<K: MapKey, V> Entries<K, V> {
         }
     }
 
+    /// Returns the entries without those that have a problem, and the problems. The metadata covers
+    /// both.
+    pub(crate) fn finish_per_entry(self, revision: Revision) -> (Versioned<BTreeMap<K, V>>, Vec<Problem>) {
+        let (created, modified) = (self.created.unwrap_or_default(), self.modified);
+        let versions = Versions { revision, created, modified, ..Versions::default() };
+        (Versioned::new(self.pairs.into_iter().collect(), versions), self.problems)
+    }
+
     /// Returns the map. Its metadata has no basis, since no operation compares a whole map of
     /// values with the store.
     ///

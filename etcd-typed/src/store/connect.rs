@@ -2,6 +2,7 @@
 //! parses them from an address; `v2` and `v3` use them.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -149,20 +150,55 @@ impl fmt::Debug for Credentials {
 pub struct Tls {
     /// The trusted certificate authorities, as PEM. `None` trusts those of the system.
     pub ca: Option<Vec<u8>>,
+    /// A file with the trusted certificate authorities, which replaces `ca`. It is read when the
+    /// store is created and again for each connection.
+    pub ca_file: Option<PathBuf>,
     /// The client's certificate chain and its private key, PEM.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// Files with the client's certificate chain and its private key, which replace `identity`.
+    /// They are read when the store is created and again for each connection.
+    pub identity_files: Option<(PathBuf, PathBuf)>,
     /// The name that the server's certificate must be valid for. `None` is the host of the
     /// endpoint.
     pub server_name: Option<String>,
+    /// A configuration of the caller, which replaces all other options. Only `server_name` may be
+    /// set beside it, and only on v3.
+    #[cfg(feature = "tls")]
+    pub config: Option<RustlsConfig>,
+}
+
+/// A configuration of rustls. Two are equal if they are the same `Arc`.
+#[cfg(feature = "tls")]
+#[derive(Clone)]
+pub struct RustlsConfig(pub std::sync::Arc<rustls::ClientConfig>);
+
+#[cfg(feature = "tls")]
+impl PartialEq for RustlsConfig {
+    fn eq(&self, other: &Self) -> bool {
+        std::sync::Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Eq for RustlsConfig {}
+
+/// Shows nothing of the configuration, which may contain a key.
+#[cfg(feature = "tls")]
+impl fmt::Debug for RustlsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RustlsConfig").finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls")
             .field("ca", &self.ca.is_some())
+            .field("ca_file", &self.ca_file)
             .field("identity", &self.identity.is_some())
+            .field("identity_files", &self.identity_files)
             .field("server_name", &self.server_name)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

@@ -94,6 +94,10 @@ impl Store for Roaming {
         self.store.history()
     }
 
+    fn unreachable_since(&self, began: std::time::Instant) -> Option<Error> {
+        self.store.unreachable_since(began)
+    }
+
     fn identity(&self) -> Identity {
         self.store.identity()
     }

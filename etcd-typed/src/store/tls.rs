@@ -1,17 +1,19 @@
 //! TLS through rustls: turns PEM bytes into the configuration that both network stores use.
 
 pub(super) mod explain;
+mod files;
 
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use self::explain::Whose;
+use self::files::{Files, Reread};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::connect::Tls;
 
@@ -20,16 +22,43 @@ use crate::store::connect::Tls;
 ///
 /// # Errors
 ///
-/// `Tls` for invalid PEM, or PEM without a certificate or key.
+/// `Tls` for invalid PEM, PEM without a certificate or key, or a file that cannot be read.
+/// `Unsupported` without a crypto provider. `Invalid` if other options are set beside a
+/// configuration of the caller.
 pub(super) fn config(tls: Option<&Tls>) -> Result<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    if let Some((tls, own)) = tls.and_then(|tls| Some((tls, tls.config.as_ref()?))) {
+        let Tls { ca, ca_file, identity, identity_files, server_name, .. } = tls;
+        let others = [
+            ("ca_certificate", ca.is_some() || ca_file.is_some()),
+            ("identity", identity.is_some() || identity_files.is_some()),
+            ("server_name", server_name.is_some()),
+        ];
+        if let Some((option, _)) = others.iter().find(|(_, is_set)| *is_set) {
+            let message = format!("`tls_config` replaces `{option}`: make it a part of the configuration");
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        // The store offers its own protocol.
+        let mut config = ClientConfig::clone(&own.0);
+        config.alpn_protocols.clear();
+        return Ok(config);
+    }
+    let provider = provider()?;
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| invalid("this build of rustls has no TLS version to offer").caused_by(error))?;
     let Some(tls) = tls else {
         return Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
     };
-    let roots = Arc::new(roots(tls)?);
+    if tls.ca_file.is_some() || tls.identity_files.is_some() {
+        let name = tls.server_name.as_deref().map(server_name).transpose()?;
+        let files = Files::new(tls, provider)?;
+        let verifier = Arc::new(Reread { name, files: files.clone() });
+        let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_client_cert_resolver(files);
+        // A resumed session would go on with the certificates of the first handshake.
+        config.resumption = Resumption::disabled();
+        return Ok(config);
+    }
+    let roots = Arc::new(roots(tls.ca.as_deref())?);
     let builder = match &tls.server_name {
         None => builder.with_root_certificates(roots),
         Some(name) => builder.dangerous().with_custom_certificate_verifier(Arc::new(Named::new(name, roots, provider)?)),
@@ -45,9 +74,33 @@ pub(super) fn config(tls: Option<&Tls>) -> Result<ClientConfig> {
     }
 }
 
-fn roots(tls: &Tls) -> Result<RootCertStore> {
+/// Returns the crypto provider: that of the process if one is installed, else that of the enabled
+/// feature. With both features it is `ring`.
+fn provider() -> Result<Arc<CryptoProvider>> {
+    if let Some(provider) = CryptoProvider::get_default() {
+        return Ok(provider.clone());
+    }
+    #[cfg(feature = "ring")]
+    return Ok(Arc::new(rustls::crypto::ring::default_provider()));
+    #[cfg(all(feature = "aws-lc", not(feature = "ring")))]
+    return Ok(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    #[cfg(not(any(feature = "aws-lc", feature = "ring")))]
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        "the feature `tls` needs a crypto provider: enable the feature `ring` or `aws-lc` of the crate etcd-typed, install one for the process \
+         with `rustls::crypto::CryptoProvider::install_default`, or give `tls_config`",
+    ))
+}
+
+fn server_name(name: &str) -> Result<ServerName<'static>> {
+    ServerName::try_from(name.to_owned())
+        .map_err(|error| invalid(format!("`{name}` is not a valid name for a certificate")).caused_by(error))
+}
+
+/// The trusted authorities. `None` trusts those of the system.
+fn roots(ca: Option<&[u8]>) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    if let Some(ca) = &tls.ca {
+    if let Some(ca) = ca {
         for certificate in certificates(ca, "the CA certificate")? {
             roots.add(certificate).map_err(|error| invalid(explain::explain(&error, Whose::Authority)).caused_by(error))?;
         }
@@ -128,8 +181,7 @@ struct Named {
 
 impl Named {
     fn new(name: &str, roots: Arc<RootCertStore>, provider: Arc<CryptoProvider>) -> Result<Self> {
-        let name = ServerName::try_from(name.to_owned())
-            .map_err(|error| invalid(format!("`{name}` is not a valid name for a certificate")).caused_by(error))?;
+        let name = server_name(name)?;
         let inner = WebPkiServerVerifier::builder_with_provider(roots, provider)
             .build()
             .map_err(|error| invalid("the CA cannot be used").caused_by(error))?;

@@ -19,6 +19,7 @@ pub const METRICS: &[Metric] = &[
     VIEW_PROOF_PERIOD,
     VIEW_APPLIED,
     VIEW_REJECTED,
+    VIEW_BAD_ENTRIES,
     LEASE_REMAINING,
     LEASES_LOST,
     LOCK_WAIT,
@@ -177,6 +178,14 @@ pub(super) const VIEW_REJECTED: Metric = Metric {
     labels: &["pattern"],
     unit: MetricUnit::Count,
     meaning: "states that a live view rejected because they do not decode or fail a validation",
+};
+
+pub(super) const VIEW_BAD_ENTRIES: Metric = Metric {
+    name: "etcd_typed_view_bad_entries",
+    kind: MetricKind::Gauge,
+    labels: &["pattern"],
+    unit: MetricUnit::Count,
+    meaning: "entries that a live view per entry leaves out, or shows with an earlier value, because they do not decode or fail a validation",
 };
 
 pub(super) const LEASE_REMAINING: Metric = Metric {

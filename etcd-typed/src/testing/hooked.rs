@@ -290,6 +290,10 @@ macro_rules! store_around {
                 self.inner.history()
             }
 
+            fn unreachable_since(&self, began: std::time::Instant) -> Option<crate::Error> {
+                self.inner.unreachable_since(began)
+            }
+
             fn identity(&self) -> Identity {
                 self.inner.identity()
             }

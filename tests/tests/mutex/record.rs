@@ -131,7 +131,7 @@ pub(crate) struct Places(pub(crate) Arc<Log>);
 
 impl Subscriber for Places {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && metadata.target() == "etcd_typed::turn" && *metadata.level() == Level::WARN
+        metadata.is_event() && metadata.target() == "etcd_typed::queue" && *metadata.level() == Level::WARN
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {

@@ -6,6 +6,7 @@ mod differential;
 mod extremes;
 mod harness;
 mod mixed_cluster;
+mod rotation;
 mod v2_store;
 mod v3_store;
 mod watch_faults;

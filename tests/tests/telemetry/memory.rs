@@ -146,6 +146,86 @@ async fn view_counts_applied_and_rejected_states() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn bad_entry_is_named_once() {
+    let Bench { listener, client, .. } = bench();
+    let ports = client.entries::<String, u16>("/ports").unwrap();
+    let put =
+        async |name: &str, text: &str| client.entry::<String>(&format!("/ports/{name}")).unwrap().set(&text.to_owned()).await.unwrap();
+    put("a", "one").await;
+    let live = ports.live().per_entry().await.unwrap();
+    let value = |name: &str| listener.value(&format!("etcd_typed_{name}"), &[("pattern", "u16")]);
+    assert_eq!((value("view_bad_entries"), value("views_degraded")), (1.0, 0.0));
+    // The same entry with another bad value, and a second entry.
+    put("a", "uno").await;
+    let written = put("b", "two").await;
+    live.wait_for_revision(written).await.unwrap();
+    assert_eq!(value("view_bad_entries"), 2.0);
+    let named = || listener.events("bad entries").iter().map(|event| event.fields["problems"].clone()).collect::<Vec<_>>();
+    assert_eq!(named().len(), 2, "{:?}", named());
+    assert!(
+        named()[0].starts_with("/ports/a: ") && named()[1].starts_with("/ports/b: ") && !named()[1].contains("/ports/a"),
+        "{:?}",
+        named()
+    );
+    // An entry that was good in between is named again.
+    put("a", "1").await;
+    let written = put("a", "one").await;
+    live.wait_for_revision(written).await.unwrap();
+    assert_eq!((named().len(), value("view_bad_entries")), (3, 2.0));
+    assert_eq!(value("view_rejected_total"), 0.0);
+    drop(live);
+    until(|| value("view_bad_entries") == 0.0).await;
+    listener.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn named_maps_are_separate_series() {
+    let Bench { listener, client, .. } = bench();
+    let servers = client.entries::<String, String>("/servers").unwrap().named("servers");
+    let users = client.entries::<String, String>("/users").unwrap().named("users");
+    let (first, second) = (servers.live().await.unwrap(), users.live().await.unwrap());
+    let third = users.live().named("other").await.unwrap();
+    servers.entry("a").unwrap().set(&"1".to_owned()).await.unwrap();
+    let published = servers.entry("b").unwrap().publish(&"2".to_owned()).await.unwrap();
+    let value = |name: &str, pattern| listener.value(&format!("etcd_typed_{name}"), &[("pattern", pattern)]);
+    assert_eq!([value("views", "servers"), value("views", "users"), value("views", "other")], [1.0; 3]);
+    assert_eq!((value("published", "servers"), value("published", "users")), (1.0, 0.0));
+    assert!(listener.series().iter().all(|series| series.labels.iter().all(|(_, label)| !label.contains("String"))));
+    drop((first, second, third, published));
+    listener.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn lead_reports_why_leadership_was_lost() {
+    let Bench { listener, client, store, .. } = bench();
+    let (sender, mut losses) = tokio::sync::mpsc::unbounded_channel();
+    let election = client.election::<String>("/lost").on_loss(move |lost| sender.send(lost.reason()).unwrap());
+    let (terms, mut term) = tokio::sync::mpsc::unbounded_channel();
+    let leading = tokio::spawn(async move {
+        election
+            .lead(&"me".to_owned(), |leader| {
+                terms.send(leader.key().clone()).unwrap();
+                std::future::pending::<()>()
+            })
+            .await
+    });
+    let key = term.recv().await.unwrap();
+    // The guard watches its key after a moment.
+    sleep(Duration::from_secs(1)).await;
+    client.entry::<String>(key.as_str()).unwrap().delete().await.unwrap();
+    assert_eq!(losses.recv().await, Some(LostReason::KeyDeleted));
+    term.recv().await.unwrap();
+    store.faults().stop();
+    assert_eq!(losses.recv().await, Some(LostReason::Expired));
+    store.faults().start();
+    term.recv().await.unwrap();
+    let causes: Vec<_> = listener.events("leadership lost").iter().map(|event| event.fields["cause"].clone()).collect();
+    assert_eq!(causes, ["key_deleted", "expired"]);
+    leading.abort();
+    listener.check();
+}
+
+#[tokio::test(start_paused = true)]
 async fn staleness_grows_without_server() {
     let Bench { listener, store, dir, .. } = bench();
     let live = dir.live().await.unwrap();

@@ -1,9 +1,11 @@
 //! Entries, structs and maps on every store: what each call does, and what it costs.
 
+mod adopted_leases;
 mod differential_typed;
 mod dry_runs;
 mod expiry;
 mod guarded;
+mod lists_and_transactions;
 mod outside_runtime;
 mod removals;
 mod restored;

@@ -6,6 +6,7 @@ mod live_equivalence;
 mod live_fire;
 mod live_servers;
 mod live_snapshot;
+mod per_entry;
 mod published;
 mod snapshot;
 mod watch_resync;

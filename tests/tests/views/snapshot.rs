@@ -1,11 +1,13 @@
 //! The files of `or_snapshot`: which files a program with another schema or another cluster may
-//! start from (`schemas`, `clusters`), and how they are written (`disk`). How views use them is in
+//! start from (`schemas`, `clusters`), how they are written (`disk`), and when a view no longer waits for a server
+//! (`early`). How views use them is in
 //! `live_snapshot.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod clusters;
 mod disk;
+mod early;
 mod schemas;
 
 use std::fs;

@@ -7,6 +7,7 @@ use std::future::IntoFuture;
 
 use super::{Directory, operation};
 use crate::error::{Error, ErrorKind, Result};
+use crate::handle::SharedContext;
 use crate::handle::plan::is_rewound;
 use crate::key::Key;
 use crate::queue::Guard;
@@ -104,6 +105,42 @@ impl Directory {
             self.context.asked().range(Range { keys_only: true, ..Range::of(span) }).await
         };
         reply.map_err(|error| error.at(&self.key))
+    }
+}
+
+/// The deletion of a directory with everything below it, as a part of a transaction.
+pub(in crate::handle) struct Sweep {
+    directory: Directory,
+    /// The keys below. `None` before they were read, and on a store that deletes a directory as one
+    /// key.
+    listed: Option<RangeReply>,
+}
+
+impl Sweep {
+    pub(in crate::handle) fn new(directory: &Directory) -> Self {
+        Self { directory: directory.clone(), listed: None }
+    }
+
+    /// Reads the keys below the directory, for a transaction with the guards of this context.
+    pub(in crate::handle) async fn read(&mut self, context: &SharedContext) -> Result<()> {
+        if context.store.capabilities().transactions {
+            self.directory.context = context.clone();
+            self.listed = Some(self.directory.keys_to_write().await?);
+        }
+        Ok(())
+    }
+
+    pub(in crate::handle) fn deletes(&self) -> Vec<Op> {
+        match &self.listed {
+            Some(reply) => deletes(&self.directory.key, &reply.kvs),
+            None => vec![Op::Delete { span: Span::Below(self.directory.key.clone()), previous: false }],
+        }
+    }
+
+    /// Requires that no key was written since the read.
+    pub(in crate::handle) fn compares(&self) -> Option<Compare> {
+        let reply = self.listed.as_ref()?;
+        Some(Compare::below(&self.directory.key, Condition::UnchangedSince(reply.revision)))
     }
 }
 

@@ -56,7 +56,7 @@ impl<T: Send + Sync + 'static> IntoFuture for EntryDelete<T> {
     fn into_future(self) -> Self::IntoFuture {
         let op = if matches!(self.expected, Ok(None)) { "delete" } else { "compare_and_delete" };
         let retry = self.entry.context.retry.clone();
-        Box::pin(Entry::<T>::operation(op).run(retry.one_call(self.run())))
+        Box::pin(self.entry.operation(op).run(retry.one_call(self.run())))
     }
 }
 

@@ -40,7 +40,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// let client = Client::connect("memory:").await?;
     /// let services = client.entries::<String, String>("/services/checkout")?;
-    /// let mut live = services.live().await?; // a client that looks for services
+    /// let mut live = services.live().per_entry().await?; // a client that looks for services
     ///
     /// let a = services.entry("a")?.publish(&"10.0.0.7:8080".to_owned()).ttl(Duration::from_secs(5)).await?;
     /// assert_eq!(live.changed().await?.len(), 1);
@@ -96,13 +96,14 @@ impl<T: Send + Sync + 'static> IntoFuture for Publish<T> {
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { entry, value, ttl } = self;
+        let operation = entry.operation("publish");
         let work = async move {
             let (lease_pool, key) = (entry.context.lease_pool.clone(), entry.key.clone());
-            let target = Target { lease_pool, key, ttl, pattern: type_name::<T>() };
+            let target = Target { lease_pool, key, ttl, pattern: entry.context.pattern(type_name::<T>()) };
             let publication = entry.context.retry.one_call(target.publish(value?)).await?;
             Ok(Published::new(publication, type_name::<T>(), move |value| entry.encode(value)))
         };
-        Box::pin(Entry::<T>::operation("publish").run(work))
+        Box::pin(operation.run(work))
     }
 }
 

@@ -104,7 +104,7 @@ impl<T: Send + Sync + 'static, O: 'static> IntoFuture for EntryWrite<T, O> {
 
     fn into_future(self) -> Self::IntoFuture {
         let retry = self.entry.context.retry.clone();
-        Box::pin(Entry::<T>::operation(self.op).run(retry.one_call(self.run())))
+        Box::pin(self.entry.operation(self.op).run(retry.one_call(self.run())))
     }
 }
 
@@ -185,14 +185,14 @@ impl<'f, T: Send + Sync + 'static> IntoFuture for EntryModify<'f, T> {
 
     fn into_future(self) -> Self::IntoFuture {
         let retry = self.entry.context.retry.clone();
-        Box::pin(Entry::<T>::operation("modify").run(retry.one_call(self.run())))
+        Box::pin(self.entry.operation("modify").run(retry.one_call(self.run())))
     }
 }
 
 impl<T: Send + Sync + 'static> EntryModify<'_, T> {
     async fn run(self) -> Result<Option<Versioned<T>>> {
         let Self { entry, f, requested } = self;
-        let operation = Entry::<T>::operation("modify");
+        let operation = entry.operation("modify");
         let mut enclosing_expiry = EnclosingExpiry::of(entry.enclosing.as_ref(), &entry.key);
         let mut retry = OptimisticRetry::new(&entry.context.retry);
         let (mut found, mut revision) = entry.find_to_write().await?;

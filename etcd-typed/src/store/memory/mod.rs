@@ -280,6 +280,10 @@ impl Store for MemoryStore {
         Box::pin(self.call(Call::Members, move |_, _| Ok(vec![member])))
     }
 
+    fn unreachable_since(&self, _began: std::time::Instant) -> Option<Error> {
+        self.shared.with(|inner, _| inner.check_running()).err()
+    }
+
     fn identity(&self) -> Identity {
         Identity { cluster: Some(format!("{:x}", self.shared.id)), endpoints: Vec::new() }
     }

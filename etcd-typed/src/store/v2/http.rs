@@ -49,6 +49,8 @@ pub(super) struct Http {
     endpoints: Vec<String>,
     /// The cluster that each endpoint last named.
     clusters: Vec<Mutex<Option<String>>>,
+    /// The last failure of each endpoint, if it has not answered since.
+    failures: Vec<Mutex<Option<(Instant, Error)>>>,
     /// The protocol check of each endpoint.
     diagnoses: Vec<Diagnosis>,
     history: AtomicU64,
@@ -121,6 +123,7 @@ impl Http {
             first_is_used: AtomicBool::new(false),
             options: options.clone(),
             clusters: endpoints.iter().map(|_| Mutex::default()).collect(),
+            failures: endpoints.iter().map(|_| Mutex::default()).collect(),
             diagnoses: endpoints.iter().map(|_| Diagnosis::default()).collect(),
             history: AtomicU64::new(0),
             endpoints,
@@ -156,6 +159,7 @@ impl Http {
             if fault.again == Again::Never {
                 return Err(fault.error);
             }
+            self.failed(at, &fault.error);
             self.leave(at);
             // Ask the other endpoints without a delay, and wait after each round.
             let delay = if attempt % self.endpoints.len() == 0 { backoff.next_delay() } else { Duration::ZERO };
@@ -257,6 +261,23 @@ impl Http {
     pub(super) fn leave(&self, at: EndpointIndex) {
         let next = (at + 1) % self.endpoints.len();
         let _ = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn failed(&self, at: EndpointIndex, error: &Error) {
+        if let Some(failure) = self.failures.get(at) {
+            *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), error.again()));
+        }
+    }
+
+    /// Returns the last error if all endpoints have failed after `began` and none has answered
+    /// since.
+    pub(super) fn unreachable_since(&self, began: std::time::Instant) -> Option<Error> {
+        let after = |failure: &Mutex<Option<(Instant, Error)>>| {
+            let failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+            failure.as_ref().filter(|(when, _)| when.into_std() >= began).map(|(when, error)| (*when, error.again()))
+        };
+        let failures = self.failures.iter().map(after).collect::<Option<Vec<_>>>()?;
+        failures.into_iter().max_by_key(|(when, _)| *when).map(|(_, error)| error)
     }
 
     /// Asks one endpoint, once.
@@ -375,6 +396,9 @@ impl Http {
     /// Starts reading a response whose headers have arrived, and notes the cluster that it names.
     fn incoming(&self, at: EndpointIndex, response: Response) -> Incoming {
         let incoming = Incoming::new(response);
+        if let Some(failure) = self.failures.get(at) {
+            *failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
         if let (Some(cluster), Some(known)) = (&incoming.cluster, self.clusters.get(at)) {
             let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
             if known.as_ref() != Some(cluster) && known.replace(cluster.clone()).is_some() {

@@ -172,6 +172,10 @@ impl Store for V2Store {
         self.http.history()
     }
 
+    fn unreachable_since(&self, began: std::time::Instant) -> Option<Error> {
+        self.http.unreachable_since(began)
+    }
+
     fn identity(&self) -> Identity {
         self.http.identity()
     }

@@ -87,6 +87,8 @@ struct Health {
     failures: u32,
     /// Until this time, all other endpoints are preferred.
     suspect_until: Option<Instant>,
+    /// When the endpoint last failed, if it has not answered since.
+    failed_at: Option<Instant>,
     /// Whether the endpoint has answered, from the right cluster, since it last failed.
     proven: bool,
     coalescing: Coalescing,
@@ -144,6 +146,13 @@ impl Endpoints {
         let met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
         let (when, failure) = met.as_ref()?;
         (*when >= began).then(|| failure.clone())
+    }
+
+    /// Returns the last failure if all endpoints have failed after `began` and none has answered
+    /// since.
+    pub(super) fn unreachable_since(&self, began: Instant) -> Option<Failure> {
+        let have_failed = self.slots.iter().all(|slot| slot.health().failed_at.is_some_and(|when| when >= began));
+        if have_failed { self.met_since(began) } else { None }
     }
 
     /// Returns the endpoint to ask now: the current one, else the next one that is not suspect,
@@ -247,8 +256,8 @@ impl Slot {
     pub(super) fn failed(&self) {
         let mut health = self.health();
         let suspicion = FIRST_SUSPICION.saturating_mul(1 << health.failures.min(16)).min(LONGEST_SUSPICION);
-        let (failures, suspect_until) = (health.failures.saturating_add(1), Some(Instant::now() + suspicion));
-        *health = Health { failures, suspect_until, ..Health::default() };
+        let (failures, now) = (health.failures.saturating_add(1), Instant::now());
+        *health = Health { failures, suspect_until: Some(now + suspicion), failed_at: Some(now), ..Health::default() };
     }
 
     /// Returns whether reads may be coalesced at this endpoint. Each failure and each new

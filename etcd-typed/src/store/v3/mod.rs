@@ -192,6 +192,10 @@ impl Store for V3Store {
         self.core.endpoints.cluster.history()
     }
 
+    fn unreachable_since(&self, began: std::time::Instant) -> Option<Error> {
+        self.core.endpoints.unreachable_since(began.into()).map(Error::from)
+    }
+
     fn identity(&self) -> Identity {
         let cluster = self.core.endpoints.cluster.id();
         Identity { cluster: (cluster != 0).then(|| hex(cluster)), endpoints: self.addresses.clone() }
