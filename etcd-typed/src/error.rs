@@ -220,7 +220,6 @@ impl Error {
     }
 
     /// Appends a note to the message.
-    #[cfg(any(feature = "snapshot", feature = "v2"))]
     #[must_use]
     pub(crate) fn noting(mut self, more: &str) -> Self {
         let message = &mut self.0.message;

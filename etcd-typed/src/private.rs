@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 pub use bytes::Bytes;
 use serde::de::DeserializeOwned;
-pub use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::client::Client;
 use crate::error::{Masked, Result};
@@ -148,6 +148,16 @@ pub fn open<S: EtcdSchema>(client: &Client, prefix: &[Segment<'_>]) -> Result<S:
 /// Converts the result of `encode` in a `with = module`.
 pub fn encoded<B: Into<Bytes>, E: fmt::Display>(result: std::result::Result<B, E>) -> std::result::Result<Bytes, ValueError> {
     result.map(Into::into).map_err(ValueError::new)
+}
+
+/// `Serialize` of the type, as a function: a public name of the trait would be shown in errors.
+pub fn serialize<T: Serialize, S: Serializer>(value: &T, to: S) -> std::result::Result<S::Ok, S::Error> {
+    value.serialize(to)
+}
+
+/// `Deserialize` of the type, as a function for the same reason.
+pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> std::result::Result<T, D::Error> {
+    T::deserialize(from)
 }
 
 /// Converts the result of `validate = path`.

@@ -49,9 +49,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 pub(crate) use self::roaming::roaming;
-#[cfg(any(feature = "v2", feature = "v3"))]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
 

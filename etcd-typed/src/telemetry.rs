@@ -126,9 +126,9 @@ use tracing::{Instrument as _, Span};
 #[cfg(feature = "metrics")]
 pub use self::metrics::describe;
 use self::metrics::{
-    CONFLICTS, LEASE_REMAINING, LEASES_LOST, LOCK_WAIT, PLACES_LOST, PUBLISHED, PUBLISHED_MISSING, PUT_BACK, RESYNCS, RETRIES,
-    VIEW_APPLIED, VIEW_BAD_ENTRIES, VIEW_PROOF_PERIOD, VIEW_REJECTED, VIEW_REVISION, VIEW_STALENESS, VIEWS, VIEWS_DEGRADED,
-    WATCH_INTERRUPTIONS, add, count, observe, set,
+    CONFLICTS, LEASE_REMAINING, LEASES_LOST, LOCK_WAIT, PLACES_LOST, PUBLISHED, PUBLISHED_MISSING, PUT_BACK, RESYNCS, VIEW_APPLIED,
+    VIEW_BAD_ENTRIES, VIEW_PROOF_PERIOD, VIEW_REJECTED, VIEW_REVISION, VIEW_STALENESS, VIEWS, VIEWS_DEGRADED, WATCH_INTERRUPTIONS, add,
+    count, observe, set,
 };
 pub use self::metrics::{METRICS, Metric, MetricKind, MetricUnit};
 use crate::error::{Error, ErrorKind, Problem};
@@ -368,7 +368,7 @@ pub(crate) type Pattern = &'static str;
 pub(crate) fn repeated(store: &'static str, op: &'static str, kind: ErrorKind, error: &str) {
     let cause = cause(kind);
     tracing::debug!(target: "etcd_typed::call", store, op, cause, error, "sent again");
-    count(&RETRIES, &[store, op, cause]);
+    count(&metrics::RETRIES, &[store, op, cause]);
 }
 
 /// The server refused a login.

@@ -151,7 +151,7 @@ fn codec(krate: &Path, ty: &Type, codec: &Codec) -> TokenStream {
 pub(super) fn written(krate: &Path, ty: &Type, module: &Module) -> TokenStream {
     let (value, to) = (local("value"), local("to"));
     let written = match (&module.serialize, module.optional) {
-        (None, _) => quote_spanned!(here(ty)=> #krate::__private::Serialize::serialize(#value, #to)),
+        (None, _) => quote_spanned!(here(ty)=> #krate::__private::serialize(#value, #to)),
         (Some(function), false) => quote_spanned!(here(function)=> #function(#value, #to)),
         (Some(function), true) => {
             quote_spanned!(here(function)=> #function(&::core::option::Option::Some(::core::clone::Clone::clone(#value)), #to))
@@ -166,7 +166,7 @@ fn serde(krate: &Path, ty: &Type, module: &Module) -> TokenStream {
     let written = written(krate, ty, module);
     let read = match (&module.deserialize, module.optional) {
         (None, _) => {
-            quote_spanned!(here(ty)=> #krate::__private::from_text(#value, |#from| #krate::__private::Deserialize::deserialize(#from)))
+            quote_spanned!(here(ty)=> #krate::__private::from_text(#value, |#from| #krate::__private::deserialize(#from)))
         }
         (Some(function), false) => quote_spanned!(here(function)=> #krate::__private::from_text(#value, |#from| #function(#from))),
         (Some(function), true) => {

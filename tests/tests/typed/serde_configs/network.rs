@@ -88,7 +88,7 @@ pub(super) struct NameServer {
     #[serde(alias = "negative-ttl")]
     pub(super) cache_negative_ttl: u32,
     pub(super) webserver: bool,
-    #[etcd(secret)]
+    #[etcd(secret, allow_debug)]
     pub(super) api_key: Option<String>,
     #[etcd(json)]
     pub(super) zones: Vec<Zone>,
@@ -172,7 +172,7 @@ pub(super) struct Chat {
     pub(super) allow_federation: bool,
     #[serde(default)]
     pub(super) allow_registration: bool,
-    #[etcd(secret)]
+    #[etcd(secret, allow_debug)]
     pub(super) registration_token: Option<String>,
     #[serde(default = "Chat::max_request_size")]
     pub(super) max_request_size: u32,
