@@ -367,7 +367,7 @@ struct Even {
 }
 
 fn even(even: &Even) -> Result<(), String> {
-    if even.number % 2 == 0 { Ok(()) } else { Err("an odd number".to_owned()) }
+    if even.number.is_multiple_of(2) { Ok(()) } else { Err("an odd number".to_owned()) }
 }
 
 #[derive(EtcdValue, Clone, Debug, PartialEq)]

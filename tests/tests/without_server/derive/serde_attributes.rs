@@ -155,7 +155,7 @@ struct Container {
     own: u32,
     #[serde(skip)]
     skipped: u32,
-    #[etcd(secret)]
+    #[etcd(secret, allow_debug)]
     password: String,
     #[etcd(dir)]
     inner: Inner,
@@ -508,7 +508,7 @@ async fn serde_attributes_need_no_serde_derive() {
 #[derive(EtcdSchema, Serialize, Deserialize, Debug, PartialEq)]
 struct OneDirection {
     #[serde(skip_serializing)]
-    #[etcd(secret)]
+    #[etcd(secret, allow_debug)]
     password: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
