@@ -123,6 +123,8 @@ use std::time::Duration;
 use tracing::instrument::Instrumented;
 use tracing::{Instrument as _, Span};
 
+#[cfg(any(feature = "v2", feature = "v3"))]
+use self::metrics::RETRIES;
 #[cfg(feature = "metrics")]
 pub use self::metrics::describe;
 use self::metrics::{
