@@ -370,7 +370,7 @@ pub(crate) type Pattern = &'static str;
 pub(crate) fn repeated(store: &'static str, op: &'static str, kind: ErrorKind, error: &str) {
     let cause = cause(kind);
     tracing::debug!(target: "etcd_typed::call", store, op, cause, error, "sent again");
-    count(&metrics::RETRIES, &[store, op, cause]);
+    count(&RETRIES, &[store, op, cause]);
 }
 
 /// The server refused a login.
