@@ -12,6 +12,7 @@ mod encode;
 mod entries;
 mod fallback;
 mod leaf_tuple;
+mod pointer;
 mod presence;
 #[cfg(feature = "snapshot")]
 mod read_keys;
