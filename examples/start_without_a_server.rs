@@ -10,7 +10,7 @@
 use std::path::Path;
 
 use etcd_typed::store::memory::MemoryStore;
-use etcd_typed::{Cause, Client, EtcdSchema, Live, LiveStatus, Result};
+use etcd_typed::{Cause, Client, EtcdSchema, Live, LiveStatus, Result, Secret};
 
 /// The settings that the program needs to start.
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -20,18 +20,7 @@ struct Checkout {
     rate_limit: u32,
     banner: Option<String>,
     /// A secret is never written to the disk, so it is none in a state from the disk.
-    #[etcd(secret)]
-    token: Option<Token>,
-}
-
-/// A secret whose `Debug` masks it.
-#[derive(Clone, PartialEq, etcd_typed::EtcdValue)]
-struct Token(String);
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("***")
-    }
+    token: Option<Secret<String>>,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -56,7 +45,7 @@ async fn follow(client: &Client, path: &Path) -> Result<()> {
 async fn play(path: &Path) -> Result<()> {
     let server = MemoryStore::new();
     let checkout = CheckoutDir::open(&Client::with_store(server.clone()), "prod")?;
-    checkout.set(&Checkout { rate_limit: 250, banner: Some("Sale!".to_owned()), token: Some(Token("hunter2".to_owned())) }).await?;
+    checkout.set(&Checkout { rate_limit: 250, banner: Some("Sale!".to_owned()), token: Some("hunter2".into()) }).await?;
 
     let live = checkout.live().or_snapshot(path).await?;
     show("with a server", &live);

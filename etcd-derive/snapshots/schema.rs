@@ -45,22 +45,29 @@ where
                 ::etcd_typed::__private::Leaf::new(
                     {
                         #[allow(unused_imports)]
-                        use ::etcd_typed::__private::NotComparable as _;
-                        ::etcd_typed::__private::compared(
+                        use ::etcd_typed::__private::NotSecret as _;
+                        ::etcd_typed::__private::secret_if(
                             {
-                                use hex::{decode as __decode, encode as __encode};
-                                ::etcd_typed::Codec::<
-                                    u32,
-                                >::with(
-                                    |value: &u32| ::etcd_typed::__private::encoded(
-                                        __encode(value),
-                                    ),
-                                    |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
-                                        __decode(value),
-                                    ),
+                                #[allow(unused_imports)]
+                                use ::etcd_typed::__private::NotComparable as _;
+                                ::etcd_typed::__private::compared(
+                                    {
+                                        use hex::{decode as __decode, encode as __encode};
+                                        ::etcd_typed::Codec::<
+                                            u32,
+                                        >::with(
+                                            |value: &u32| ::etcd_typed::__private::encoded(
+                                                __encode(value),
+                                            ),
+                                            |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
+                                                __decode(value),
+                                            ),
+                                        )
+                                    },
+                                    ::etcd_typed::__private::Comparable::<u32>::EQUAL,
                                 )
                             },
-                            ::etcd_typed::__private::Comparable::<u32>::EQUAL,
+                            ::etcd_typed::__private::IsSecret::<u32>::IS,
                         )
                     }
                         .validated(|value: &u32| ::etcd_typed::__private::verdict(
@@ -92,7 +99,7 @@ where
         fields: &[
             ::etcd_typed::Field {
                 doc: "Requests per second.",
-                presence: ::etcd_typed::Presence::Default("100"),
+                presence: Self::__CODECS.0.of.0.presence("100"),
                 aliases: &["limit"],
                 ..Self::__CODECS.0.of.0.row("rate_limit", "rate_limit")
             },
@@ -123,6 +130,7 @@ where
                     value: Self::__CODECS.1.type_name(),
                 },
                 presence: ::etcd_typed::Presence::Optional,
+                secret: Self::__CODECS.1.is_secret(),
                 ..::etcd_typed::__private::FIELD
             },
             ::etcd_typed::Field {

@@ -37,6 +37,8 @@ impl ::etcd_typed::EtcdValue for Level {
 impl ::etcd_typed::EtcdValue for Port {
     const TYPE: &'static ::core::primitive::str = <u16 as ::etcd_typed::EtcdValue>::TYPE;
     const QUOTABLE: ::core::primitive::bool = <u16 as ::etcd_typed::EtcdValue>::QUOTABLE;
+    const SECRET: ::core::primitive::bool = <u16 as ::etcd_typed::EtcdValue>::SECRET;
+    const IN_LIST: ::etcd_typed::InList = <u16 as ::etcd_typed::EtcdValue>::IN_LIST;
     fn encode(
         &self,
     ) -> ::core::result::Result<
@@ -48,7 +50,8 @@ impl ::etcd_typed::EtcdValue for Port {
     fn decode(
         __bytes: &[::core::primitive::u8],
     ) -> ::core::result::Result<Self, ::etcd_typed::ValueError> {
-        <u16 as ::etcd_typed::EtcdValue>::decode(__bytes).map(Self)
+        <u16 as ::etcd_typed::EtcdValue>::decode(__bytes)
+            .map(|__bytes| Self { 0: __bytes })
     }
     fn survives(
         &self,

@@ -4,10 +4,11 @@
 mod foreign;
 
 use proc_macro2::{Ident, TokenTree};
+use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::parse::ParseStream;
 use syn::punctuated::Punctuated;
-use syn::{Attribute, Expr, ExprLit, ExprPath, Lit, LitStr, Meta, Path, Token};
+use syn::{Attribute, Expr, ExprLit, ExprPath, ExprRange, Lit, LitStr, Meta, Path, Token, Type};
 
 use crate::ctxt::Ctxt;
 use crate::serde_attrs;
@@ -33,6 +34,12 @@ enum Takes {
     Path,
     Paths,
     ExprOrNothing,
+    /// A range expression.
+    Range,
+    /// An array expression.
+    Array,
+    /// The path of a type, or nothing.
+    TypeOrNothing,
 }
 
 /// A supported attribute.
@@ -62,16 +69,27 @@ const FIELD: &[Known] = &[
     known("default", Takes::ExprOrNothing, "default = 100"),
     known("json", Takes::Nothing, "json"),
     known("with", Takes::Path, "with = path::to::module"),
+    known("text", Takes::Nothing, "text"),
     known("dir", Takes::Nothing, "dir"),
     known("entries", Takes::Nothing, "entries"),
     known("flatten", Takes::Nothing, "flatten"),
     known("skip", Takes::Nothing, "skip"),
     known("secret", Takes::Nothing, "secret"),
+    known("allow_debug", Takes::Nothing, "allow_debug"),
     known("validate", Takes::Path, "validate = path::to::function"),
+    known("range", Takes::Range, "range = 1..=100"),
+    known("length", Takes::Range, "length = 1..=64"),
+    known("one_of", Takes::Array, "one_of = [80, 443]"),
 ];
 
-const VALUE: &[Known] =
-    &[known("rename_all", Takes::Text, "rename_all = \"kebab-case\""), known("crate", Takes::Path, "crate = path::to::etcd_typed")];
+const VALUE: &[Known] = &[
+    known("rename_all", Takes::Text, "rename_all = \"kebab-case\""),
+    known("text", Takes::Nothing, "text"),
+    known("try_from", Takes::TypeOrNothing, "try_from = u16"),
+    known("validate", Takes::Path, "validate = path::to::function"),
+    known("transparent", Takes::Nothing, "transparent"),
+    known("crate", Takes::Path, "crate = path::to::etcd_typed"),
+];
 
 const VARIANT: &[Known] = &[known("rename", Takes::Text, "rename = \"text\""), known("alias", Takes::Text, "alias = \"old-text\"")];
 
@@ -130,6 +148,7 @@ pub(crate) enum Value {
     Path(Path),
     Paths(Vec<Path>),
     Expr(Expr),
+    Type(Box<Type>),
 }
 
 impl Given {
@@ -170,10 +189,7 @@ impl Attrs {
     }
 
     pub(crate) fn texts(&self, name: &str) -> impl Iterator<Item = &LitStr> {
-        self.0.iter().filter(move |given| given.name == name).filter_map(|given| match &given.value {
-            Value::Text(text) => Some(text),
-            _ => None,
-        })
+        self.0.iter().filter(move |given| given.name == name).filter_map(Given::text)
     }
 
     /// The aliases. One that both sources give is in it once.
@@ -197,6 +213,13 @@ impl Attrs {
             _ => &[],
         }
     }
+
+    pub(crate) fn ty(&self, name: &str) -> Option<&Type> {
+        match &self.find(name)?.value {
+            Value::Type(ty) => Some(ty),
+            _ => None,
+        }
+    }
 }
 
 impl Given {
@@ -207,11 +230,15 @@ impl Given {
         }
     }
 
-    fn alias(&self) -> Option<&LitStr> {
+    pub(crate) fn text(&self) -> Option<&LitStr> {
         match &self.value {
-            Value::Text(text) if self.name == "alias" => Some(text),
+            Value::Text(text) => Some(text),
             _ => None,
         }
+    }
+
+    fn alias(&self) -> Option<&LitStr> {
+        self.text().filter(|_| self.name == "alias")
     }
 }
 
@@ -248,6 +275,40 @@ fn own(ctxt: &Ctxt, attributes: &[Attribute], place: Place) -> Vec<Given> {
     given
 }
 
+/// Reads a range. A number alone is a mistake.
+fn range(input: ParseStream<'_>) -> syn::Result<Expr> {
+    let expr: Expr = input.parse()?;
+    if let Expr::Lit(only) = &expr {
+        let only = only.lit.to_token_stream();
+        return Err(syn::Error::new_spanned(&expr, format_args!("a range is needed here: `{only}..={only}`, `{only}..` or `..={only}`")));
+    }
+    if let Expr::Range(ExprRange { start: Some(start), end: Some(end), .. }) = &expr
+        && let (Some(start), Some(end)) = (integer(start), integer(end))
+        && start > end
+    {
+        return Err(syn::Error::new_spanned(&expr, format_args!("this range is empty: {start} is above {end}")));
+    }
+    Ok(expr)
+}
+
+/// The value of an integer literal.
+fn integer(expr: &Expr) -> Option<u128> {
+    match expr {
+        Expr::Lit(ExprLit { lit: Lit::Int(integer), .. }) => integer.base10_parse().ok(),
+        _ => None,
+    }
+}
+
+/// Reads an array with at least one element.
+fn array(input: ParseStream<'_>) -> syn::Result<Expr> {
+    let expr: Expr = input.parse()?;
+    match &expr {
+        Expr::Array(array) if !array.elems.is_empty() => Ok(expr),
+        Expr::Array(_) => Err(syn::Error::new_spanned(expr, "at least one value is needed here")),
+        _ => Err(syn::Error::new_spanned(expr, "the possible values are needed here, in brackets: `one_of = [80, 443]`")),
+    }
+}
+
 /// Reads one attribute, up to the next comma.
 fn one(input: ParseStream<'_>, place: Place) -> syn::Result<Given> {
     let name = input.call(Ident::parse_any).map_err(|error| syn::Error::new(error.span(), names(place)))?;
@@ -279,6 +340,16 @@ fn one(input: ParseStream<'_>, place: Place) -> syn::Result<Given> {
         Takes::Paths => return Err(wrong(&name, known)),
         Takes::ExprOrNothing if input.peek(Token![,]) || input.is_empty() => Value::Nothing,
         Takes::ExprOrNothing => Value::Expr(after_equals(input, &name, known, |input| default(input, known))?),
+        Takes::Range => Value::Expr(after_equals(input, &name, known, range)?),
+        Takes::Array => Value::Expr(after_equals(input, &name, known, array)?),
+        Takes::TypeOrNothing if input.peek(Token![,]) || input.is_empty() => Value::Nothing,
+        Takes::TypeOrNothing => Value::Type(Box::new(after_equals(input, &name, known, |input| {
+            if input.peek(LitStr) {
+                let text: LitStr = input.parse()?;
+                return Err(syn::Error::new_spanned(&text, format_args!("write it without quotes: `{name} = {}`", text.value())));
+            }
+            input.parse()
+        })?)),
     };
     if !input.is_empty() && !input.peek(Token![,]) {
         return Err(input.error(format_args!("a `,` is needed here, or the end: `{}`", known.example)));
@@ -344,7 +415,7 @@ fn after_equals<T>(
     value(input)
 }
 
-fn wrong(on: &impl quote::ToTokens, known: &Known) -> syn::Error {
+fn wrong(on: &impl ToTokens, known: &Known) -> syn::Error {
     syn::Error::new_spanned(on, format_args!("write `{}`", known.example))
 }
 

@@ -5,7 +5,9 @@ pub(crate) mod bounds;
 pub(crate) mod change;
 pub(crate) mod codecs;
 pub(crate) mod handle;
+mod limits;
 mod schema;
+mod shown;
 mod value;
 
 use proc_macro2::{Ident, Span, TokenStream};
@@ -21,7 +23,8 @@ pub(crate) fn schema(model: &Schema) -> TokenStream {
     let schema = schema::schema(model, &parts);
     let handle = handle::handle(model, &parts);
     let change = change::change(model);
-    quote! { #codecs #schema #handle #change }
+    let shown = shown::shown(model);
+    quote! { #codecs #schema #handle #change #shown }
 }
 
 pub(crate) use value::value;

@@ -2,7 +2,7 @@
 //! The comments state what `expand` may rely on.
 
 use proc_macro2::Ident;
-use syn::{Expr, Generics, Path, Type, Visibility};
+use syn::{Expr, ExprArray, Generics, Member, Path, Type, Visibility};
 
 /// A struct that derives `EtcdSchema`.
 pub(crate) struct Schema {
@@ -124,7 +124,25 @@ pub(crate) struct Map {
 pub(crate) struct Codec {
     pub(crate) form: Form,
     pub(crate) validate: Option<Path>,
+    pub(crate) limits: Limits,
     pub(crate) secret: bool,
+    /// Whether the struct may implement `Debug` although the value is secret.
+    pub(crate) allow_debug: bool,
+}
+
+/// The limits of a value, as the user wrote them.
+#[derive(Default)]
+pub(crate) struct Limits {
+    pub(crate) range: Option<Expr>,
+    pub(crate) length: Option<Expr>,
+    /// An array.
+    pub(crate) one_of: Option<ExprArray>,
+}
+
+impl Limits {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.range.is_none() && self.length.is_none() && self.one_of.is_none()
+    }
 }
 
 /// The stored form of a value.
@@ -134,6 +152,8 @@ pub(crate) enum Form {
     Json,
     /// The functions `encode` and `decode` of this module.
     With(Path),
+    /// The type's `Display` and `FromStr`.
+    Text,
     /// What a module of serde makes of the value.
     Serde(Box<Module>),
 }
@@ -170,10 +190,27 @@ pub(crate) struct Value {
 pub(crate) enum Shape {
     /// An enum without data, with at least one variant.
     Choice(Vec<Variant>),
-    /// A struct around one value, and the name of its field if that has one.
-    Newtype(Box<Type>, Option<Ident>),
+    /// A struct around one value.
+    Newtype(Inner),
+    /// A type that is stored as another type.
+    Converted {
+        /// The type that is stored.
+        stored: Box<Type>,
+        validate: Option<Path>,
+    },
+    /// A type with its own `Display` and `FromStr`, or a struct around a type that has them.
+    Text { inner: Option<Inner>, validate: Option<Path> },
     /// Another kind of type; an error is recorded.
     Unknown,
+}
+
+/// The field of a newtype.
+pub(crate) struct Inner {
+    pub(crate) member: Member,
+    pub(crate) ty: Box<Type>,
+    /// Whether the newtype is made with `TryFrom` of the value.
+    pub(crate) try_from: bool,
+    pub(crate) validate: Option<Path>,
 }
 
 /// One variant of an enum without data.

@@ -1,6 +1,7 @@
 //! Converts a `DeriveInput` and its attributes to the model, one type and one field at a time.
 //! Rules that cover several fields are in `check.rs`.
 
+mod limits;
 mod modes;
 mod prefix;
 mod types;
@@ -9,15 +10,15 @@ mod value;
 use proc_macro2::Ident;
 use quote::format_ident;
 use syn::ext::IdentExt;
-use syn::{Attribute, Data, DeriveInput, Expr, ExprLit, Fields, Lit, Meta, Type, parse_quote};
+use syn::{Attribute, Data, DeriveInput, Expr, ExprLit, Fields, Lit, LitStr, Meta, Type, parse_quote};
 
-use crate::attr::{Attrs, Place, Source};
+use crate::attr::{Attrs, Given, Place, Source};
 use crate::case::{self, Case};
 use crate::ctxt::Ctxt;
 use crate::model::{Codec, Field, Form, Item, Kind, Leaf, Map, Module, Presence, Schema, Text, Unknown};
 
 use modes::{Mode, refuse_what_does_not_go};
-pub(crate) use types::source;
+pub(crate) use types::{is_secret, source};
 pub(crate) use value::value;
 
 /// Parses the struct that derives `EtcdSchema`. Always returns a model, since the fallback for
@@ -105,23 +106,22 @@ fn refuse_other_forms(ctxt: &Ctxt, attrs: &Attrs, data: &Data) {
         ctxt.error(tag, "the name of a struct is not stored: remove this, or put `#[etcd(json)]` on the fields of this type");
     }
     if let Some(given) = attrs.from(Source::Serde, "transparent") {
-        ctxt.error(
-            &given.name,
-            "a transparent struct is one value and has no keys: derive `EtcdValue` for it, as `struct Name(Value);`, or remove this",
-        );
+        ctxt.error(&given.name, "a transparent struct is one value and has no keys: derive `EtcdValue` for it, or remove this");
     }
-    refuse_conversions(
-        ctxt,
-        attrs,
-        "the fields that are stored are those of this struct, and serde converts it first: derive `EtcdSchema` for the other type, \
-         or put `#[etcd(json)]` on the fields of this type",
-    );
+    refuse_conversions(ctxt, attrs, |other| {
+        format!(
+            "the fields that are stored are those of this struct, and serde converts it first: derive `EtcdSchema` for the other type, or put \
+             `#[etcd(json)]` on the fields of this type; if the other type is a value, derive `EtcdValue` for this one, with `#[etcd(try_from = {other})]`"
+        )
+    });
 }
 
-fn refuse_conversions(ctxt: &Ctxt, attrs: &Attrs, reason: &str) {
+/// `reason` gets the name of the other type.
+fn refuse_conversions(ctxt: &Ctxt, attrs: &Attrs, reason: impl Fn(&str) -> String) {
     let conversion = ["try_from", "from", "into"].iter().find_map(|name| attrs.from(Source::Serde, name));
     if let Some(given) = conversion {
-        ctxt.error(&given.name, reason);
+        let other = given.text().map(LitStr::value);
+        ctxt.error(&given.name, reason(other.as_deref().unwrap_or("Type")));
     }
 }
 
@@ -153,7 +153,7 @@ fn field(ctxt: &Ctxt, field: &syn::Field, around: &Around<'_>) -> Option<Field> 
     let ident = field.ident.clone()?;
     let attrs = Attrs::read(ctxt, &field.attrs, Place::Field);
     let mode = Mode::of(&attrs);
-    refuse_what_does_not_go(ctxt, &attrs, mode);
+    refuse_what_does_not_go(ctxt, &attrs, mode, &field.ty);
     let kind = kind(ctxt, &attrs, mode, field, around)?;
     if matches!(&kind, Kind::Dir { ty, .. } | Kind::DirMap(Map { value: ty, .. }) | Kind::Flatten(ty) if types::is(ty, of)) {
         ctxt.error(
@@ -228,7 +228,7 @@ fn kind(ctxt: &Ctxt, attrs: &Attrs, mode: Mode, field: &syn::Field, around: &Aro
             (None, None) => Some(Kind::Dir { ty: ty.clone(), optional: false }),
         },
         Mode::Entries => match map {
-            Some((key, value)) => Some(Kind::Entries(Map { key: key.clone(), value: value.clone() }, codec(attrs, None))),
+            Some((key, value)) => Some(Kind::Entries(Map { key: key.clone(), value: value.clone() }, codec(ctxt, attrs, value, None))),
             None => {
                 ctxt.error(ty, "`entries` is for a map: `BTreeMap<K, V>` or `HashMap<K, V>`");
                 None
@@ -240,7 +240,7 @@ fn kind(ctxt: &Ctxt, attrs: &Attrs, mode: Mode, field: &syn::Field, around: &Aro
 
 fn leaf(ctxt: &Ctxt, attrs: &Attrs, field: &syn::Field, option: Option<&Type>, is_map: bool, around: &Around<'_>) -> Option<Kind> {
     let ty = &field.ty;
-    let codec = codec(attrs, Some(option.is_some()));
+    let codec = codec(ctxt, attrs, option.unwrap_or(ty), Some(option.is_some()));
     if is_map && matches!(codec.form, Form::Own) {
         ctxt.error(
             ty,
@@ -272,17 +272,51 @@ fn leaf(ctxt: &Ctxt, attrs: &Attrs, field: &syn::Field, option: Option<&Type>, i
 
 /// `optional`: whether the field is an `Option`. `None` if a module of serde cannot apply, since it
 /// is for the field as a whole.
-fn codec(attrs: &Attrs, optional: Option<bool>) -> Codec {
-    let function = |name| attrs.from(Source::Serde, name).and_then(|given| given.expr().cloned());
-    let module = |optional| Module { serialize: function("serialize_with"), deserialize: function("deserialize_with"), optional };
-    let form = match (attrs.path("with"), optional.map(module)) {
-        // With both, an error is recorded.
+fn codec(ctxt: &Ctxt, attrs: &Attrs, ty: &Type, optional: Option<bool>) -> Codec {
+    let form = match attrs.path("with") {
+        // With more than one of them, an error is recorded.
         _ if attrs.has("json") => Form::Json,
-        (Some(module), _) => Form::With(module.clone()),
-        (None, Some(module)) if module.serialize.is_some() || module.deserialize.is_some() => Form::Serde(Box::new(module)),
-        _ => Form::Own,
+        Some(module) => Form::With(module.clone()),
+        None if attrs.has("text") => Form::Text,
+        None => optional.and_then(|optional| module(ctxt, attrs, ty, optional)).map_or(Form::Own, |module| Form::Serde(Box::new(module))),
     };
-    Codec { form, validate: attrs.path("validate").cloned(), secret: attrs.has("secret") }
+    Codec {
+        form,
+        validate: attrs.path("validate").cloned(),
+        limits: limits::limits(attrs),
+        secret: attrs.has("secret"),
+        allow_debug: attrs.has("allow_debug"),
+    }
+}
+
+/// The functions of serde that give the field its stored form.
+fn module(ctxt: &Ctxt, attrs: &Attrs, ty: &Type, optional: bool) -> Option<Module> {
+    let given = |name| attrs.from(Source::Serde, name);
+    let (write, read) = (given("serialize_with"), given("deserialize_with"));
+    let is_mask = write.and_then(Given::expr).is_some_and(types::is_mask);
+    match (write, read) {
+        _ if only_masks(ty, write, read) => None,
+        (_, Some(read)) if is_mask || is_secret(ty) && write.is_none() => {
+            ctxt.error(
+                &read.name,
+                "serde reads this secret through a function and never writes it, which leaves its stored form open: choose one with \
+                 `#[etcd(with = module)]`, a module with `encode` and `decode`",
+            );
+            None
+        }
+        (None, None) => None,
+        _ => {
+            let function = |given: Option<&Given>| given.and_then(Given::expr).cloned();
+            Some(Module { serialize: function(write), deserialize: function(read), optional })
+        }
+    }
+}
+
+/// Whether serde's functions only hide the value from people, so that the value is not stored
+/// through them. A `Secret` has no `Serialize`, so a struct that is shown to people may mask it with
+/// any function, and a function that no other one reverses is taken for a mask.
+fn only_masks(ty: &Type, write: Option<&Given>, read: Option<&Given>) -> bool {
+    read.is_none() && write.and_then(Given::expr).is_some_and(|function| types::is_mask(function) || is_secret(ty))
 }
 
 /// A segment of a key as it is stored. `otherwise` is appended to errors and says what to do.

@@ -137,7 +137,7 @@
 //! | `testing` | real servers, a proxy that breaks connections, a store whose calls a test can hook, the conformance suite for stores | |
 //! | `snapshot` | `live().or_snapshot(path)`: a live view starts from its last good state on disk while no server answers | |
 //! | `metrics` | metrics through the facade of the crate `metrics`; see [`telemetry`] | |
-//! | `chrono`, `jiff`, `url`, `uuid` | values of these crates' types | |
+//! | `bytesize-2`, `chrono`, `jiff`, `url`, `uuid` | values of these crates' types | |
 //!
 //! The embedded store and its faults ([`store::memory`]) are always included: test against them
 //! with paused time.
@@ -205,7 +205,7 @@ pub use revision::{LeaseId, Revision};
 pub use rustls;
 pub use schema::{Change, Decoder, Delta, Encoder, Field, Keyed, Kind, Map, MapKey, MapPath, Presence, Schema, Table, UnknownKeys, Update};
 pub use store::StatsKind;
-pub use value::{Codec, EtcdValue, Json, ValueError};
+pub use value::{Bounds, Codec, EtcdValue, InList, Json, Length, Limits, Secret, Text, ValueError, serialize_masked};
 pub use version::{Expect, Versioned};
 pub use watch::Interruption;
 
@@ -354,10 +354,19 @@ pub use watch::Interruption;
 /// }
 /// ```
 ///
+/// ## `text`
+///
+/// The value is stored as its `Display` writes it and read with its `FromStr`, for any type that
+/// implements both, such as versions, networks, levels, URIs and regular expressions. The error of
+/// `FromStr` must implement `Display`. A read tries the text as it is stored, and then without
+/// surrounding white space. A write is refused with [`Encode`](ErrorKind::Encode) if reading the text
+/// does not return the same value. The values are compared with `==` if the type implements it,
+/// otherwise by their texts. For the keys of a map and the elements of a list, use [`Text`].
+///
 /// ## `dir`
 ///
-/// The field is a struct that derives `EtcdSchema`, or an `Option` of one, stored in a directory with
-/// the field's name. Or it is a `BTreeMap` or `HashMap` of such structs, with one directory for each,
+/// The field is a struct that derives `EtcdSchema`, or an `Option`, `Box` or `Arc` of one, stored in a
+/// directory with the field's name. The handle of a `Box` or `Arc` reads and writes the struct itself. Or it is a `BTreeMap` or `HashMap` of such structs, with one directory for each,
 /// named by the map's key.
 ///
 /// An `Option` is `None`, and a map has no entry, unless one of the struct's required keys exists. A
@@ -367,7 +376,8 @@ pub use watch::Interruption;
 /// ## `entries`
 ///
 /// The field is a `BTreeMap` or `HashMap` of values, with one key for each in a directory with the
-/// field's name. The attributes `json`, `with`, `secret` and `validate` apply to each value.
+/// field's name. The attributes `json`, `with`, `text`, `secret`, `validate`, `range`, `length` and
+/// `one_of` apply to each value.
 ///
 /// ## `flatten`
 ///
@@ -420,7 +430,47 @@ pub use watch::Interruption;
 /// # Ok(()) }
 /// ```
 ///
+/// ## `range = 1..=65535`, `length = 1..=64`, `one_of = ["a", "b"]`
+///
+/// The limits of the values, which [`describe`](Schema::describe) shows to people and to tools.
+/// `range` takes any range of values of the field's type, such as `0.0..1.0` or
+/// `Duration::from_secs(1)..`. `length` takes a range of numbers and counts as [`Length`] says:
+/// characters of a text, elements of a list. `one_of` takes the possible values; a string literal is
+/// converted with `Into`.
+///
+/// A write of another value is refused with [`Invalid`](ErrorKind::Invalid), like one that fails
+/// `validate`. A stored value outside of the limits is read like one that is not of the type:
+/// [`Dir::get`] fails with [`Invalid`](ErrorKind::Invalid), [`Entry::get`] with
+/// [`Decode`](ErrorKind::Decode), and a [live view](Dir::live) keeps its last good state.
+/// [`Dir::update`] reads first and so fails too; write the field with [`Entry::set`] to correct it. A
+/// default is not checked by [`Dir::get`].
+///
+/// `range` and `one_of` need a field that is stored as its type's own form or with `text`. The limits
+/// of a secret are described without `range` and `one_of`.
+///
+/// ```
+/// # use etcd_typed::{Client, EtcdSchema, Schema};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+/// #[derive(EtcdSchema)]
+/// struct Server {
+///     #[etcd(range = 1..=65535)]
+///     port: u16,
+///     #[etcd(length = 1..=64)]
+///     name: String,
+/// }
+///
+/// let client = Client::connect("memory:").await?;
+/// let server = client.dir::<Server>("/server")?;
+/// let refused = server.port.set(&0).await.unwrap_err();
+/// assert_eq!(refused.problems()[0].to_string(), "/server/port: \"0\" is not in 1 … 65535");
+/// let table = "Server\nport  unsigned integer, in 1 … 65535\nname  text, length 1 … 64\n";
+/// assert_eq!(Server::describe().to_string(), table);
+/// # Ok(()) }
+/// ```
+///
 /// ## `secret`
+///
+/// A field of type [`Secret`] needs no attribute. For a field of another type:
 ///
 /// The value is shown as `***` in all output of this crate: errors, [diffs](Dir::diff),
 /// [checks](Dir::check), logs, and `Debug` of changes and of values read with the field's own handle.
@@ -428,9 +478,13 @@ pub use watch::Interruption;
 /// `Debug`.
 ///
 /// A derived `Debug` of the struct itself does show the value, also within a [`Versioned`] of the
-/// struct. Implement it by hand, or give the field a type that masks itself. The value is stored
-/// unencrypted: `secret` hides it from people who read output, and does not restrict who may read the
-/// key.
+/// struct. So the compiler warns of a `secret` field of another type than [`Secret`] in a struct that
+/// implements `Debug`. Change the type to [`Secret`]. If the `Debug` of the struct or of the field's
+/// type masks the value, add `allow_debug` beside `secret`. The warning is one of the lint
+/// `deprecated`. There is none for a generic struct, since its `Debug` may depend on its parameters.
+///
+/// The value is stored unencrypted: `secret` hides it from people who read output, and does not
+/// restrict who may read the key.
 ///
 /// ```
 /// # use etcd_typed::{Client, EtcdSchema};
@@ -508,12 +562,12 @@ pub use watch::Interruption;
 /// | `flatten` | as `flatten`, for a struct that derives `EtcdSchema`. A flattened map takes the keys that no field takes, which a schema cannot do: leave it out with `#[etcd(skip)]`, or store it in one key with `#[etcd(json)]` |
 /// | `skip` | the field is not stored; a read gives its `default` |
 /// | `skip_serializing_if` | ignored. An `Option` that is `None` has no key anyway. Every other field is always written, so that its key shows its value |
-/// | `skip_serializing`, `skip_deserializing` | both together are `skip`. One alone is refused, since a key is written and read: `#[etcd(skip)]` leaves the field out, and any other attribute in `#[etcd(...)]`, such as `secret`, stores it |
+/// | `skip_serializing`, `skip_deserializing` | both together are `skip`. One alone is refused, since a key is written and read: `#[etcd(skip)]` leaves the field out, and any other attribute in `#[etcd(...)]`, such as `secret`, stores it. A [`Secret`] with `skip_serializing` is stored |
 /// | `with`, `serialize_with`, `deserialize_with` | the functions make the stored value, as described below |
 /// | `deny_unknown_fields` | a [live view](Dir::live) logs once that its directory has unknown keys; reads ignore them. `#[etcd(strict)]` refuses them |
 /// | `tag`, `content`, `untagged` | refused on a schema: `#[etcd(json)]` on the field stores the enum in one key |
 /// | `transparent` | refused on a schema: derive [`EtcdValue`](derive@EtcdValue) |
-/// | `from`, `try_from`, `into` | refused, since the fields of another type are meant: derive `EtcdSchema` for that type, or use `#[etcd(json)]` |
+/// | `from`, `try_from`, `into` | refused, since the fields of another type are meant: derive `EtcdSchema` for that type, or use `#[etcd(json)]`. If the other type is a value, derive [`EtcdValue`](derive@EtcdValue) with `try_from` |
 /// | `rename_all_fields`, `bound`, `borrow`, `crate`, `expecting`, `getter`, `remote` | ignored |
 ///
 /// A field with a module of serde (`with`) is stored as what the module makes of its value. A string, a
@@ -521,7 +575,9 @@ pub use watch::Interruption;
 /// stored text to the same module: as JSON if it begins like a number, a boolean, an array or an
 /// object, and as a string if the module does not accept that. A write is refused with
 /// [`Encode`](ErrorKind::Encode) if the module does not read the same value back. If the field is an
-/// `Option`, the module is one for the `Option`, and the type must be `Clone`.
+/// `Option`, the module is one for the `Option`, and the type must be `Clone`. A `serialize_with` that
+/// hides a secret from people is not used: that of a [`Secret`] without a `deserialize_with`, and
+/// [`serialize_masked`] on any field. Such a field is stored as its type says.
 ///
 /// # What is generated
 ///
@@ -607,14 +663,58 @@ pub use etcd_derive::EtcdSchema;
 /// ```
 ///
 /// A variant is stored as its name in `snake_case`. Decoding ignores white space around the name. A
-/// newtype is stored like the value in it. For other types, use `#[etcd(json)]` on the field that has
-/// the type, or implement the [trait](trait@EtcdValue) by hand.
+/// newtype is stored like the value in it. With `text` or `try_from`, any struct or enum can be stored.
+/// For other types, use `#[etcd(json)]` on the field that has the type, or implement the
+/// [trait](trait@EtcdValue) by hand.
 ///
 /// # On the type
 ///
+/// ## `validate = path`
+///
+/// For structs. A function from `&Self` to `Result<(), E>` with any `E: Display`. A value that fails
+/// it is refused by a write with [`Encode`](ErrorKind::Encode), and by a read like a value that is not
+/// of the type. So the program never sees such a value.
+///
+/// ## `try_from`, `try_from = Type`
+///
+/// A read makes the value with `TryFrom` of the value in the newtype, or of a value of another type
+/// that is an [`EtcdValue`](trait@EtcdValue). In the second case a write converts a clone of the value
+/// with `Into<Type>`. The error of `TryFrom` must implement `Display`; it is the reason of the read's
+/// error, and must not quote the value if the value may be secret. A value that a read would refuse or
+/// change is refused by a write with [`Encode`](ErrorKind::Encode).
+///
+/// ```
+/// use etcd_typed::EtcdValue;
+///
+/// #[derive(EtcdValue, Debug, PartialEq)]
+/// #[etcd(try_from)]
+/// struct Port(u16);
+///
+/// impl TryFrom<u16> for Port {
+///     type Error = &'static str;
+///
+///     fn try_from(port: u16) -> Result<Self, Self::Error> {
+///         if port == 0 { Err("a port is not 0") } else { Ok(Self(port)) }
+///     }
+/// }
+///
+/// assert_eq!(Port::decode(b"80"), Ok(Port(80)));
+/// assert_eq!(Port::decode(b"0").unwrap_err().to_string(), "a port is not 0");
+/// ```
+///
+/// ## `text`
+///
+/// The value is stored as `Display` writes it and read with `FromStr`: those of the type if it
+/// implements both, and otherwise those of the value in the newtype. The error of `FromStr` must
+/// implement `Display`. A value that does not survive its own text is refused by a write.
+///
+/// ## `transparent`
+///
+/// Makes a struct with one named field a newtype, as `#[serde(transparent)]` does. A tuple struct with one field is one without it.
+///
 /// ## `rename_all = "kebab-case"`
 ///
-/// The case of all variants without a `rename`: `lowercase`, `UPPERCASE`, `PascalCase`, `camelCase`,
+/// For an enum, the case of all variants without a `rename`: `lowercase`, `UPPERCASE`, `PascalCase`, `camelCase`,
 /// `snake_case`, `SCREAMING_SNAKE_CASE`, `kebab-case` or `SCREAMING-KEBAB-CASE`.
 ///
 /// ## `crate = path`
@@ -633,9 +733,12 @@ pub use etcd_derive::EtcdSchema;
 /// `rename_all` on the type, and `rename` and `alias` on a variant, are read from `#[serde(...)]` too;
 /// `#[etcd(...)]` wins. Without `rename_all` in either, a variant is stored in `snake_case`, also if
 /// serde would write it as `VeryLoud`. A struct with one named field is a newtype if it has
-/// `#[serde(transparent)]`. `tag`, `content`, `untagged`, `from`, `try_from` and `into` are refused,
-/// since serde stores another form: take the derive off, and put `#[etcd(json)]` on the fields of the
-/// type.
+/// `#[serde(transparent)]`.
+///
+/// Attributes with which serde writes another form are refused unless `#[etcd(...)]` chooses the form
+/// with `text` or `try_from`. For `from`, `try_from` and `into`, write `#[etcd(try_from = Type)]` with
+/// the same type. For `tag`, `content` and `untagged`, take the derive off, and put `#[etcd(json)]` on
+/// the fields of the type.
 ///
 /// # What is generated
 ///

@@ -3,10 +3,11 @@
 
 use std::fmt::{self, Debug, Write as _};
 use std::marker::PhantomData;
+use std::str::FromStr;
 
 pub use bytes::Bytes;
 use serde::de::DeserializeOwned;
-pub use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::client::Client;
 use crate::error::{Masked, Result};
@@ -15,8 +16,8 @@ pub use crate::handle::{Entries, Fields};
 use crate::key::Key;
 use crate::schema::{Change, Field, Keyed, Kind, Presence, Table};
 pub use crate::schema::{Fallback, Leaf, LeafOpt, LeafOptOr, LeafTuple, OneLeaf, Tuple};
-use crate::value::{Codec, EtcdValue, ValueError};
-pub use crate::value::{from_text, present, to_text};
+use crate::value::{Bounds, Codec, EtcdValue, Limits, Secret, ValueError, text_form};
+pub use crate::value::{LimitsOf, from_text, has_length, in_range, is_one_of, present, to_text};
 
 /// The defaults of a table row. Rows of directories and maps override some of them.
 pub const FIELD: Field = Field {
@@ -28,6 +29,7 @@ pub const FIELD: Field = Field {
     presence: Presence::Required,
     secret: false,
     validated: false,
+    limits: Limits::NONE,
 };
 
 /// Fails the build if two fields of the struct, including the fields of flattened structs, have the
@@ -149,6 +151,16 @@ pub fn encoded<B: Into<Bytes>, E: fmt::Display>(result: std::result::Result<B, E
     result.map(Into::into).map_err(ValueError::new)
 }
 
+/// `Serialize` of the type, as a function: a public name of the trait would be shown in errors.
+pub fn serialize<T: Serialize, S: Serializer>(value: &T, to: S) -> std::result::Result<S::Ok, S::Error> {
+    value.serialize(to)
+}
+
+/// `Deserialize` of the type, as a function for the same reason.
+pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> std::result::Result<T, D::Error> {
+    T::deserialize(from)
+}
+
 /// Converts the result of `validate = path`.
 pub fn verdict<V: Verdict>(verdict: V) -> std::result::Result<(), ValueError> {
     verdict.verdict()
@@ -184,6 +196,155 @@ pub const fn value<T: EtcdValue>() -> Codec<T> {
 /// [`Codec::json`] as a function, for the same reason.
 pub const fn json<T: Serialize + DeserializeOwned>() -> Codec<T> {
     Codec::json()
+}
+
+/// [`Codec::text`] as a function, for the same reason.
+pub const fn text_form<T: HasText>() -> Codec<T> {
+    Codec::text()
+}
+
+/// The bound of `#[etcd(text)]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be stored as text",
+    label = "`text` needs `Display` and `FromStr`, with an error that implements `Display`"
+)]
+pub trait HasText: fmt::Display + FromStr<Err: fmt::Display> {}
+
+#[diagnostic::do_not_recommend]
+impl<T: fmt::Display + FromStr<Err: fmt::Display>> HasText for T {}
+
+/// Sets the limits of a field.
+pub const fn limited<T>(codec: Codec<T>, limits: LimitsOf<T>) -> Codec<T> {
+    codec.limited(limits)
+}
+
+/// The limits of a field, as functions that ask its codec.
+pub const fn limits(
+    range: Option<fn() -> Option<Bounds>>,
+    length: Option<fn() -> Option<Bounds>>,
+    one_of: Option<fn() -> Option<Vec<String>>>,
+) -> Limits {
+    Limits { range, length, one_of }
+}
+
+/// The range of a map's values.
+pub fn range_of<T>(codec: &Codec<T>) -> Option<Bounds> {
+    codec.limits.range?(None).ok()?
+}
+
+/// The length of a map's values.
+pub fn length_of<T>(codec: &Codec<T>) -> Option<Bounds> {
+    codec.limits.length?(None).ok()?
+}
+
+/// The possible values of a map.
+pub fn values_of<T>(codec: &Codec<T>) -> Option<Vec<String>> {
+    codec.limits.one_of?(None).ok()?
+}
+
+/// The limits of a map's values that may be shown.
+pub const fn shown<T>(codec: &Codec<T>, limits: Limits) -> Limits {
+    if codec.is_secret() { limits.of_secret() } else { limits }
+}
+
+/// The text of a value of a field with `text`.
+pub fn display<T: fmt::Display>(value: &T) -> Result<Bytes, ValueError> {
+    text_form::encode(value)
+}
+
+/// Checks that reading `stored` returns a value with the same stored form.
+pub fn same_form<T: EtcdValue>(stored: &Bytes) -> Result<(), ValueError> {
+    crate::value::form_survives::<T>(stored)
+}
+
+/// How a type is written as text and read from text.
+pub struct TextForm<T> {
+    encode: fn(&T) -> Result<Bytes, ValueError>,
+    decode: fn(&[u8]) -> Result<T, ValueError>,
+}
+
+impl<T> Debug for TextForm<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TextForm").finish_non_exhaustive()
+    }
+}
+
+impl<T> TextForm<T> {
+    /// See [`EtcdValue::encode`].
+    pub fn encode(&self, value: &T) -> Result<Bytes, ValueError> {
+        (self.encode)(value)
+    }
+
+    /// See [`EtcdValue::decode`].
+    pub fn decode(&self, bytes: &[u8]) -> Result<T, ValueError> {
+        (self.decode)(bytes)
+    }
+
+    /// See [`EtcdValue::survives`]. Compares with `equal` if the type has it, otherwise the texts.
+    pub fn survives(&self, value: &T, stored: &Bytes, equal: Option<fn(&T, &T) -> bool>) -> Result<(), ValueError> {
+        text_form::survives(value, stored, self.encode, self.decode, equal)
+    }
+}
+
+/// The text of a type that implements `Display` and `FromStr`.
+pub const fn own_text<T: HasText>() -> TextForm<T> {
+    TextForm { encode: text_form::encode, decode: text_form::decode }
+}
+
+/// `TextOf::<T>::TEXT` is the text of `T` if `T` implements `Display` and `FromStr`, and otherwise
+/// the text of the value in it: the inherent constant takes precedence over that of the trait.
+#[derive(Debug)]
+pub struct TextOf<T>(PhantomData<T>);
+
+impl<T: fmt::Display + FromStr<Err: fmt::Display>> TextOf<T> {
+    /// See [`TextOf`].
+    pub const TEXT: TextForm<T> = own_text();
+}
+
+/// A newtype.
+pub trait Wraps: Sized {
+    /// The type of the value in it.
+    type Inner;
+
+    /// Makes the newtype.
+    fn wrap(inner: Self::Inner) -> Self;
+
+    /// The value in it.
+    fn inner(&self) -> &Self::Inner;
+}
+
+/// See [`TextOf`].
+pub trait TextOfInner<T> {
+    /// See [`TextOf`].
+    const TEXT: TextForm<T>;
+}
+
+impl<T: Wraps<Inner: fmt::Display + FromStr<Err: fmt::Display>>> TextOfInner<T> for TextOf<T> {
+    const TEXT: TextForm<T> =
+        TextForm { encode: |value| text_form::encode(value.inner()), decode: |bytes| text_form::decode(bytes).map(T::wrap) };
+}
+
+/// `IsSecret::<T>::IS` is whether `T` is a [`Secret`]: the inherent constant takes precedence over
+/// that of the trait.
+#[derive(Debug)]
+pub struct IsSecret<T>(PhantomData<T>);
+
+impl<T> IsSecret<Secret<T>> {
+    /// See [`IsSecret`].
+    pub const IS: bool = true;
+}
+
+/// See [`IsSecret`].
+pub trait NotSecret {
+    /// See [`IsSecret`].
+    const IS: bool = false;
+}
+
+impl<T> NotSecret for IsSecret<T> {}
+
+/// Makes the codec of a `Secret` secret.
+pub const fn secret_if<T>(codec: Codec<T>, is: bool) -> Codec<T> {
+    if is { codec.secret() } else { codec }
 }
 
 /// Sets the function that compares the values of a `json` or `with` field with what is read back.

@@ -13,6 +13,7 @@ mod entries;
 mod fallback;
 mod leaf_tuple;
 mod map_path;
+mod pointer;
 mod presence;
 #[cfg(feature = "snapshot")]
 mod read_keys;

@@ -3,21 +3,38 @@
 
 mod duration;
 mod json;
+mod limits;
+mod list;
 mod module;
 mod number;
+mod plain;
+mod pointer;
+mod secret;
+mod segment;
+#[cfg(feature = "bytesize-2")]
+mod size;
+pub(crate) mod text_form;
 mod time;
+#[cfg(feature = "url")]
+mod web;
 
 use std::any::Any;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 
 use bytes::Bytes;
 pub use json::Json;
+pub use limits::{Bounds, Length, Limits, LimitsOf, has_length, in_range, is_one_of};
+pub use list::InList;
+pub(crate) use list::form_survives;
 pub use module::{from_text, present, to_text};
+pub use secret::{Secret, serialize_masked};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+pub use text_form::Text;
+
+use crate::error::ProblemKind;
 
 /// A type that is stored as the value of one key.
 ///
@@ -37,14 +54,19 @@ use serde::de::DeserializeOwned;
 /// |---|---|
 /// | `bool`, integers, `f32`, `f64`, `char`, IP and socket addresses, UUID | as `Display` writes it. A finite number that is too large for the type, such as `1e400`, is refused |
 /// | `String`, `PathBuf`, `Bytes`, `Vec<u8>` | unchanged. etcd v2 stores text only |
+/// | `Vec`, `BTreeSet`, `HashSet`, arrays and tuples of values | a JSON array: `["a","b"]`, `[80,443]`. Numbers, booleans and lists are JSON, all other elements are strings. A hash set is sorted |
+/// | `Box<T>`, `Arc<T>`, [`Secret<T>`](Secret) | as `T` |
+/// | `Box<str>`, `Arc<str>`, `Cow<'static, str>` | unchanged |
+/// | `bytesize::ByteSize` (feature `bytesize-2`) | `64MiB`, in the largest unit without a fraction. Reading also accepts `1.5 GiB`, `64M` and plain numbers of bytes, and never rounds |
 /// | `Duration`, `jiff::SignedDuration` | `1m30s`, with `h`, `m`, `s`, `ms`, `us`, `ns`, as Go's `time.ParseDuration` reads it. Reading also accepts `1m 30s`, `1.5h`, `90 seconds`, `2days`, `1week` and ISO 8601 (`PT1H30M`, `P1DT0.5S`; a day is 24 hours). Months and years are refused, since they differ in length. `M` is refused, since it may mean minutes |
 /// | `jiff::Span` | the same if it has no days or larger units, otherwise ISO 8601: `P1M2DT3H` |
 /// | `SystemTime`, `chrono::DateTime`, `jiff::Timestamp` | RFC 3339 |
 /// | dates, times of day, `jiff::civil::DateTime` | ISO 8601. A text with an offset, or with another part that the type cannot hold, is refused |
 /// | `url::Url` | unchanged. A URL without `//` after the scheme is accepted only for schemes that have no host, such as `mailto:`, since `localhost:80` is a URL with the scheme `localhost` |
 ///
-/// Derive it for newtypes and for enums without data. For any serde type, use `#[etcd(json)]` on
-/// the field, or [`Json`]. For your own types, implement it by hand:
+/// Derive it for newtypes and for enums without data. For any type with `Display` and `FromStr`, use
+/// `#[etcd(text)]` on the field, or [`Text`]. For any serde type, use `#[etcd(json)]` on the field,
+/// or [`Json`]. For your own types, implement it by hand:
 ///
 /// ```
 /// use bytes::Bytes;
@@ -86,6 +108,53 @@ pub trait EtcdValue: Sized {
     /// integers are quoted. The default is `false`, since a text of any other type may contain a
     /// password. A field with `#[etcd(secret)]` is never quoted.
     const QUOTABLE: bool = false;
+
+    /// Whether no output of this crate shows a value of the type, as for a field with
+    /// `#[etcd(secret)]`. `true` for [`Secret`], and for lists and newtypes of it.
+    const SECRET: bool = false;
+
+    /// How a value is written as an element of a list. Numbers, booleans and lists are JSON
+    /// already; the default is a JSON string.
+    const IN_LIST: InList = InList::Text;
+
+    /// Whether this is `u8`: a `Vec` of it is bytes and not a list.
+    #[doc(hidden)]
+    const IS_BYTE: bool = false;
+
+    /// The slice as bytes, if this is `u8`.
+    #[doc(hidden)]
+    fn as_bytes(_: &[Self]) -> Option<&[u8]> {
+        None
+    }
+
+    /// The bytes as a list, if this is `u8`.
+    #[doc(hidden)]
+    fn from_bytes(_: &[u8]) -> Option<Vec<Self>> {
+        None
+    }
+
+    /// How many segments of a path the value is as the key of a map. More than one for a tuple.
+    #[doc(hidden)]
+    const SEGMENTS: usize = 1;
+
+    /// The types of these segments, for people.
+    #[doc(hidden)]
+    #[must_use]
+    fn segment_types() -> String {
+        Self::TYPE.to_owned()
+    }
+
+    /// These segments, each escaped by itself.
+    #[doc(hidden)]
+    fn to_segments(&self) -> Result<String, ValueError> {
+        segment::segment_of(self)
+    }
+
+    /// Reads a path of [`SEGMENTS`](Self::SEGMENTS) segments.
+    #[doc(hidden)]
+    fn from_segments(path: &str) -> Result<Self, (ProblemKind, String)> {
+        segment::key_of_segment(path)
+    }
 
     /// Converts the value to its stored form.
     ///
@@ -230,6 +299,8 @@ pub struct Codec<T> {
     survives: Survives<T>,
     equal: Option<Equal<T>>,
     validate: Option<Check<T>>,
+    /// The field's limits, which are checked before a write and after a read.
+    pub(crate) limits: LimitsOf<T>,
     secret: bool,
     quotable: bool,
 }
@@ -257,7 +328,8 @@ impl<T: EtcdValue> Codec<T> {
             type_name: T::TYPE,
             decode_shared: Some(T::decode_shared),
             survives,
-            quotable: T::QUOTABLE,
+            secret: T::SECRET,
+            quotable: T::QUOTABLE && !T::SECRET,
             ..Self::with(T::encode, T::decode)
         }
     }
@@ -294,6 +366,7 @@ impl<T> Codec<T> {
             survives,
             equal: None,
             validate: None,
+            limits: LimitsOf::NONE,
             secret: false,
             quotable: false,
         }
@@ -313,6 +386,13 @@ impl<T> Codec<T> {
         self
     }
 
+    /// Checks these limits for every value before it is written, and after it is read.
+    #[must_use]
+    pub(crate) const fn limited(mut self, limits: LimitsOf<T>) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Keeps the value, and every message about it, out of errors.
     #[must_use]
     pub const fn secret(mut self) -> Self {
@@ -327,7 +407,8 @@ impl<T> Codec<T> {
     }
 
     /// Whether the values must not be shown.
-    pub(crate) const fn is_secret(&self) -> bool {
+    #[must_use]
+    pub const fn is_secret(&self) -> bool {
         self.secret
     }
 
@@ -355,8 +436,21 @@ impl<T> Codec<T> {
     }
 
     pub(crate) fn decode(&self, bytes: &[u8]) -> Result<T, ValueError> {
-        contained("the decoder", || if bytes == LOST { Err(lost()) } else { (self.decode)(bytes) })
-            .map_err(|reason| self.masked(self.refusal(reason, bytes)))
+        let read = || if bytes == LOST { Err(lost()) } else { (self.decode)(bytes) };
+        self.read(bytes, read)
+    }
+
+    /// Runs a decoder, and checks the limits of its value.
+    fn read(&self, bytes: &[u8], decode: impl FnOnce() -> Result<T, ValueError>) -> Result<T, ValueError> {
+        let read = contained("the decoder", decode).and_then(|value| self.limit(&value).map(|()| value));
+        read.map_err(|reason| self.masked(self.refusal(reason, bytes)))
+    }
+
+    fn limit(&self, value: &T) -> Result<(), ValueError> {
+        if self.limits.is_none() {
+            return Ok(());
+        }
+        contained("the check of the limits", || self.limits.check(value))
     }
 
     /// The error for stored bytes that are not a value. It quotes the bytes if that is allowed.
@@ -372,7 +466,10 @@ impl<T> Codec<T> {
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "; it begins with the byte order mark of UTF-16: store it as UTF-8 without one",
             _ => "",
         };
-        let quoted = std::str::from_utf8(bytes).ok().filter(|text| self.quotable && text.len() <= LONGEST);
+        // A number that is outside of the field's limits is quoted like one that is outside of its type.
+        let is_number =
+            |text: &str| !self.limits.is_none() && reason.starts_with("not ") && text.trim().parse::<f64>().is_ok_and(f64::is_finite);
+        let quoted = std::str::from_utf8(bytes).ok().filter(|text| (self.quotable || is_number(text)) && text.len() <= LONGEST);
         ValueError(match quoted {
             Some(text) if reason.starts_with("not ") => format!("{:?} is {reason}{cause}", text.trim()),
             Some(text) => format!("{:?}: {reason}{cause}", text.trim()),
@@ -383,9 +480,7 @@ impl<T> Codec<T> {
     /// See [`EtcdValue::decode_shared`].
     pub(crate) fn decode_shared(&self, bytes: &Bytes) -> Result<T, ValueError> {
         match self.decode_shared {
-            Some(decode) if bytes != LOST => {
-                contained("the decoder", || decode(bytes)).map_err(|reason| self.masked(self.refusal(reason, bytes)))
-            }
+            Some(decode) if bytes != LOST => self.read(bytes, || decode(bytes)),
             _ => self.decode(bytes),
         }
     }
@@ -401,7 +496,12 @@ impl<T> Codec<T> {
         again == *ours || self.type_name == json::JSON && document(&again).is_some_and(|again| document(ours) == Some(again))
     }
 
+    /// Checks the limits, and runs the validation.
     pub(crate) fn validate(&self, value: &T) -> Result<(), ValueError> {
+        self.limit(value).map_err(|reason| match self.form(value) {
+            Ok(stored) => self.masked(self.refusal(reason, &stored)),
+            Err(_) => self.masked(reason),
+        })?;
         let Some(validate) = self.validate else { return Ok(()) };
         contained("the validation", || validate(value)).map_err(|reason| self.masked(reason))
     }
@@ -493,6 +593,7 @@ macro_rules! text_values {
         impl EtcdValue for $type {
             const TYPE: &'static str = $name;
             const QUOTABLE: bool = true;
+            const IN_LIST: $crate::value::InList = $crate::value::list::of_name($name);
 
             fn encode(&self) -> Result<Bytes, ValueError> {
                 Ok(self.to_string().into())
@@ -520,118 +621,6 @@ text_values!("address:port", not "an IPv4 address with a port, as in `192.0.2.1:
 text_values!("address:port", not "an IPv6 address with a port, as in `[2001:db8::1]:80`": SocketAddrV6);
 #[cfg(feature = "uuid")]
 text_values!("UUID": uuid::Uuid);
-
-#[cfg(feature = "url")]
-impl EtcdValue for url::Url {
-    const TYPE: &'static str = "URL";
-
-    fn encode(&self) -> Result<Bytes, ValueError> {
-        with_scheme(self)?;
-        Ok(Bytes::copy_from_slice(self.as_str().as_bytes()))
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
-        let url = text(bytes)?.trim().parse().map_err(|reason| ValueError::new(format_args!("not a URL: {reason}")))?;
-        with_scheme(&url)?;
-        Ok(url)
-    }
-
-    fn survives(&self, stored: &Bytes) -> Result<(), ValueError> {
-        unchanged(self, stored)
-    }
-}
-
-/// Refuses `localhost:80` and `fe80::1`, which are URLs with the schemes `localhost` and `fe80`.
-#[cfg(feature = "url")]
-fn with_scheme(url: &url::Url) -> Result<(), ValueError> {
-    /// Schemes whose URLs have no host.
-    const WITHOUT_HOST: [&str; 14] =
-        ["about", "blob", "data", "file", "geo", "magnet", "mailto", "news", "sip", "sips", "sqlite", "tel", "unix", "urn"];
-    if url.has_authority() || WITHOUT_HOST.contains(&url.scheme()) {
-        return Ok(());
-    }
-    Err(ValueError::new("not a URL: it has no `//` and no host after its scheme; write the scheme, as in `http://localhost:80`"))
-}
-
-impl EtcdValue for String {
-    const TYPE: &'static str = "text";
-
-    fn encode(&self) -> Result<Bytes, ValueError> {
-        Ok(Bytes::copy_from_slice(self.as_bytes()))
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
-        text(bytes).map(str::to_owned)
-    }
-
-    fn is_stored_as(&self, bytes: &[u8]) -> bool {
-        self.as_bytes() == bytes
-    }
-
-    exact!();
-}
-
-impl EtcdValue for char {
-    const TYPE: &'static str = "one character";
-    const QUOTABLE: bool = true;
-
-    fn encode(&self) -> Result<Bytes, ValueError> {
-        Ok(self.to_string().into())
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
-        text(bytes)?.parse().map_err(|_| ValueError::new("not exactly one character"))
-    }
-
-    exact!();
-}
-
-impl EtcdValue for Bytes {
-    const TYPE: &'static str = "bytes";
-
-    fn encode(&self) -> Result<Bytes, ValueError> {
-        Ok(self.clone())
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
-        Ok(Self::copy_from_slice(bytes))
-    }
-
-    fn decode_shared(bytes: &Bytes) -> Result<Self, ValueError> {
-        Ok(bytes.clone())
-    }
-
-    exact!();
-}
-
-impl EtcdValue for Vec<u8> {
-    const TYPE: &'static str = "bytes";
-
-    fn encode(&self) -> Result<Bytes, ValueError> {
-        Ok(Bytes::copy_from_slice(self))
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
-        Ok(bytes.to_vec())
-    }
-
-    exact!();
-}
-
-impl EtcdValue for PathBuf {
-    const TYPE: &'static str = "path";
-
-    fn encode(&self) -> Result<Bytes, ValueError> {
-        let path = self.to_str().ok_or_else(|| ValueError::new("a path that is not UTF-8"))?;
-        Ok(Bytes::copy_from_slice(path.as_bytes()))
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
-        text(bytes).map(Self::from)
-    }
-
-    exact!();
-}
 
 #[cfg(test)]
 mod tests;

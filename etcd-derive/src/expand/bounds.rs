@@ -8,7 +8,7 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::{GenericParam, Generics, Type, WhereClause, WherePredicate, parse_quote};
 
 use super::here;
-use crate::model::{Codec, Form, Item, Kind, Presence, Schema, Shape, Value};
+use crate::model::{Codec, Form, Inner, Item, Kind, Presence, Schema, Shape, Value};
 
 /// The generics of everything that is generated for this struct.
 pub(crate) fn of_schema(model: &Schema) -> Generics {
@@ -55,9 +55,12 @@ pub(crate) fn of_schema(model: &Schema) -> Generics {
 /// The generics of `impl EtcdValue`.
 pub(crate) fn of_value(model: &Value) -> Generics {
     let mut bounds = Bounds::new(&model.item);
-    if let Shape::Newtype(ty, _) = &model.shape {
+    if let Shape::Newtype(Inner { ty, .. }) | Shape::Converted { stored: ty, .. } = &model.shape {
         let krate = &model.item.krate;
         bounds.add(ty, quote!(#krate::EtcdValue));
+    }
+    if let Shape::Text { inner: Some(Inner { ty, .. }), .. } = &model.shape {
+        bounds.add(ty, quote!(::core::fmt::Display + ::core::str::FromStr<Err: ::core::fmt::Display>));
     }
     bounds.generics
 }
@@ -126,6 +129,7 @@ impl<'a> Bounds<'a> {
             Form::Own => quote!(#krate::EtcdValue +),
             Form::Json => quote!(#krate::__private::Serde +),
             Form::With(_) | Form::Serde(_) => TokenStream::new(),
+            Form::Text => quote!(::core::fmt::Display + ::core::str::FromStr<Err: ::core::fmt::Display> +),
         };
         self.add(ty, quote!(#form ::core::fmt::Debug));
     }

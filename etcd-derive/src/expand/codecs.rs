@@ -5,7 +5,7 @@ use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::{Expr, ExprLit, Index, Lit, Path, Type};
 
-use super::{bounds, here, local, stored};
+use super::{bounds, here, limits, local, stored};
 use crate::model::{Codec, Field, Form, Kind, Leaf, Module, Presence, Schema};
 
 /// The largest number of leaves in one tuple of the runtime.
@@ -133,10 +133,12 @@ fn codec(krate: &Path, ty: &Type, codec: &Codec) -> TokenStream {
                     |#value: &[::core::primitive::u8]| #krate::__private::checked(__decode(#value)),
                 )
             }};
-            compared(krate, ty, &with)
+            limits::secret_by_type(krate, ty, &compared(krate, ty, &with))
         }
-        Form::Serde(module) => compared(krate, ty, &serde(krate, ty, module)),
+        Form::Serde(module) => limits::secret_by_type(krate, ty, &compared(krate, ty, &serde(krate, ty, module))),
+        Form::Text => compared(krate, ty, &quote_spanned!(here(ty)=> #krate::__private::text_form::<#ty>())),
     };
+    let new = limits::limited(krate, ty, codec, new);
     let validated = codec.validate.as_ref().map(|check| {
         let value = Ident::new("value", Span::mixed_site().located_at(here(check)));
         quote_spanned!(here(check)=> .validated(|#value: &#ty| #krate::__private::verdict(#check(#value))))
@@ -145,19 +147,26 @@ fn codec(krate: &Path, ty: &Type, codec: &Codec) -> TokenStream {
     quote!(#new #validated #secret)
 }
 
-/// The codec that stores what a module of serde makes of the value.
-fn serde(krate: &Path, ty: &Type, module: &Module) -> TokenStream {
-    let (value, to, from) = (local("value"), local("to"), local("from"));
+/// The function that gives what a module of serde makes of a value.
+pub(super) fn written(krate: &Path, ty: &Type, module: &Module) -> TokenStream {
+    let (value, to) = (local("value"), local("to"));
     let written = match (&module.serialize, module.optional) {
-        (None, _) => quote_spanned!(here(ty)=> #krate::__private::Serialize::serialize(#value, #to)),
+        (None, _) => quote_spanned!(here(ty)=> #krate::__private::serialize(#value, #to)),
         (Some(function), false) => quote_spanned!(here(function)=> #function(#value, #to)),
         (Some(function), true) => {
             quote_spanned!(here(function)=> #function(&::core::option::Option::Some(::core::clone::Clone::clone(#value)), #to))
         }
     };
+    quote!(|#value: &#ty| #krate::__private::to_text(|#to| #written))
+}
+
+/// The codec that stores what a module of serde makes of the value.
+fn serde(krate: &Path, ty: &Type, module: &Module) -> TokenStream {
+    let (value, from) = (local("value"), local("from"));
+    let written = written(krate, ty, module);
     let read = match (&module.deserialize, module.optional) {
         (None, _) => {
-            quote_spanned!(here(ty)=> #krate::__private::from_text(#value, |#from| #krate::__private::Deserialize::deserialize(#from)))
+            quote_spanned!(here(ty)=> #krate::__private::from_text(#value, |#from| #krate::__private::deserialize(#from)))
         }
         (Some(function), false) => quote_spanned!(here(function)=> #krate::__private::from_text(#value, |#from| #function(#from))),
         (Some(function), true) => {
@@ -166,7 +175,7 @@ fn serde(krate: &Path, ty: &Type, module: &Module) -> TokenStream {
     };
     quote! {
         #krate::Codec::<#ty>::with(
-            |#value: &#ty| #krate::__private::to_text(|#to| #written),
+            #written,
             |#value: &[::core::primitive::u8]| #read,
         )
     }

@@ -5,7 +5,7 @@ use quote::{quote, quote_spanned};
 use syn::{Index, Path};
 
 use super::codecs::{LeafTuple, Part};
-use super::{bounds, change_name, here, local, stored};
+use super::{bounds, change_name, here, limits, local, stored};
 use crate::model::{Codec, Field, Kind, Leaf, Presence, Schema, Unknown};
 
 pub(super) fn schema(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
@@ -98,7 +98,8 @@ fn leaves(krate: &Path, run: &LeafTuple<'_>) -> Vec<TokenStream> {
         let (name, segment, place, at) = (field.ident.to_string(), &field.segment.text, &run.place, Index::from(at));
         let row = quote!(#place.of.#at.row(#name, #segment));
         let mut more = doc(field);
-        more.extend(default(krate, leaf));
+        more.extend(default(krate, leaf, &quote!(#place.of.#at)));
+        more.extend(limits::described(krate, &leaf.codec, &quote!(#place.of.#at.codec())));
         if !leaf.aliases.is_empty() {
             let aliases = leaf.aliases.iter().map(|alias| &alias.text);
             more.extend(quote!(aliases: &[#(#aliases),*],));
@@ -108,19 +109,15 @@ fn leaves(krate: &Path, run: &LeafTuple<'_>) -> Vec<TokenStream> {
     run.leaves.iter().enumerate().map(row).collect()
 }
 
-fn default(krate: &Path, leaf: &Leaf) -> TokenStream {
+/// The default of the leaf at `place`, which a secret hides.
+fn default(krate: &Path, leaf: &Leaf, place: &TokenStream) -> TokenStream {
     match &leaf.presence {
         Presence::Required | Presence::Optional => TokenStream::new(),
         Presence::Default => {
             let text = format!("{}::default()", crate::parse::source(&leaf.ty));
             quote!(presence: #krate::Presence::Default(#text),)
         }
-        // The default of a secret applies to everyone who sets no other value, so it must not be
-        // shown.
-        Presence::DefaultOf(..) if leaf.codec.secret => quote!(presence: #krate::Presence::Default("***"),),
-        Presence::DefaultOf(_, text) => quote!(presence: #krate::Presence::Default(#text),),
-        Presence::OptionalOr(..) if leaf.codec.secret => quote!(presence: #krate::Presence::OptionalOr("***"),),
-        Presence::OptionalOr(_, text) => quote!(presence: #krate::Presence::OptionalOr(#text),),
+        Presence::DefaultOf(_, text) | Presence::OptionalOr(_, text) => quote!(presence: #place.presence(#text),),
     }
 }
 
@@ -140,6 +137,8 @@ fn row(krate: &Path, field: &Field, codec: Option<&TokenStream>) -> TokenStream 
         }
         Kind::Entries(map, of) => {
             flags = self::flags(of);
+            flags.extend(quote!(secret: #codec.is_secret(),));
+            flags.extend(limits::described(krate, of, &quote!(&#codec)));
             let key = &map.key;
             quote!(Entries { key: <#key as #krate::EtcdValue>::TYPE, value: #codec.type_name() })
         }
@@ -157,9 +156,7 @@ fn doc(field: &Field) -> TokenStream {
 }
 
 fn flags(codec: &Codec) -> TokenStream {
-    let secret = codec.secret.then(|| quote!(secret: true,));
-    let validated = codec.validate.is_some().then(|| quote!(validated: true,));
-    quote!(#secret #validated)
+    if codec.validate.is_some() { quote!(validated: true,) } else { TokenStream::new() }
 }
 
 /// Generates `decode`. It reads every field before it checks the first result, so that every

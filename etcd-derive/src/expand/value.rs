@@ -1,11 +1,12 @@
-//! Generates `impl EtcdValue` for an enum without data or a newtype.
+//! Generates `impl EtcdValue` for an enum without data, a newtype, or a type that is stored as its
+//! text or as another type.
 
 use proc_macro2::{Ident, TokenStream};
-use quote::quote;
-use syn::Type;
+use quote::{quote, quote_spanned};
+use syn::{Generics, Path, Type};
 
-use super::{bounds, local};
-use crate::model::{Shape, Value, Variant};
+use super::{bounds, here, local};
+use crate::model::{Inner, Shape, Value, Variant};
 
 pub(crate) fn value(model: &Value) -> TokenStream {
     let krate = &model.item.krate;
@@ -14,10 +15,18 @@ pub(crate) fn value(model: &Value) -> TokenStream {
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
     let body = match &model.shape {
         Shape::Choice(variants) => choice(model, variants),
-        Shape::Newtype(ty, name) => newtype(model, ty, name.as_ref()),
+        Shape::Newtype(inner) => newtype(model, inner),
+        Shape::Converted { stored, validate } => converted(model, stored, validate.as_ref()),
+        Shape::Text { validate, .. } => text(model, validate.as_ref()),
         Shape::Unknown => TokenStream::new(),
     };
+    let wraps = match &model.shape {
+        Shape::Text { inner: Some(inner), .. } => Some(wraps(model, inner, &generics)),
+        _ => None,
+    };
     quote! {
+        #wraps
+
         #[automatically_derived]
         #[allow(deprecated)]
         impl #impl_generics #krate::EtcdValue for #ident #ty_generics #where_clause {
@@ -64,28 +73,154 @@ fn choice(model: &Value, variants: &[Variant]) -> TokenStream {
     }
 }
 
-fn newtype(model: &Value, ty: &Type, name: Option<&Ident>) -> TokenStream {
-    let inner = local("__inner");
-    let (field, make) = match name {
-        None => (quote!(0), quote!(Self)),
-        Some(name) => (quote!(#name), quote!(|#inner| Self { #name: #inner })),
-    };
+fn newtype(model: &Value, inner: &Inner) -> TokenStream {
     let krate = &model.item.krate;
     let bytes = local("__bytes");
+    let Inner { member, ty, try_from, validate } = inner;
+    let constants = constants(krate, ty);
+    let made = match (try_from, validate) {
+        (false, None) => quote!(<#ty as #krate::EtcdValue>::decode(#bytes).map(|#bytes| Self { #member: #bytes })),
+        _ => {
+            let value = local("__value");
+            let made = match try_from {
+                true => {
+                    quote_spanned!(here(ty)=> #krate::__private::checked(<Self as ::core::convert::TryFrom<#ty>>::try_from(<#ty as #krate::EtcdValue>::decode(#bytes)?))?)
+                }
+                false => quote!(Self { #member: <#ty as #krate::EtcdValue>::decode(#bytes)? }),
+            };
+            let check = check(krate, validate.as_ref(), Some(&value));
+            quote! {
+                let #value = #made;
+                #check
+                ::core::result::Result::Ok(#value)
+            }
+        }
+    };
+    let check = check(krate, validate.as_ref(), None);
+    let again = try_from.then(|| quote!(?; #krate::__private::same_form::<Self>(#bytes)));
     quote! {
-        const TYPE: &'static ::core::primitive::str = <#ty as #krate::EtcdValue>::TYPE;
-        const QUOTABLE: ::core::primitive::bool = <#ty as #krate::EtcdValue>::QUOTABLE;
+        #constants
 
         fn encode(&self) -> ::core::result::Result<#krate::__private::Bytes, #krate::ValueError> {
-            <#ty as #krate::EtcdValue>::encode(&self.#field)
+            #check
+            <#ty as #krate::EtcdValue>::encode(&self.#member)
         }
 
         fn decode(#bytes: &[::core::primitive::u8]) -> ::core::result::Result<Self, #krate::ValueError> {
-            <#ty as #krate::EtcdValue>::decode(#bytes).map(#make)
+            #made
         }
 
         fn survives(&self, #bytes: &#krate::__private::Bytes) -> ::core::result::Result<(), #krate::ValueError> {
-            <#ty as #krate::EtcdValue>::survives(&self.#field, #bytes)
+            <#ty as #krate::EtcdValue>::survives(&self.#member, #bytes) #again
+        }
+    }
+}
+
+/// The constants of a type that is stored as `ty`.
+fn constants(krate: &Path, ty: &Type) -> TokenStream {
+    quote! {
+        const TYPE: &'static ::core::primitive::str = <#ty as #krate::EtcdValue>::TYPE;
+        const QUOTABLE: ::core::primitive::bool = <#ty as #krate::EtcdValue>::QUOTABLE;
+        const SECRET: ::core::primitive::bool = <#ty as #krate::EtcdValue>::SECRET;
+        const IN_LIST: #krate::InList = <#ty as #krate::EtcdValue>::IN_LIST;
+    }
+}
+
+/// The call of `validate` with `self`, or with a local variable.
+fn check(krate: &Path, validate: Option<&Path>, value: Option<&Ident>) -> Option<TokenStream> {
+    let check = validate?;
+    let value = match value {
+        Some(value) => quote_spanned!(here(check)=> &#value),
+        None => quote_spanned!(here(check)=> self),
+    };
+    Some(quote_spanned!(here(check)=> #krate::__private::verdict(#check(#value))?;))
+}
+
+/// A type that is stored as another type.
+fn converted(model: &Value, stored: &Type, validate: Option<&Path>) -> TokenStream {
+    let krate = &model.item.krate;
+    let (bytes, value) = (local("__bytes"), local("__value"));
+    let constants = constants(krate, stored);
+    let (on_write, on_read) = (check(krate, validate, None), check(krate, validate, Some(&value)));
+    let form = quote_spanned!(here(stored)=> <Self as ::core::convert::Into<#stored>>::into(::core::clone::Clone::clone(self)));
+    quote! {
+        #constants
+
+        fn encode(&self) -> ::core::result::Result<#krate::__private::Bytes, #krate::ValueError> {
+            #on_write
+            <#stored as #krate::EtcdValue>::encode(&#form)
+        }
+
+        fn decode(#bytes: &[::core::primitive::u8]) -> ::core::result::Result<Self, #krate::ValueError> {
+            let #value = <#stored as #krate::EtcdValue>::decode(#bytes)?;
+            let #value = #krate::__private::checked(<Self as ::core::convert::TryFrom<#stored>>::try_from(#value))?;
+            #on_read
+            ::core::result::Result::Ok(#value)
+        }
+
+        fn survives(&self, #bytes: &#krate::__private::Bytes) -> ::core::result::Result<(), #krate::ValueError> {
+            <#stored as #krate::EtcdValue>::survives(&#form, #bytes)?;
+            #krate::__private::same_form::<Self>(#bytes)
+        }
+    }
+}
+
+/// A type that is stored as its text.
+fn text(model: &Value, validate: Option<&Path>) -> TokenStream {
+    let krate = &model.item.krate;
+    let (bytes, value) = (local("__bytes"), local("__value"));
+    let name = model.item.ident.to_string();
+    let (on_write, on_read) = (check(krate, validate, None), check(krate, validate, Some(&value)));
+    let text = match &model.shape {
+        // With the trait in scope, the constant exists for every newtype.
+        Shape::Text { inner: Some(_), .. } => quote!({
+            #[allow(unused_imports)]
+            use #krate::__private::TextOfInner as _;
+            #krate::__private::TextOf::<Self>::TEXT
+        }),
+        _ => quote!(#krate::__private::own_text::<Self>()),
+    };
+    quote! {
+        const TYPE: &'static ::core::primitive::str = #name;
+
+        fn encode(&self) -> ::core::result::Result<#krate::__private::Bytes, #krate::ValueError> {
+            #on_write
+            #text.encode(self)
+        }
+
+        fn decode(#bytes: &[::core::primitive::u8]) -> ::core::result::Result<Self, #krate::ValueError> {
+            let #value = #text.decode(#bytes)?;
+            #on_read
+            ::core::result::Result::Ok(#value)
+        }
+
+        fn survives(&self, #bytes: &#krate::__private::Bytes) -> ::core::result::Result<(), #krate::ValueError> {
+            #[allow(unused_imports)]
+            use #krate::__private::NotComparable as _;
+            #text.survives(self, #bytes, #krate::__private::Comparable::<Self>::EQUAL)
+        }
+    }
+}
+
+/// The access to the value in a newtype, for a newtype without a text of its own.
+fn wraps(model: &Value, inner: &Inner, generics: &Generics) -> TokenStream {
+    let krate = &model.item.krate;
+    let ident = &model.item.ident;
+    let Inner { member, ty, .. } = inner;
+    let value = local("__value");
+    let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
+    quote! {
+        #[automatically_derived]
+        impl #impl_generics #krate::__private::Wraps for #ident #ty_generics #where_clause {
+            type Inner = #ty;
+
+            fn wrap(#value: #ty) -> Self {
+                Self { #member: #value }
+            }
+
+            fn inner(&self) -> &#ty {
+                &self.#member
+            }
         }
     }
 }

@@ -3,7 +3,9 @@
 
 use proc_macro2::Ident;
 use quote::quote;
+use syn::Type;
 
+use super::{is_secret, limits, only_masks};
 use crate::attr::{Attrs, Given, Source};
 use crate::ctxt::Ctxt;
 
@@ -23,7 +25,7 @@ impl Mode {
     /// `#[etcd(...)]` decides first. A form for the whole value keeps the field from being flattened.
     pub(super) fn of(attrs: &Attrs) -> Self {
         let deciding = |source| MODES.into_iter().find(|(name, _)| attrs.from(source, name).is_some()).map(|(_, mode)| mode);
-        let has_form = attrs.has("json") || attrs.has("with");
+        let has_form = ["json", "with", "text"].iter().any(|form| attrs.has(form));
         deciding(Source::Etcd).or_else(|| deciding(Source::Serde).filter(|mode| *mode != Self::Flatten || !has_form)).unwrap_or(Self::Leaf)
     }
 
@@ -67,7 +69,8 @@ impl Mode {
     fn refuses(self, name: &str) -> Option<&'static str> {
         match (self, name) {
             (Self::Skip, "skip") | (Self::Flatten, "flatten") | (Self::Dir, "dir") | (Self::Entries, "entries") => None,
-            (Self::Leaf, _) | (Self::Dir, "rename") | (Self::Entries, "rename" | "json" | "with" | "secret" | "validate") => None,
+            (Self::Leaf, _) | (Self::Dir, "rename") | (Self::Entries, "rename" | "secret" | "allow_debug") => None,
+            (Self::Entries, "json" | "with" | "text" | "validate" | "range" | "length" | "one_of") => None,
             (Self::Skip, _) => Some("`skip` leaves the field out: remove this, or `skip`"),
             (Self::Flatten, "rename" | "alias") => {
                 Some("`flatten` puts the keys of the field's struct next to those of this struct, so there is no name to set: remove this")
@@ -76,7 +79,7 @@ impl Mode {
             (Self::Flatten, "default") => Some("put `#[etcd(default)]` on the fields of the flattened struct"),
             (Self::Flatten, "secret") => Some("put `#[etcd(secret)]` on the fields of the flattened struct"),
             (Self::Flatten, _) => Some("`flatten` is for a struct of keys: remove this, or `flatten`"),
-            (Self::Dir, "json" | "with") => {
+            (Self::Dir, "json" | "with" | "text") => {
                 Some("`dir` stores one key per field, this stores the whole struct in one key: remove one of them")
             }
             (Self::Dir, "entries") => Some("`dir` is for a map of structs, `entries` for a map of values: remove one of them"),
@@ -90,7 +93,9 @@ impl Mode {
     }
 }
 
-pub(super) fn refuse_what_does_not_go(ctxt: &Ctxt, attrs: &Attrs, mode: Mode) {
+pub(super) fn refuse_what_does_not_go(ctxt: &Ctxt, attrs: &Attrs, mode: Mode, ty: &Type) {
+    let of_serde = |name| attrs.from(Source::Serde, name);
+    let is_masked = only_masks(ty, of_serde("serialize_with"), of_serde("deserialize_with"));
     for given @ Given { name, source, .. } in attrs.iter() {
         match (source, mode.decided_by(attrs)) {
             (Source::Etcd, Some(by)) if by.source == Source::Serde => {
@@ -106,6 +111,7 @@ pub(super) fn refuse_what_does_not_go(ctxt: &Ctxt, attrs: &Attrs, mode: Mode) {
                     ctxt.error(name, reason);
                 }
             }
+            (Source::Serde, _) if is_masked && name == "serialize_with" => {}
             (Source::Serde, _) => {
                 if let Some(reason) = mode.refuses_of_serde(given) {
                     ctxt.error(name, reason);
@@ -116,14 +122,16 @@ pub(super) fn refuse_what_does_not_go(ctxt: &Ctxt, attrs: &Attrs, mode: Mode) {
     if let (Mode::Leaf | Mode::Entries, true, Some(with)) = (mode, attrs.has("json"), attrs.find("with")) {
         ctxt.error(&with.name, "a value has one stored form: remove `with`, or `json`");
     }
-    refuse_one_direction(ctxt, attrs, mode);
+    limits::refuse_what_does_not_go(ctxt, attrs, mode == Mode::Leaf || mode == Mode::Entries);
+    refuse_one_direction(ctxt, attrs, mode, ty);
 }
 
-/// A key is written and read, so a field that serde only reads or only writes needs a decision.
-fn refuse_one_direction(ctxt: &Ctxt, attrs: &Attrs, mode: Mode) {
+/// A key is written and read, so a field that serde only reads or only writes needs a decision. That
+/// a `Secret` is not written decides nothing, since it has no `Serialize`.
+fn refuse_one_direction(ctxt: &Ctxt, attrs: &Attrs, mode: Mode, ty: &Type) {
     let is_decided = mode == Mode::Skip || attrs.iter().any(|given| given.source == Source::Etcd);
     let one = |name| attrs.from(Source::Serde, name).filter(|_| !is_decided);
-    if let Some(given) = one("skip_serializing") {
+    if let Some(given) = one("skip_serializing").filter(|_| !is_secret(ty)) {
         ctxt.error(
             &given.name,
             "serde reads this field and never writes it, and a key that a write leaves out would be deleted by it: leave the field out with \

@@ -2,7 +2,7 @@
 
 use proc_macro2::{Delimiter, Ident, Spacing, TokenStream, TokenTree};
 use quote::ToTokens;
-use syn::{GenericArgument, PathArguments, PathSegment, Type};
+use syn::{Expr, GenericArgument, PathArguments, PathSegment, Type};
 
 /// The `T` of an `Option<T>`.
 pub(super) fn option(ty: &Type) -> Option<&Type> {
@@ -22,6 +22,15 @@ pub(super) fn map(ty: &Type) -> Option<(&Type, &Type)> {
     }
 }
 
+/// The `T` of a `Box<T>` or `Arc<T>`.
+fn pointed(ty: &Type) -> Option<&Type> {
+    let last = last(ty)?;
+    match (last.ident == "Box" || last.ident == "Arc", arguments(last).as_slice()) {
+        (true, [inner]) => Some(inner),
+        _ => None,
+    }
+}
+
 /// The `T` of a list or a set of `T`.
 pub(super) fn list(ty: &Type) -> Option<&Type> {
     const LISTS: [&str; 6] = ["Vec", "VecDeque", "LinkedList", "BTreeSet", "HashSet", "BinaryHeap"];
@@ -30,11 +39,13 @@ pub(super) fn list(ty: &Type) -> Option<&Type> {
         Type::Slice(slice) => return Some(&slice.elem),
         _ => {}
     }
+    if let Some(inner) = pointed(ty) {
+        return list(inner);
+    }
     let last = last(ty)?;
     let is_list = LISTS.iter().any(|name| last.ident == name);
-    match (is_list, last.ident == "Box" || last.ident == "Arc", arguments(last).as_slice()) {
-        (true, _, [item, ..]) => Some(item),
-        (_, true, [inner]) if matches!(plain(inner), Type::Slice(_)) => list(inner),
+    match (is_list, arguments(last).as_slice()) {
+        (true, [item, ..]) => Some(item),
         _ => None,
     }
 }
@@ -46,10 +57,23 @@ pub(super) fn is_map_like(ty: &Type) -> bool {
     (name.ends_with("Map") && arguments(last).len() >= 2) || ["Value", "Table", "Mapping"].contains(&name.as_str())
 }
 
-/// Whether the type has exactly this name.
+/// Whether the type, or what it points to, has exactly this name.
 pub(super) fn is(ty: &Type, ident: &Ident) -> bool {
+    if let Some(inner) = pointed(ty) {
+        return is(inner, ident);
+    }
     matches!(plain(ty), Type::Path(path) if path.qself.is_none() && path.path.segments.len() == 1)
         && last(ty).is_some_and(|last| last.ident == *ident || last.ident == "Self")
+}
+
+/// Whether the type is named `Secret`, or is a list or a pointer of it.
+pub(crate) fn is_secret(ty: &Type) -> bool {
+    last(ty).is_some_and(|last| last.ident == "Secret" || arguments(last).into_iter().any(is_secret))
+}
+
+/// Whether this is the path of `etcd_typed::serialize_masked`.
+pub(super) fn is_mask(function: &Expr) -> bool {
+    matches!(function, Expr::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "serialize_masked"))
 }
 
 fn last(ty: &Type) -> Option<&PathSegment> {

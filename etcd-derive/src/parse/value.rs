@@ -1,13 +1,13 @@
 //! Parses the input of `#[derive(EtcdValue)]`: an enum without data, or a newtype.
 
 use syn::ext::IdentExt;
-use syn::{Data, DataEnum, DataStruct, DeriveInput, Fields};
+use syn::{Data, DataEnum, DataStruct, DeriveInput, Fields, LitStr, Member};
 
-use super::{case, item, refuse_conversions, tag};
+use super::{case, item, only_masks, refuse_conversions, source, tag};
 use crate::attr::{Attrs, Place, Source};
 use crate::case::Case;
 use crate::ctxt::Ctxt;
-use crate::model::{Shape, Text, Value, Variant};
+use crate::model::{Inner, Shape, Text, Value, Variant};
 use crate::serde_attrs;
 
 /// Parses the type that derives `EtcdValue`. Always returns a model, since the fallback for errors
@@ -17,23 +17,48 @@ pub(crate) fn value(ctxt: &Ctxt, input: &DeriveInput) -> Value {
     let case = case(ctxt, &attrs);
     refuse_other_forms(ctxt, &attrs);
     let shape = match &input.data {
-        Data::Enum(data) => choice(ctxt, input, data, case.unwrap_or(Case::Snake)),
-        Data::Struct(data) => {
-            if let Some(given) = attrs.from(Source::Etcd, "rename_all") {
-                ctxt.error(&given.name, "a newtype is stored like its value, so there is nothing to rename: remove this");
-            }
-            newtype(ctxt, input, data, attrs.has("transparent"))
-        }
         Data::Union(data) => {
             ctxt.error(data.union_token, "a union has no stored form: derive `EtcdValue` for an enum without data or a newtype");
             Shape::Unknown
+        }
+        _ if is_converted(&attrs) => converted(ctxt, input, &attrs),
+        Data::Enum(data) => {
+            refuse(ctxt, &attrs, "validate", "an enum has only the values of its variants: remove this");
+            refuse(ctxt, &attrs, "transparent", "`transparent` is for a struct with one field: remove this");
+            choice(ctxt, input, data, case.unwrap_or(Case::Snake))
+        }
+        Data::Struct(data) => {
+            refuse(ctxt, &attrs, "rename_all", "a newtype is stored like its value, so there is nothing to rename: remove this");
+            match inner(ctxt, &attrs, data) {
+                Some(inner) => Shape::Newtype(inner),
+                None => {
+                    not_a_newtype(ctxt, input, data);
+                    Shape::Unknown
+                }
+            }
         }
     };
     Value { item: item(ctxt, input, &attrs), shape }
 }
 
+/// Refuses an attribute of `#[etcd(...)]`.
+fn refuse(ctxt: &Ctxt, attrs: &Attrs, name: &str, reason: &str) {
+    if let Some(given) = attrs.from(Source::Etcd, name) {
+        ctxt.error(&given.name, reason);
+    }
+}
+
+/// Whether `#[etcd(...)]` says how the value is made from what is stored. Serde's form does not
+/// matter then.
+fn is_converted(attrs: &Attrs) -> bool {
+    ["text", "try_from"].iter().any(|name| attrs.from(Source::Etcd, name).is_some())
+}
+
 /// Refuses attributes of serde with which the value has another form than its text.
 fn refuse_other_forms(ctxt: &Ctxt, attrs: &Attrs) {
+    if is_converted(attrs) {
+        return;
+    }
     if let Some(tag) = tag(attrs) {
         ctxt.error(
             tag,
@@ -41,12 +66,60 @@ fn refuse_other_forms(ctxt: &Ctxt, attrs: &Attrs) {
              it as serde writes it",
         );
     }
-    refuse_conversions(
-        ctxt,
-        attrs,
-        "serde converts this type, and the derive would store it without: implement `EtcdValue` by hand, or take it off and put `#[etcd(json)]` on the \
-         fields of this type",
-    );
+    refuse_conversions(ctxt, attrs, |other| {
+        format!(
+            "serde converts this type, and the derive stores it without that: add `#[etcd(try_from = {other})]`, which converts it in the same way, or \
+             `#[etcd(text)]`, which uses its `Display` and `FromStr`"
+        )
+    });
+}
+
+/// A type with `text` or `try_from`.
+fn converted(ctxt: &Ctxt, input: &DeriveInput, attrs: &Attrs) -> Shape {
+    refuse(ctxt, attrs, "rename_all", "the stored form comes from `text` or `try_from`, so there is nothing to rename: remove this");
+    let inner = match &input.data {
+        Data::Struct(data) => inner(ctxt, attrs, data),
+        _ => {
+            refuse(ctxt, attrs, "transparent", "`transparent` is for a struct with one field: remove this");
+            None
+        }
+    };
+    let validate = attrs.path("validate").cloned();
+    let has_text = attrs.has("text");
+    if let (true, Some(try_from)) = (has_text, attrs.from(Source::Etcd, "try_from")) {
+        ctxt.error(&try_from.name, "a value is made in one way: remove `try_from`, or `text`");
+        return Shape::Unknown;
+    }
+    if has_text {
+        return Shape::Text { inner, validate };
+    }
+    match (attrs.ty("try_from"), inner) {
+        (None, Some(inner)) => Shape::Newtype(inner),
+        (Some(ty), Some(inner)) if source(ty) == source(&*inner.ty) => Shape::Newtype(inner),
+        (Some(ty), _) => Shape::Converted { stored: Box::new(ty.clone()), validate },
+        (None, None) => {
+            refuse(ctxt, attrs, "try_from", "name the type that is stored, as in `try_from = String`: this type is not a newtype");
+            Shape::Unknown
+        }
+    }
+}
+
+/// The field of a newtype: the only field of a tuple struct, or with `transparent` of any struct.
+fn inner(ctxt: &Ctxt, attrs: &Attrs, data: &DataStruct) -> Option<Inner> {
+    let is_newtype = data.fields.len() == 1 && (matches!(data.fields, Fields::Unnamed(_)) || attrs.has("transparent"));
+    let field = data.fields.iter().next().filter(|_| is_newtype)?;
+    for attribute in field.attrs.iter().filter(|attribute| attribute.path().is_ident("etcd")) {
+        ctxt.error(attribute, "a newtype is stored like its value: remove this; `text`, `try_from` and `validate` go on the type");
+    }
+    let serde = serde_attrs::read(ctxt, &field.attrs, &[]);
+    let given = |name: &str| serde.iter().find(|given| given.name == name);
+    let (write, read) = (given("serialize_with"), given("deserialize_with"));
+    if let Some(given) = write.or(read).filter(|_| !is_converted(attrs) && !only_masks(&field.ty, write, read)) {
+        ctxt.error(&given.name, "a newtype is stored like its value: remove this, or write it on the fields of this type");
+    }
+    let member = field.ident.clone().map_or(Member::from(0), Member::Named);
+    let (try_from, validate) = (attrs.from(Source::Etcd, "try_from").is_some(), attrs.path("validate").cloned());
+    Some(Inner { member, ty: Box::new(field.ty.clone()), try_from, validate })
 }
 
 fn choice(ctxt: &Ctxt, input: &DeriveInput, data: &DataEnum, case: Case) -> Shape {
@@ -82,7 +155,7 @@ fn choice(ctxt: &Ctxt, input: &DeriveInput, data: &DataEnum, case: Case) -> Shap
 }
 
 /// Reads the text of a variant.
-fn text(ctxt: &Ctxt, literal: &syn::LitStr) -> Text {
+fn text(ctxt: &Ctxt, literal: &LitStr) -> Text {
     let text = literal.value();
     if text.trim() != text || text.is_empty() {
         ctxt.error(literal, "reading removes surrounding white space, so a text cannot begin or end with it, and cannot be empty");
@@ -90,30 +163,14 @@ fn text(ctxt: &Ctxt, literal: &syn::LitStr) -> Text {
     Text { text, span: literal.span() }
 }
 
-/// `is_transparent`: whether serde's `transparent` says that a field with a name is the value, too.
-fn newtype(ctxt: &Ctxt, input: &DeriveInput, data: &DataStruct, is_transparent: bool) -> Shape {
-    let fields = &data.fields;
-    let is_newtype = fields.len() == 1 && (is_transparent || matches!(fields, Fields::Unnamed(_)));
-    match fields.iter().next().filter(|_| is_newtype) {
-        Some(inner) => {
-            for attribute in inner.attrs.iter().filter(|attribute| attribute.path().is_ident("etcd")) {
-                ctxt.error(attribute, "a newtype is stored like its value: remove this");
-            }
-            let serde = serde_attrs::read(ctxt, &inner.attrs, &[]);
-            if let Some(given) = serde.iter().find(|given| given.name == "serialize_with" || given.name == "deserialize_with") {
-                ctxt.error(&given.name, "a newtype is stored like its value: remove this, or write it on the fields of this type");
-            }
-            Shape::Newtype(Box::new(inner.ty.clone()), inner.ident.clone())
+fn not_a_newtype(ctxt: &Ctxt, input: &DeriveInput, data: &DataStruct) {
+    const MESSAGE: &str = "only a newtype, `struct Name(Value);`, has a stored form of its own: take `EtcdValue` off, and put `#[etcd(json)]` on \
+                           the fields of this type, or derive `EtcdSchema` and put `#[etcd(dir)]` there";
+    match &data.fields {
+        fields if fields.is_empty() => ctxt.error(&input.ident, MESSAGE),
+        fields if fields.len() == 1 => {
+            ctxt.error(fields, format_args!("{MESSAGE}; with `#[etcd(transparent)]` on it, a struct with one field is a newtype"))
         }
-        None => {
-            const MESSAGE: &str = "only a newtype, `struct Name(Value);`, has a stored form of its own: take `EtcdValue` off, and put `#[etcd(json)]` on \
-                                   the fields of this type, or derive `EtcdSchema` and put `#[etcd(dir)]` there";
-            if fields.is_empty() {
-                ctxt.error(&input.ident, MESSAGE)
-            } else {
-                ctxt.error(fields, MESSAGE)
-            }
-            Shape::Unknown
-        }
+        fields => ctxt.error(fields, MESSAGE),
     }
 }

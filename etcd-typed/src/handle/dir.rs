@@ -43,6 +43,23 @@ pub trait EtcdSchema: Schema {
     fn handle(dir: Dir<Self>) -> Self::Handle;
 }
 
+macro_rules! pointers {
+    ($($pointer:ident),+) => {$(
+        /// The handle of `S`: it reads and writes `S`, without the pointer.
+        #[diagnostic::do_not_recommend]
+        impl<S: EtcdSchema> EtcdSchema for $pointer<S> {
+            type Handle = S::Handle;
+
+            fn handle(dir: Dir<Self>) -> S::Handle {
+                let Dir { context, key, enclosing, removable, older, .. } = dir;
+                S::handle(Dir { context, key, enclosing, removable, older, schema: PhantomData })
+            }
+        }
+    )+};
+}
+
+pointers!(Box, Arc);
+
 /// A handle to the directory of a struct. A derived handle dereferences to it.
 ///
 /// A read is one request and returns one revision; a write is one transaction. Keys below the

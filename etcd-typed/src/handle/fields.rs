@@ -67,11 +67,23 @@ impl<'a> Fields<'a> {
 
     /// The handle of a map of structs.
     pub fn dir_map<K: MapPath, N: EtcdSchema>(&self, field: usize) -> DirMap<K, N> {
+        const {
+            assert!(
+                K::LEVELS == 1,
+                "a map that is a field of a struct cannot have a tuple as its key; use `Client::entries` or `Client::dirs`"
+            )
+        };
         DirMap::new(self.context.clone(), self.key(field)).within(self.enclosing.clone())
     }
 
     /// The handle of a map of values.
     pub fn entries<K: MapPath, V: Send + Sync + 'static>(&self, field: usize, codec: &Codec<V>) -> EntryMap<K, V> {
+        const {
+            assert!(
+                K::LEVELS == 1,
+                "a map that is a field of a struct cannot have a tuple as its key; use `Client::entries` or `Client::dirs`"
+            )
+        };
         EntryMap::new(self.context.clone(), self.key(field), *codec).within(self.enclosing.clone())
     }
 

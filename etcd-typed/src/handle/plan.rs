@@ -405,6 +405,7 @@ mod tests {
             presence: Presence::Optional,
             secret: false,
             validated: false,
+            limits: crate::value::Limits::NONE,
         }
     }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Encoded, split_first};
 use crate::key;
-use crate::value::ValueError;
+use crate::value::{Limits, ValueError};
 
 /// The fields of a struct, as the derive found them. `Display` prints a table for people;
 /// `Serialize` returns the same for tools.
@@ -71,6 +71,9 @@ pub struct Field {
     pub secret: bool,
     /// Whether its values are validated before they are written.
     pub validated: bool,
+    /// The limits of its values, from `range`, `length` and `one_of`.
+    #[serde(skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
 }
 
 /// What is stored at the segment of a field.
@@ -384,6 +387,7 @@ impl Field {
         if self.validated {
             f.write_str(", validated")?;
         }
+        write!(f, "{}", self.limits)?;
         for alias in self.aliases {
             write!(f, ", or `{alias}`")?;
         }

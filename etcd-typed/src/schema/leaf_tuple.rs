@@ -3,7 +3,7 @@
 //! compile faster, since the compiler checks each call in each struct.
 
 use super::{Change, Decoder, Delta, Encoder, Fallback, Field, Kind, Presence};
-use crate::value::Codec;
+use crate::value::{Codec, Limits};
 
 /// Adjacent fields with one value each: a tuple of `Leaf` and `LeafOpt`, and the index of the first
 /// in the table.
@@ -62,6 +62,17 @@ impl<T> Leaf<T> {
     pub const fn row(&self, name: &'static str, segment: &'static str) -> Field {
         row(name, segment, &self.codec, Presence::Required)
     }
+
+    /// The codec of its values.
+    pub const fn codec(&self) -> &Codec<T> {
+        &self.codec
+    }
+
+    /// A default with this source text, which is hidden for a secret: the default of a secret
+    /// applies to everyone who sets no other value.
+    pub const fn presence(&self, default: &'static str) -> Presence {
+        Presence::Default(if self.codec.is_secret() { "***" } else { default })
+    }
 }
 
 /// An `Option` field.
@@ -79,6 +90,11 @@ impl<T> LeafOpt<T> {
     /// Its row in the table, without the parts that only the derive knows.
     pub const fn row(&self, name: &'static str, segment: &'static str) -> Field {
         row(name, segment, &self.codec, Presence::Optional)
+    }
+
+    /// The codec of its values.
+    pub const fn codec(&self) -> &Codec<T> {
+        &self.codec
     }
 }
 
@@ -99,6 +115,16 @@ impl<T> LeafOptOr<T> {
     pub const fn row(&self, name: &'static str, segment: &'static str) -> Field {
         row(name, segment, &self.codec, Presence::Optional)
     }
+
+    /// The codec of its values.
+    pub const fn codec(&self) -> &Codec<T> {
+        &self.codec
+    }
+
+    /// A default with this source text, which is hidden for a secret.
+    pub const fn presence(&self, default: &'static str) -> Presence {
+        Presence::OptionalOr(if self.codec.is_secret() { "***" } else { default })
+    }
 }
 
 const fn row<T>(name: &'static str, segment: &'static str, codec: &Codec<T>, presence: Presence) -> Field {
@@ -111,6 +137,7 @@ const fn row<T>(name: &'static str, segment: &'static str, codec: &Codec<T>, pre
         presence,
         secret: codec.is_secret(),
         validated: codec.is_validated(),
+        limits: Limits::NONE,
     }
 }
 

@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use super::contained;
 use crate::error::ProblemKind;
 use crate::key;
-use crate::value::{Codec, EtcdValue, ValueError};
+use crate::value::{EtcdValue, ValueError};
 
 /// A type whose values can be the keys of a map that is a field of a struct. The stored form must
 /// be text; it becomes one segment, escaped if necessary. Every [`EtcdValue`] that has an order
@@ -21,8 +20,8 @@ pub trait MapKey: EtcdValue + Ord + Clone + fmt::Debug + Send + Sync + 'static {
 impl<T: EtcdValue + Ord + Clone + fmt::Debug + Send + Sync + 'static> MapKey for T {}
 
 /// A type whose values can be the keys of a map from [`Client::entries`](crate::Client::entries) or
-/// [`Client::dirs`](crate::Client::dirs): a [`MapKey`], which is one segment, or a tuple of two to
-/// four of them, which is one segment for each part.
+/// [`Client::dirs`](crate::Client::dirs): a [`MapKey`]. A tuple is one segment for each part; every
+/// other key is one segment.
 ///
 /// Each part is escaped by itself, so `("a/b", "c", 7)` is `/a%2Fb/c/7`. Keys with more or fewer
 /// segments are not entries of the map.
@@ -54,49 +53,24 @@ pub trait MapPath: Ord + Clone + fmt::Debug + Send + Sync + 'static {
 }
 
 impl<K: MapKey> MapPath for K {
-    const LEVELS: usize = 1;
+    const LEVELS: usize = K::SEGMENTS;
 
     fn type_name() -> String {
-        K::TYPE.to_owned()
+        K::segment_types()
     }
 
     fn path(&self) -> Result<String, ValueError> {
-        segment_of(self)
+        self.to_segments()
     }
 
     fn of_path(path: &str) -> Result<Self, (ProblemKind, String)> {
-        key_of_segment(path)
+        if is_mixed(path) {
+            let reason = "some segments of the key's name have an escaped `_`, and some a plain one".to_owned();
+            return Err((ProblemKind::ForeignKey, reason));
+        }
+        K::from_segments(path)
     }
 }
-
-macro_rules! tuple {
-    ($levels:literal: $($part:ident $at:tt),+) => {
-        impl<$($part: MapKey),+> MapPath for ($($part,)+) {
-            const LEVELS: usize = $levels;
-
-            fn type_name() -> String {
-                [$($part::TYPE),+].join("/")
-            }
-
-            fn path(&self) -> Result<String, ValueError> {
-                Ok([$(segment_of(&self.$at)?),+].join("/"))
-            }
-
-            fn of_path(path: &str) -> Result<Self, (ProblemKind, String)> {
-                if is_mixed(path) {
-                    let reason = "some segments of the key's name have an escaped `_`, and some a plain one".to_owned();
-                    return Err((ProblemKind::ForeignKey, reason));
-                }
-                let mut segments = path.split('/');
-                Ok(($(key_of_segment::<$part>(segments.next().unwrap_or_default())?,)+))
-            }
-        }
-    };
-}
-
-tuple!(2: A 0, B 1);
-tuple!(3: A 0, B 1, C 2);
-tuple!(4: A 0, B 1, C 2, D 3);
 
 /// Splits a path after this many segments. `None` if it has fewer, or if one of them is reserved.
 /// The rest is `None` if the path has no more.
@@ -136,45 +110,6 @@ pub(crate) fn own_entry<K: MapPath>(path: &str) -> Option<String> {
 /// the name with a plain `_`.
 pub(crate) fn is_replaced(path: &str, exists: impl Fn(&str) -> bool) -> bool {
     key::with_plain_underscores(path).is_some_and(|own| exists(&own))
-}
-
-/// Converts a map key to its segment.
-fn segment_of<K: MapKey>(key: &K) -> Result<String, ValueError> {
-    let bytes = Codec::value().encode(key)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| ValueError::new("a map key is text; this one's stored form is not UTF-8"))?;
-    Ok(key::escape(text).into_owned())
-}
-
-/// Converts a segment to its map key. Refuses a segment that [`segment_of`] would not write, since
-/// no handle could address it.
-fn key_of_segment<K: MapKey>(segment: &str) -> Result<K, (ProblemKind, String)> {
-    let foreign = |reason: String| (ProblemKind::ForeignKey, reason);
-    let text = key::unescape(segment).ok_or_else(|| foreign(unescaped(segment)))?;
-    let value: K = Codec::value().decode(text.as_bytes()).map_err(|reason| foreign(format!("the key's name: {reason}")))?;
-    let is_own = contained("the comparison", || Ok(value.is_stored_as(text.as_bytes())));
-    if is_own.map_err(|reason| foreign(format!("the key's name: {reason}")))? {
-        return Ok(value);
-    }
-    match segment_of(&value) {
-        Ok(own) if key::is_form_of(segment, &own) => Ok(value),
-        Ok(own) => Err(foreign(format!(
-            "the key's name stands for the same as `{own}`: write that, or use `String` for the keys of the map, which takes every name"
-        ))),
-        Err(reason) => Err(foreign(format!("the key's name: {reason}"))),
-    }
-}
-
-/// Says what to write instead of a name that [`segment_of`] would not write. The writer may have
-/// escaped the name as in a URL, or may have meant it literally.
-fn unescaped(segment: &str) -> String {
-    let literally = key::escape(segment);
-    let meant = percent_encoding::percent_decode_str(segment).decode_utf8().ok().filter(|meant| meant != segment);
-    let advice = match meant.as_deref().map(|meant| (meant, key::escape(meant))) {
-        Some((meant, own)) if meant == own => format!("write `{own}` if that is meant, or `{literally}` for the text `{segment}`"),
-        Some((meant, own)) => format!("write `{own}` if {meant:?} is meant, or `{literally}` for the text `{segment}`"),
-        None => format!("write `{literally}`"),
-    };
-    format!("the key's name is not escaped as this library does it: {advice}")
 }
 
 #[cfg(test)]

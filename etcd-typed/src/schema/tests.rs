@@ -34,7 +34,7 @@ struct Inner {
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 #[etcd(crate = crate, validate = says_all)]
 struct Beside {
-    #[etcd(secret, validate = even)]
+    #[etcd(secret, allow_debug, validate = even)]
     pin: u8,
 }
 

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::ser::{self, Serialize};
 
-use super::{Equal, EtcdValue, ValueError, changed, unreadable};
+use super::secret::MASK_NAME;
+use super::{Equal, EtcdValue, InList, ValueError, changed, unreadable};
 
 pub(super) const JSON: &str = "JSON";
 
@@ -25,6 +26,7 @@ pub struct Json<T>(
 
 impl<T: Serialize + DeserializeOwned> EtcdValue for Json<T> {
     const TYPE: &'static str = JSON;
+    const IN_LIST: InList = InList::Json;
 
     fn encode(&self) -> Result<Bytes, ValueError> {
         encode(&self.0)
@@ -224,7 +226,12 @@ impl ser::Serializer for Printer {
         variant_of(variant, 0)
     }
 
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<u64, ValueError> {
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> Result<u64, ValueError> {
+        if name == MASK_NAME {
+            return Err(ValueError::new(
+                "`serialize_masked` would store the mask `***` instead of the value: take the field out of the JSON value",
+            ));
+        }
         print(value)
     }
 

@@ -8,7 +8,7 @@ use std::num::{
 
 use bytes::Bytes;
 
-use super::{EtcdValue, ValueError, exact, text};
+use super::{EtcdValue, InList, ValueError, exact, text};
 
 /// The error for a text that is not an integer from `min` to `max`. `beside` is appended to the
 /// range, such as `, without 0`. Only integers are quoted: another text may be a password that was
@@ -36,9 +36,11 @@ fn shortened(number: &str) -> String {
 }
 
 macro_rules! integers {
-    ($name:literal, $beside:literal: $($type:ty),+) => {$(
+    ($name:literal, $beside:literal: $($type:ty $({ $($more:tt)+ })?),+) => {$(
         impl EtcdValue for $type {
             const TYPE: &'static str = $name;
+            const IN_LIST: InList = InList::Json;
+            $($($more)+)?
 
             fn encode(&self) -> Result<Bytes, ValueError> {
                 Ok(self.to_string().into())
@@ -55,7 +57,17 @@ macro_rules! integers {
 }
 
 integers!("integer", "": i8, i16, i32, i64, i128, isize);
-integers!("unsigned integer", "": u8, u16, u32, u64, u128, usize);
+integers!("unsigned integer", "": u8 {
+    const IS_BYTE: bool = true;
+
+    fn as_bytes(bytes: &[u8]) -> Option<&[u8]> {
+        Some(bytes)
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Vec<u8>> {
+        Some(bytes.to_vec())
+    }
+}, u16, u32, u64, u128, usize);
 integers!("integer, not 0", ", without 0": NonZeroI8, NonZeroI16, NonZeroI32, NonZeroI64, NonZeroI128, NonZeroIsize);
 integers!("positive integer", "": NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64, NonZeroU128, NonZeroUsize);
 
@@ -63,6 +75,7 @@ macro_rules! floats {
     ($($type:ty),+) => {$(
         impl EtcdValue for $type {
             const TYPE: &'static str = "number";
+            const IN_LIST: InList = InList::Json;
 
             fn encode(&self) -> Result<Bytes, ValueError> {
                 Ok(self.to_string().into())

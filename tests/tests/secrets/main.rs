@@ -21,7 +21,8 @@ use bytes::Bytes;
 use etcd_typed::store::memory::MemoryStore;
 use etcd_typed::testing::{Etcd, Mode, Proxy};
 use etcd_typed::{
-    Changes, Client, Entry, EntryMap, Error, ErrorKind, EtcdSchema, EtcdValue, Expect, RetryPolicy, Schema, UpdateError, ValueError,
+    Changes, Client, Entry, EntryMap, Error, ErrorKind, EtcdSchema, EtcdValue, Expect, Length, RetryPolicy, Schema, Secret, UpdateError,
+    ValueError,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
@@ -103,6 +104,75 @@ struct Vault {
     by_name: BTreeMap<String, Nested>,
     #[etcd(entries, secret, validate = refused)]
     tokens: BTreeMap<String, Word>,
+    #[etcd(validate = refused_secret)]
+    hidden: Secret<Word>,
+    hidden_maybe: Option<Secret<Word>>,
+    #[etcd(default = Secret::new(Word(String::from("default xyzzy"))))]
+    hidden_default: Secret<Word>,
+    #[etcd(with = custom_secret)]
+    hidden_custom: Secret<Word>,
+    hidden_new: Newtype,
+    #[etcd(entries)]
+    hidden_tokens: BTreeMap<String, Secret<Word>>,
+    #[etcd(secret, text)]
+    text: Word,
+    #[etcd(secret, length = 3..)]
+    limited: Word,
+    #[etcd(default, one_of = ["", "one xyzzy", "two xyzzy"])]
+    one_of: Secret<String>,
+    #[etcd(default)]
+    list: Vec<Secret<Word>>,
+}
+
+/// A newtype that quotes the value in its errors.
+#[derive(EtcdValue, Clone, Debug, PartialEq)]
+#[etcd(try_from)]
+struct Newtype(Secret<Word>);
+
+impl TryFrom<Secret<Word>> for Newtype {
+    type Error = String;
+
+    fn try_from(word: Secret<Word>) -> Result<Self, String> {
+        if word.expose().0.starts_with("refused") { Err(format!("refused: {:?}", word.expose())) } else { Ok(Self(word)) }
+    }
+}
+
+impl Display for Word {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::str::FromStr for Word {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with("unreadable") { Err(text.to_owned()) } else { Ok(Self(text.to_owned())) }
+    }
+}
+
+impl Length for Word {
+    const UNIT: &'static str = "letters";
+
+    fn length(&self) -> usize {
+        self.0.len()
+    }
+}
+
+mod custom_secret {
+    use super::{Secret, Word, custom};
+
+    pub(super) fn encode(word: &Secret<Word>) -> Result<String, String> {
+        custom::encode(word.expose())
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Secret<Word>, String> {
+        custom::decode(bytes).map(Secret::new)
+    }
+}
+
+fn refused_secret(word: &Secret<Word>) -> Result<(), String> {
+    refused(word.expose())
 }
 
 #[derive(EtcdSchema, Clone, PartialEq)]
@@ -170,11 +240,38 @@ fn vault_of(word: &Word) -> Vault {
         beside: Beside { flat: word.clone() },
         by_name: BTreeMap::from([("x".to_owned(), Nested { inner: word.clone() })]),
         tokens: BTreeMap::from([("t".to_owned(), word.clone())]),
+        hidden: word.clone().into(),
+        hidden_maybe: Some(word.clone().into()),
+        hidden_default: word.clone().into(),
+        hidden_custom: word.clone().into(),
+        hidden_new: Newtype(word.clone().into()),
+        hidden_tokens: BTreeMap::from([("t".to_owned(), word.clone().into())]),
+        text: word.clone(),
+        limited: word.clone(),
+        one_of: Secret::default(),
+        list: vec![word.clone().into()],
     }
 }
 
 /// The keys whose values are of the type `Word`.
-const WORDS: [&str; 8] = ["leaf", "maybe", "with_default", "custom", "nested/inner", "flat", "by_name/x/inner", "tokens/t"];
+const WORDS: [&str; 16] = [
+    "leaf",
+    "maybe",
+    "with_default",
+    "custom",
+    "nested/inner",
+    "flat",
+    "by_name/x/inner",
+    "tokens/t",
+    "hidden",
+    "hidden_maybe",
+    "hidden_default",
+    "hidden_custom",
+    "hidden_new",
+    "hidden_tokens/t",
+    "text",
+    "limited",
+];
 
 /// Whether a text contains the secret in any form that `Debug` gives to text and bytes, or in
 /// base64.

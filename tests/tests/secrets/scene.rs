@@ -124,7 +124,7 @@ impl Scene {
     async fn handles(&mut self) {
         let vault = self.vault();
         let (token, dir) = (vault.tokens.entry("t").unwrap(), vault.by_name.dir("x").unwrap());
-        let things: [&dyn Debug; 14] = [
+        let things: [&dyn Debug; 17] = [
             &self.client,
             &vault,
             &vault.leaf,
@@ -135,6 +135,9 @@ impl Scene {
             &vault.beside,
             &vault.by_name,
             &vault.tokens,
+            &vault.hidden,
+            &vault.hidden_tokens,
+            &vault.list,
             &token,
             &dir,
             &Vault::describe(),
@@ -277,7 +280,7 @@ impl Scene {
         }
         self.put("document", &format!(r#"{{"number": "{SECRET}", "text": ""}}"#)).await;
         let error = self.said.error("a struct", vault.get().await.map(drop), ErrorKind::Invalid);
-        assert_eq!(error.problems().len(), 9, "{error}");
+        assert_eq!(error.problems().len(), 17, "{error}");
         let token = vault.tokens.entry("t").unwrap();
         for entry in [&vault.leaf, &vault.maybe, &vault.with_default, &vault.custom, &vault.nested.inner, &vault.beside.flat, &token] {
             self.said.error("a field", entry.get().await, ErrorKind::Decode);
@@ -291,13 +294,19 @@ impl Scene {
         for path in WORDS {
             self.put(path, &Word::new("unreadable").0).await;
         }
+        self.put("list", &format!("{SECRET}, {SECRET}")).await;
+        self.put("one_of", &format!("three {SECRET}")).await;
         self.said.error("JSON", vault.document.get().await, ErrorKind::Decode);
+        self.said.error("a list", vault.list.get().await, ErrorKind::Decode);
+        self.said.error("a limit", vault.one_of.get().await, ErrorKind::Decode);
+        self.said.error("a secret", vault.hidden.get().await, ErrorKind::Decode);
+        self.said.error("a map of secrets", vault.hidden_tokens.get().await, ErrorKind::Invalid);
         self.said.error("a map", vault.tokens.get().await, ErrorKind::Invalid);
         self.said.error("a map of structs", vault.by_name.get().await.map(drop), ErrorKind::Invalid);
         let mut pages = vault.tokens.stream();
         self.said.error("a page", pages.next().await.unwrap(), ErrorKind::Decode);
         let check = vault.check().await.unwrap();
-        assert_eq!(check.problems.len(), 9);
+        assert_eq!(check.problems.len(), 19);
         self.said.say("a check", &check);
         self.said.print("a check", &check);
         self.said.error("a swap", vault.leaf.compare_and_swap(Expect::Absent, &Word::good()).await, ErrorKind::Conflict);

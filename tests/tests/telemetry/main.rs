@@ -20,7 +20,7 @@ struct Checkout {
     #[etcd(default = 100)]
     rate_limit: u32,
     banner: Option<String>,
-    #[etcd(secret)]
+    #[etcd(secret, allow_debug)]
     token: Option<String>,
     #[etcd(entries)]
     quotas: BTreeMap<String, u64>,

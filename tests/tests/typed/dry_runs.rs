@@ -33,21 +33,21 @@ struct App {
     regions: BTreeMap<String, Database>,
     #[etcd(entries, validate = even)]
     quotas: BTreeMap<String, u8>,
-    #[etcd(entries, secret)]
+    #[etcd(entries, secret, allow_debug)]
     tokens: BTreeMap<String, String>,
 }
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 struct Login {
     user: String,
-    #[etcd(secret, alias = "old_password")]
+    #[etcd(secret, allow_debug, alias = "old_password")]
     password: Option<String>,
 }
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 struct Database {
     host: String,
-    #[etcd(secret, default = 4)]
+    #[etcd(secret, allow_debug, default = 4)]
     pin: u8,
 }
 

@@ -4,18 +4,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::{Debug, Display};
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::num::{NonZeroI64, NonZeroU8};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use etcd_typed::testing::Etcd;
-use etcd_typed::{Client, ErrorKind, EtcdSchema, EtcdValue, Json};
+use etcd_typed::{Client, ErrorKind, EtcdSchema, EtcdValue, Json, Secret, Text};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -103,6 +105,27 @@ impl Bench {
         self.each(urls.map(|url| url::Url::parse(url).unwrap())).await;
         self.every_time().await;
         self.every_json().await;
+        self.every_list().await;
+    }
+
+    async fn every_list(&mut self) {
+        self.each([vec!["\u{fffd}".to_owned(), "\0\"\\,]".to_owned()], vec![]].into_iter().chain(sample(any::<Vec<String>>()))).await;
+        self.each([BTreeSet::from([80_u16, 443]), BTreeSet::new()]).await;
+        self.each([HashSet::from(["b".to_owned(), "a".to_owned()])]).await;
+        self.each([[u128::MAX, 0], [1, 2]]).await;
+        self.each(
+            [("x".to_owned(), Duration::from_nanos(1), vec![true])].into_iter().chain(sample(any::<(String, Duration, Vec<bool>)>())),
+        )
+        .await;
+        self.each([vec![vec![0xff_u8]], vec![b"text".to_vec()]]).await;
+        self.each([vec![PathBuf::from("/a"), PathBuf::new()]]).await;
+        self.each([vec![chrono::NaiveDate::MIN], vec![chrono::NaiveDate::MAX]]).await;
+        self.each(["\u{fffd}", "a"].map(Box::<str>::from)).await;
+        self.each(["\u{fffd}", "a"].map(Cow::<'static, str>::from)).await;
+        self.each([Arc::new(Box::new(7_u8))]).await;
+        self.each([Secret::new("hunter2".to_owned()), Secret::default()]).await;
+        self.each([Text(0.1), Text(f64::INFINITY)]).await;
+        self.each([0, 64 << 20, u64::MAX].into_iter().chain(sample(any::<u64>())).map(bytesize::ByteSize)).await;
     }
 
     async fn every_time(&mut self) {

@@ -39,16 +39,16 @@ struct Limits {
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 struct Login {
-    #[etcd(secret, alias = "old_token")]
+    #[etcd(secret, allow_debug, alias = "old_token")]
     token: Option<String>,
-    #[etcd(secret, default = 1234)]
+    #[etcd(secret, allow_debug, default = 1234)]
     pin: u32,
 }
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 struct Pool {
     size: u16,
-    #[etcd(secret)]
+    #[etcd(secret, allow_debug)]
     password: Option<String>,
 }
 

@@ -10,7 +10,9 @@ mod checkout;
 mod generics;
 mod names;
 mod prelude;
+mod rules;
 mod serde_attributes;
+mod types;
 mod value;
 
 use std::collections::BTreeMap;
@@ -43,4 +45,9 @@ async fn put(client: &Client, key: &str, value: &str) {
 fn problems(error: &Error) -> Vec<String> {
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     error.problems().iter().map(|problem| format!("{}: {}", problem.key, problem.reason)).collect()
+}
+
+/// The reasons of all problems of an error.
+fn reasons(error: &Error) -> Vec<String> {
+    error.problems().iter().map(|problem| problem.reason.clone()).collect()
 }

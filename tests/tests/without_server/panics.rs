@@ -77,7 +77,7 @@ struct All {
     #[etcd(with = custom)]
     custom: u16,
     own: Fragile,
-    #[etcd(secret)]
+    #[etcd(secret, allow_debug)]
     token: Fragile,
     #[etcd(entries)]
     map: BTreeMap<Fragile, Fragile>,

@@ -77,11 +77,12 @@ impl Directory {
             }
             let mut compares = vec![Compare::below(&self.key, Condition::UnchangedSince(reply.revision))];
             // In a restored backup, all keys are older than the listing; see `unchanged`.
-            let newest = reply.kvs.iter().max_by_key(|kv| kv.modified);
-            compares.extend(newest.map(|kv| Compare::key(&Key::stored(&kv.key), Condition::Modified(kv.modified))));
+            let own = reply.kvs.iter().filter_map(|kv| Some((kv.modified, self.key.below(&kv.key)?)));
+            let newest = own.max();
+            compares.extend(newest.map(|(modified, path)| Compare::key(&self.key.descend(path), Condition::Modified(modified))));
             let txn = Txn { compares, then, otherwise: Vec::new() };
             let committed = self.context.commit(txn).await.map_err(|error| error.at(&self.key))?;
-            let again = !reply.kvs.is_empty() && is_rewound(&committed, reply.revision);
+            let again = newest.is_some() && is_rewound(&committed, reply.revision);
             if committed.succeeded && !again {
                 return Ok(committed);
             }

@@ -57,7 +57,7 @@ pub(super) enum CacheMode {
 pub(super) struct RedisCache {
     pub(super) endpoint: String,
     pub(super) username: Option<String>,
-    #[etcd(secret)]
+    #[etcd(secret, allow_debug)]
     pub(super) password: Option<String>,
     #[serde(rename = "expiration", alias = "ttl", default)]
     pub(super) ttl: u64,
@@ -213,7 +213,7 @@ pub(super) struct Runner {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Executor {
     pub(super) base_url: String,
-    #[etcd(secret)]
+    #[etcd(secret, allow_debug)]
     pub(super) access_token: String,
     #[serde(default)]
     pub(super) request_concurrency: u16,

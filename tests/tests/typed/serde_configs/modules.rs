@@ -66,21 +66,3 @@ pub(super) mod megabytes {
         }
     }
 }
-
-/// A list as `a, b`.
-pub(super) mod comma_separated {
-    use std::fmt::Display;
-    use std::str::FromStr;
-
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(crate) fn serialize<T: Display, S: Serializer>(values: &[T], to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
-    }
-
-    pub(crate) fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
-        let text = String::deserialize(from)?;
-        text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(|part| part.parse().map_err(D::Error::custom)).collect()
-    }
-}

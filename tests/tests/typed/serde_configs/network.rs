@@ -8,7 +8,7 @@ use std::time::Duration;
 use etcd_typed::{EtcdSchema, EtcdValue};
 use serde::{Deserialize, Serialize};
 
-use super::modules::{comma_separated, seconds};
+use super::modules::seconds;
 
 /// A reverse proxy.
 #[derive(EtcdSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -83,13 +83,12 @@ fn ten_seconds() -> Duration {
 #[serde(rename_all = "kebab-case", default)]
 pub(super) struct NameServer {
     pub(super) bind: SocketAddr,
-    #[serde(with = "comma_separated")]
     pub(super) allow_from: Vec<IpAddr>,
     pub(super) cache_ttl: u32,
     #[serde(alias = "negative-ttl")]
     pub(super) cache_negative_ttl: u32,
     pub(super) webserver: bool,
-    #[etcd(secret)]
+    #[etcd(secret, allow_debug)]
     pub(super) api_key: Option<String>,
     #[etcd(json)]
     pub(super) zones: Vec<Zone>,
@@ -173,11 +172,11 @@ pub(super) struct Chat {
     pub(super) allow_federation: bool,
     #[serde(default)]
     pub(super) allow_registration: bool,
-    #[etcd(secret)]
+    #[etcd(secret, allow_debug)]
     pub(super) registration_token: Option<String>,
     #[serde(default = "Chat::max_request_size")]
     pub(super) max_request_size: u32,
-    #[serde(default, with = "comma_separated")]
+    #[serde(default)]
     pub(super) trusted_servers: Vec<String>,
     #[serde(flatten)]
     #[etcd(skip)]

@@ -20,7 +20,7 @@ pub(super) struct Search {
     pub(super) http: SocketAddr,
     #[serde(default)]
     pub(super) env: Environment,
-    #[etcd(secret)]
+    #[etcd(secret, allow_debug)]
     pub(super) master_key: Option<String>,
     #[serde(default)]
     pub(super) no_analytics: bool,
@@ -151,7 +151,7 @@ pub(super) struct Objects {
     pub(super) replication_factor: usize,
     #[serde(default)]
     pub(super) compression_level: Option<i32>,
-    #[etcd(secret)]
+    #[etcd(secret, allow_debug)]
     pub(super) rpc_secret: Option<String>,
     #[etcd(dir)]
     pub(super) s3_api: S3Api,

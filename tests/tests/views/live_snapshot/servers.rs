@@ -10,7 +10,7 @@ fn lazy(url: &str) -> Client {
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 struct Small {
     rate: u32,
-    #[etcd(secret)]
+    #[etcd(secret, allow_debug)]
     token: Option<String>,
 }
 

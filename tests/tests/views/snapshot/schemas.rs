@@ -49,7 +49,7 @@ where
 version!(only_a { pub(super) a: u32 });
 version!(with_default { pub(super) a: u32, #[etcd(default = 7)] pub(super) b: u32 });
 version!(with_option { pub(super) a: u32, pub(super) c: Option<u32> });
-version!(with_secret { pub(super) a: u32, #[etcd(secret)] pub(super) b: Option<u32> });
+version!(with_secret { pub(super) a: u32, #[etcd(secret, allow_debug)] pub(super) b: Option<u32> });
 version!(plain_option { pub(super) a: u32, pub(super) b: Option<u32> });
 version!(wide { pub(super) a: u64, #[etcd(default = 8)] pub(super) b: u64 });
 version!(flag { pub(super) a: bool });
@@ -210,14 +210,14 @@ async fn secret_as_only_key_of_entry_is_refused() {
     struct Account {
         #[etcd(default = 1)]
         size: u32,
-        #[etcd(secret)]
+        #[etcd(secret, allow_debug)]
         token: Option<String>,
     }
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     struct Named {
         #[etcd(dir)]
         db: Db,
-        #[etcd(secret)]
+        #[etcd(secret, allow_debug)]
         token: Option<String>,
     }
     #[derive(EtcdSchema)]

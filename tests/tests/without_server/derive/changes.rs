@@ -23,9 +23,9 @@ struct All {
     flat: Flat,
     #[etcd(skip)]
     skipped: u8,
-    #[etcd(secret)]
+    #[etcd(secret, allow_debug)]
     pin: Option<u16>,
-    #[etcd(entries, secret)]
+    #[etcd(entries, secret, allow_debug)]
     tokens: BTreeMap<String, u16>,
 }
 

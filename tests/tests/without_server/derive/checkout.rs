@@ -47,7 +47,7 @@ struct Database {
     url: String,
     #[etcd(default = 8)]
     pool: u32,
-    #[etcd(secret)]
+    #[etcd(secret, allow_debug)]
     password: Option<String>,
 }
 

@@ -195,7 +195,7 @@ mod through {
     #[etcd(crate = facade::inner::typed, prefix = "/{p}")]
     pub(super) struct Through {
         pub(super) mode: Mode,
-        #[etcd(json, secret)]
+        #[etcd(json, secret, allow_debug)]
         pub(super) json: u8,
     }
 

@@ -7,7 +7,7 @@ mod nothing {
     #[derive(::etcd_typed::EtcdSchema, ::core::clone::Clone, ::core::fmt::Debug, ::core::cmp::PartialEq)]
     #[etcd(prefix = "/{env}/a", validate = super::fine, change(::core::clone::Clone))]
     pub(super) struct All {
-        #[etcd(alias = "old", validate = super::fine, secret)]
+        #[etcd(alias = "old", validate = super::fine, secret, allow_debug)]
         pub(super) required: ::core::primitive::u32,
         pub(super) optional: ::core::option::Option<::std::string::String>,
         #[etcd(default)]
@@ -24,7 +24,7 @@ mod nothing {
         pub(super) maybe: ::core::option::Option<Inner>,
         #[etcd(dir)]
         pub(super) map: ::std::collections::BTreeMap<::std::string::String, Inner>,
-        #[etcd(entries, secret)]
+        #[etcd(entries, secret, allow_debug)]
         pub(super) entries: ::std::collections::HashMap<::std::string::String, ::core::primitive::u8>,
         #[etcd(flatten)]
         pub(super) flat: Inner,

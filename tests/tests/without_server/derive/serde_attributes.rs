@@ -155,7 +155,7 @@ struct Container {
     own: u32,
     #[serde(skip)]
     skipped: u32,
-    #[etcd(secret)]
+    #[etcd(secret, allow_debug)]
     password: String,
     #[etcd(dir)]
     inner: Inner,
@@ -346,6 +346,26 @@ async fn serde_modules_make_the_text() {
     assert_eq!(**cfg.timeout.get().await.unwrap().as_ref().unwrap(), Duration::from_secs(40));
 }
 
+#[derive(EtcdSchema, Debug, PartialEq)]
+struct LimitedModule {
+    #[serde(with = "human")]
+    #[etcd(range = Duration::from_secs(1)..=Duration::from_secs(60))]
+    timeout: Duration,
+    #[serde(with = "human::option")]
+    #[etcd(one_of = [Duration::from_secs(5), Duration::from_secs(10)])]
+    idle: Option<Duration>,
+}
+
+#[tokio::test]
+async fn limits_are_shown_in_the_form_of_the_module() {
+    let (client, cfg) = open::<LimitedModule>().await;
+    let seconds = Duration::from_secs;
+    cfg.set(&LimitedModule { timeout: seconds(60), idle: Some(seconds(5)) }).await.unwrap();
+    assert_eq!(stored(&client).await, keys(&[("timeout", "60sec"), ("idle", "5sec")]));
+    let refused = cfg.set(&LimitedModule { timeout: seconds(61), idle: Some(seconds(6)) }).await.unwrap_err();
+    assert_eq!(problems(&refused), ["/timeout: not in 1sec … 60sec", "/idle: not one of `5sec`, `10sec`"]);
+}
+
 #[tokio::test]
 async fn value_that_module_changes_is_refused() {
     let (client, cfg) = open::<Modules>().await;
@@ -488,7 +508,7 @@ async fn serde_attributes_need_no_serde_derive() {
 #[derive(EtcdSchema, Serialize, Deserialize, Debug, PartialEq)]
 struct OneDirection {
     #[serde(skip_serializing)]
-    #[etcd(secret)]
+    #[etcd(secret, allow_debug)]
     password: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,

@@ -1,0 +1,10 @@
+use etcd_typed::EtcdSchema;
+
+struct Server;
+
+#[derive(EtcdSchema)]
+struct Lists {
+    servers: Vec<Server>,
+}
+
+fn main() {}
