@@ -12,6 +12,7 @@ mod layering;
 mod live;
 mod panics;
 mod promises;
+mod public_api;
 mod semantics;
 mod unchanged;
 mod values;
