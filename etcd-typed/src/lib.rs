@@ -197,7 +197,7 @@ pub use lock::{Holder, Lock, NamedLock, Process};
 pub use publish::{Published, PublishedStatus};
 pub use queue::{Guard, Token, TokenError};
 pub use retry::{Backoff, RetryPolicy};
-pub use revision::{LeaseId, Revision};
+pub use revision::{LeaseId, LeaseIdError, Revision};
 /// The crate of the configuration that [`ClientBuilder::tls_config`] takes.
 #[cfg(feature = "tls")]
 pub use rustls;

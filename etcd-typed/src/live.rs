@@ -17,6 +17,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+
 pub use self::map::{LiveMap, LiveMapIter};
 pub use self::status::{Cause, LiveStatus, Rewound, SnapshotFailure};
 pub use self::subscribe::{LiveStream, Part, Reader, Selected, Subscription};
@@ -251,7 +253,8 @@ impl<T: Send + Sync + 'static> fmt::Debug for Live<T> {
 
 /// A state of a [`Live`] view. It derefs to [`Versioned<T>`], and through it to `T`.
 ///
-/// A compare-and-swap accepts `&live.get()` as the value that was read before.
+/// A compare-and-swap accepts `&live.get()` as the value that was read before. It is serialized as
+/// its [`Versioned`].
 pub struct Snapshot<T>(arc_swap::Guard<Arc<Versioned<T>>>);
 
 impl<T> Snapshot<T> {
@@ -277,6 +280,12 @@ impl<T> Deref for Snapshot<T> {
 
     fn deref(&self) -> &Versioned<T> {
         &self.0
+    }
+}
+
+impl<T: Serialize> Serialize for Snapshot<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (**self).serialize(serializer)
     }
 }
 

@@ -47,15 +47,13 @@ mod tests {
 
     #[test]
     fn versioned_is_serialized_with_its_metadata() {
-        let versions = Versions { revision: Revision::new(9), created: Revision::new(3), modified: Revision::new(7), ..Versions::default() };
+        let versions =
+            Versions { revision: Revision::new(9), created: Revision::new(3), modified: Revision::new(7), ..Versions::default() };
         let text = |versions: &Versions| serde_json::to_string(&Versioned::new(5, versions.clone())).unwrap();
         assert_eq!(text(&versions), r#"{"value":5,"revision":9,"created":3,"modified":7}"#);
         let (lease, ttl) = (LeaseId::new(0x1f), Some(Duration::from_millis(90_500)));
         let all = Versions { version: Some(2), lease, ttl, ..versions.clone() };
-        assert_eq!(
-            text(&all),
-            r#"{"value":5,"revision":9,"created":3,"modified":7,"version":2,"lease":"1f","ttl":"1m30s500ms"}"#
-        );
+        assert_eq!(text(&all), r#"{"value":5,"revision":9,"created":3,"modified":7,"version":2,"lease":"1f","ttl":"1m30s500ms"}"#);
         let secret = serde_json::to_string(&Versioned::new("hunter2", versions).secret(true)).unwrap();
         assert_eq!(secret, r#"{"value":"***","revision":9,"created":3,"modified":7}"#);
     }

@@ -81,7 +81,7 @@ fn public_types_are_send_and_sync() {
         DirectoryNode, DirectoryWrite, Election<String>, Encoder<'static>, Endpoint, Entry<u32>, EntryChanges<u32>, EntryDelete<u32>,
         EntryMap<String, u32>, EntryModify<'static, u32>, EntryPages<String, u32>, EntryWrite<u32, Revision>, Error, ErrorKind, Etcd, Event,
         Expect<'static, u32>, Expiry, Faults, Field, Guard, Holder, HookedStore, Identity, Interruption<'static>, Isolation, Json<u32>, Key,
-        KeyError, KeyValue, Keyed<String, u32>, Kind, Leader<String>, LeaderChanges<String>, Lease, LeaseId, Live<Config>,
+        KeyError, KeyValue, Keyed<String, u32>, Kind, Leader<String>, LeaderChanges<String>, Lease, LeaseId, LeaseIdError, Live<Config>,
         LiveMap<String, u32>, LiveMapIter<'static, String, u32>, LiveStatus, LiveStream<Config>, Lock, Lost, LostReason, MapWrite, Member,
         MemoryStore, Metric, MetricKind, MetricUnit, Mode, NamedLock, Node, Op, OpResult, Part<Config, u32>, Presence, Previous<u32>, Problem,
         ProblemKind, Process, Proxy, Publish<u32>, Published<u32>, PublishedStatus, Range, RangeReply, Reader<Config>, Reply, RetryPolicy,
