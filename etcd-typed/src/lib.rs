@@ -183,7 +183,7 @@ pub use client::{Client, ClientBuilder};
 pub use election::{Candidate, Election, Leader, LeaderChanges};
 pub use error::{Error, ErrorKind, Problem, ProblemKind, Result};
 pub use handle::{
-    Check, Diff, Difference, Dir, DirDelete, DirMap, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete, DirectoryWrite, Entry,
+    AsValue, Check, Diff, Difference, Dir, DirDelete, DirMap, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete, DirectoryWrite, Entry,
     EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, Listing, MapWrite, Node, PerEntry, Previous, Publish, Reads,
     Shown, Transaction, TransactionReads, UpdateError,
 };

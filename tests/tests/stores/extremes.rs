@@ -176,7 +176,7 @@ async fn every_ttl(client: &Client, ttl: Duration, transactions: bool) -> Vec<(&
             ("struct", limits.set(&value).ttl(ttl).await.map(drop)),
             ("update", limits.update(|limits| limits.low += 1).ttl(ttl).await.map(drop)),
             ("map", map.set(&BTreeMap::from([("a".to_owned(), 1)])).ttl(ttl).await.map(drop)),
-            ("transaction", client.transaction().set_for(&entry("transaction"), &1, ttl).await.map(drop)),
+            ("transaction", client.transaction().write(entry("transaction").set(&1).ttl(ttl)).await.map(drop)),
         ]);
     } else {
         let directory = client.directory(&format!("/ttl/directory{}", ttl.as_nanos())).unwrap();

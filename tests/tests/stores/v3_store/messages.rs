@@ -221,7 +221,7 @@ async fn put_many(client: &Client, keys: usize) -> Result<(), Error> {
     let map = client.entries::<u32, u32>("/many").unwrap();
     let mut transaction = client.transaction();
     for key in 0..u32::try_from(keys).unwrap() {
-        transaction = transaction.set(&map.entry(&key).unwrap(), &1);
+        transaction = transaction.write(map.entry(&key).unwrap().set(&1));
     }
     transaction.await.map(drop)
 }

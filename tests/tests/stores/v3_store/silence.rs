@@ -81,7 +81,7 @@ async fn every_call_ends_on_silent_server() {
         "publish": entry.publish(&1).await;
         "withdraw": published.withdraw().await;
         "set of a published value": changed.set(&2).await;
-        "transaction": client.transaction().set(&entry, &1).await;
+        "transaction": client.transaction().write(entry.set(&1)).await;
         "get of a struct": dir.get().await;
         "exists of a struct": dir.exists().await;
         "set of a struct": dir.set(&Settings { limit: 3 }).await;

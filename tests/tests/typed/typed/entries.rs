@@ -245,7 +245,7 @@ async fn equal_values_match_in_any_stored_form(bench: Bench) {
     assert_eq!(conflict.current::<Duration>().map(|now| **now), Some(longer));
 
     write("wait", "1m 30 s\n").await;
-    bench.client.transaction().expect(&dir.wait, Expect::value(&wait)).set(&dir.wait, &longer).await.unwrap();
+    bench.client.transaction().expect(&dir.wait, Expect::value(&wait)).write(dir.wait.set(&longer)).await.unwrap();
     write("wait", "0h 90000ms").await;
     assert_eq!(dir.wait.compare_and_delete(Expect::value(&wait)).await.unwrap().as_deref(), Some(&wait));
 
