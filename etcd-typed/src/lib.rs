@@ -633,8 +633,12 @@ pub use watch::Interruption;
 /// }
 /// ```
 ///
-/// All these items have the visibility of the struct. The handle also implements `Clone` and `Debug`. A
-/// generic struct has a generic handle, whose bounds follow from the fields.
+/// All these items have the visibility of the struct, and the fields of the handle that of the struct's
+/// fields. If other crates see the struct but not all of its fields, the change enum is
+/// `#[non_exhaustive]` and its documentation leaves out the hidden ones. `#[deprecated]` and lint
+/// attributes of a field (`allow`, `warn`, `deny`, and `expect` as `allow`) apply to the handle and the
+/// change too. A field that `#[cfg]` removes is in neither. The handle also implements `Clone` and
+/// `Debug`. A generic struct has a generic handle, whose bounds follow from the fields.
 #[cfg(feature = "derive")]
 pub use etcd_derive::EtcdSchema;
 /// Implements [`EtcdValue`](trait@EtcdValue) for an enum without data or a newtype, so that it can be

@@ -29,7 +29,7 @@ pub use self::viewing::Viewing;
 use self::cell::Cell;
 use crate::error::Result;
 use crate::revision::Revision;
-use crate::version::Versioned;
+use crate::version::{Versioned, Versions};
 
 /// A value that follows its directory. Reading it takes nanoseconds, and each read returns one
 /// complete state of one revision.
@@ -96,6 +96,31 @@ impl<T: Send + Sync + 'static> Live<T> {
     fn new(cell: Arc<Cell<T>>) -> Self {
         let told = cell.book().generation();
         Self { cell, told }
+    }
+
+    /// Creates a view that always shows this value, to test code that takes a `Live` without a store
+    /// and without a runtime.
+    ///
+    /// Its status is [`Live`](LiveStatus::Live), its staleness is zero, and its revision is
+    /// [`Revision::ZERO`]. [`wait_for_revision`](Self::wait_for_revision) returns at once, and
+    /// [`changed`](Self::changed) waits forever.
+    ///
+    /// ```
+    /// use etcd_typed::Live;
+    ///
+    /// struct Limits { rate: u32 }
+    ///
+    /// /// Part of a handler.
+    /// fn accepts(limits: &Live<Limits>, requests: u32) -> bool {
+    ///     requests <= limits.get().rate
+    /// }
+    ///
+    /// let limits = Live::fixed(Limits { rate: 100 });
+    /// assert!(accepts(&limits, 100) && !accepts(&limits, 101));
+    /// ```
+    #[must_use]
+    pub fn fixed(value: T) -> Self {
+        Self::new(Arc::new(Cell::fixed(Versioned::new(value, Versions::default()))))
     }
 
     /// Returns the current state. Takes no lock, allocates nothing and never waits. It takes about

@@ -301,8 +301,13 @@ async fn transaction_keeps_lease(bench: Bench) {
     bench.all_with(&lease).await;
     let seen = dir.load.get().await.unwrap();
     if bench.transactions() {
-        let transaction = bench.client.transaction().expect(&dir.load, &seen).write(dir.load.set(&6)).write(dir.weight.set(&2)).delete(&dir.note);
-        transaction.set_dir(&dir.limits, &Limits { low: 1, high: None }).write(dir.tags.entry("t").unwrap().set(&"u".to_owned())).await.unwrap();
+        let transaction =
+            bench.client.transaction().expect(&dir.load, &seen).write(dir.load.set(&6)).write(dir.weight.set(&2)).delete(&dir.note);
+        transaction
+            .set_dir(&dir.limits, &Limits { low: 1, high: None })
+            .write(dir.tags.entry("t").unwrap().set(&"u".to_owned()))
+            .await
+            .unwrap();
         bench.all_with(&lease).await;
         let error = bench.client.transaction().expect(&dir.load, &seen).write(dir.load.set(&7)).await.unwrap_err();
         assert_eq!((error.kind(), error.current::<u32>().map(|now| **now)), (ErrorKind::Conflict, Some(6)));

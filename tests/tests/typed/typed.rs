@@ -235,7 +235,8 @@ async fn transaction_on_several_handles_is_atomic(bench: Bench) {
     let dir = bench.filled().await;
     let other = bench.entry();
     let limit = dir.rate_limit.get().await.unwrap();
-    let transfer = bench.client.transaction().expect(&dir.rate_limit, &limit).write(dir.rate_limit.set(&1)).write(other.set(&2)).delete(&dir.banner);
+    let transfer =
+        bench.client.transaction().expect(&dir.rate_limit, &limit).write(dir.rate_limit.set(&1)).write(other.set(&2)).delete(&dir.banner);
     if !bench.transactions() {
         assert_eq!(transfer.await.unwrap_err().kind(), ErrorKind::Unsupported);
         assert_eq!(*dir.get().await.unwrap(), app());

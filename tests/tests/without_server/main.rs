@@ -15,4 +15,5 @@ mod promises;
 mod public_api;
 mod semantics;
 mod unchanged;
+mod usage;
 mod values;
