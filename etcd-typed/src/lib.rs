@@ -183,9 +183,9 @@ pub use client::{Client, ClientBuilder};
 pub use election::{Candidate, Election, Leader, LeaderChanges};
 pub use error::{Error, ErrorKind, Problem, ProblemKind, Result};
 pub use handle::{
-    AsValue, Check, Diff, Difference, Dir, DirDelete, DirMap, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete, DirectoryWrite, Entry,
-    EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, Listing, MapWrite, Node, PerEntry, Previous, Publish, Reads,
-    Shown, Transaction, TransactionReads, UpdateError,
+    AsValue, Check, Diff, Difference, Dir, DirDelete, DirMap, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete,
+    DirectoryWrite, Entry, EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, Listing, MapWrite, Node, PerEntry,
+    Previous, Publish, Reads, Shown, Transaction, TransactionReads, UpdateError,
 };
 pub use key::{Key, KeyError};
 pub use lease::{AdoptLease, Lease, Lost, LostReason};

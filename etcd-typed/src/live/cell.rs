@@ -92,7 +92,7 @@ impl<T> Cell<T> {
 
     /// Creates a cell that never gets another state.
     pub(super) fn fixed(state: Versioned<T>) -> Self {
-        let cell = Self::new(state, 0, Arc::new(Upstream::none()), type_name::<T>());
+        let cell = Self::new(state, Bad::default(), 0, Arc::new(Upstream::none()), type_name::<T>());
         cell.book.send_modify(|book| book.seen = Revision::new(u64::MAX));
         cell
     }
