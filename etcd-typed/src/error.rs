@@ -363,6 +363,7 @@ impl From<KeyError> for Error {
 
 /// One thing that is wrong with a stored value, or with a value that was to be stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Problem {
     /// The key with the problem.
     pub key: Key,
@@ -393,6 +394,21 @@ pub enum ProblemKind {
     /// A key that no read looks at: it is not in the schema, or it remains from a struct that does
     /// not exist. Only [`Dir::check`](crate::Dir::check) and similar methods report such keys.
     Unknown,
+}
+
+impl Problem {
+    /// Creates a problem of a value that is missing or not yet stored. `reason` must not quote a
+    /// value that may be secret.
+    pub fn new(key: Key, kind: ProblemKind, reason: impl Into<String>) -> Self {
+        Self { key, kind, reason: reason.into(), revision: None }
+    }
+
+    /// Sets the revision at which the value was written.
+    #[must_use]
+    pub fn at(mut self, revision: Revision) -> Self {
+        self.revision = Some(revision);
+        self
+    }
 }
 
 impl fmt::Display for ProblemKind {

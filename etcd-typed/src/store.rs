@@ -49,7 +49,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 pub(crate) use self::roaming::roaming;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
 
@@ -201,6 +201,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
 /// What is known about the cluster behind a [`Store`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Identity {
     /// The id of the cluster. `None` before the first answer.
     pub cluster: Option<String>,
@@ -208,8 +209,17 @@ pub struct Identity {
     pub endpoints: Vec<String>,
 }
 
+impl Identity {
+    /// Returns an identity with these addresses, of a cluster whose id is not known.
+    #[must_use]
+    pub fn new(endpoints: Vec<String>) -> Self {
+        Self { cluster: None, endpoints }
+    }
+}
+
 /// What a store can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Capabilities {
     /// The store's name in messages: `etcd v3`, `etcd v2` or `memory`.
     pub name: &'static str,
@@ -228,6 +238,23 @@ pub struct Capabilities {
     pub binary_values: bool,
     /// Whether directories exist on their own, as with [`Op::MakeDir`].
     pub directories: bool,
+}
+
+impl Capabilities {
+    /// Returns the capabilities of an etcd v3 server with default flags. Change the fields that
+    /// differ.
+    #[must_use]
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            transactions: true,
+            max_operations: 128,
+            max_value: 1_572_864,
+            past_revisions: true,
+            binary_values: true,
+            directories: false,
+        }
+    }
 }
 
 /// The keys that a request is about.
@@ -272,6 +299,7 @@ pub enum Consistency {
 
 /// A request to read keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Range {
     /// The keys to read.
     pub span: Span,
@@ -311,10 +339,60 @@ impl Range {
             consistency: Consistency::Linearizable,
         }
     }
+
+    /// Sets [`revision`](Self::revision).
+    #[must_use]
+    pub fn revision(mut self, revision: impl Into<Option<Revision>>) -> Self {
+        self.revision = revision.into();
+        self
+    }
+
+    /// Sets [`limit`](Self::limit).
+    #[must_use]
+    pub fn limit(mut self, keys: impl Into<Option<usize>>) -> Self {
+        self.limit = keys.into();
+        self
+    }
+
+    /// Sets [`after`](Self::after).
+    #[must_use]
+    pub fn after(mut self, key: impl Into<Option<Bytes>>) -> Self {
+        self.after = key.into();
+        self
+    }
+
+    /// Sets [`until`](Self::until).
+    #[must_use]
+    pub fn until(mut self, key: impl Into<Option<Bytes>>) -> Self {
+        self.until = key.into();
+        self
+    }
+
+    /// Sets [`keys_only`](Self::keys_only).
+    #[must_use]
+    pub fn keys_only(mut self, yes: bool) -> Self {
+        self.keys_only = yes;
+        self
+    }
+
+    /// Sets [`modified_after`](Self::modified_after).
+    #[must_use]
+    pub fn modified_after(mut self, revision: impl Into<Option<Revision>>) -> Self {
+        self.modified_after = revision.into();
+        self
+    }
+
+    /// Sets [`consistency`](Self::consistency).
+    #[must_use]
+    pub fn consistency(mut self, consistency: Consistency) -> Self {
+        self.consistency = consistency;
+        self
+    }
 }
 
 /// The reply to a [`Range`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RangeReply {
     /// The revision of the read. For a read of the past, this is that past revision, not the
     /// store's newest.
@@ -334,8 +412,17 @@ pub struct RangeReply {
     pub count: Option<u64>,
 }
 
+impl RangeReply {
+    /// Returns the reply with these keys, after which there are no more.
+    #[must_use]
+    pub fn new(revision: Revision, kvs: Vec<KeyValue>) -> Self {
+        Self { revision, kvs, ..Self::default() }
+    }
+}
+
 /// A key with its value, revisions, lease and time to live.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KeyValue {
     /// The key as stored. It may be invalid as a [`Key`].
     pub key: Bytes,
@@ -357,6 +444,13 @@ pub struct KeyValue {
 }
 
 impl KeyValue {
+    /// Returns a key that was created at `revision` and never expires. Its number of writes is not
+    /// known.
+    #[must_use]
+    pub fn new(key: Bytes, value: Bytes, revision: Revision) -> Self {
+        Self { key, value, created: revision, modified: revision, version: None, lease: None, ttl: None }
+    }
+
     /// Returns when the key expires, as far as the reply tells. A put with this expiry preserves
     /// the expiry of the key.
     ///
@@ -387,6 +481,7 @@ pub(crate) fn expiry(lease: Option<LeaseId>, ttl: Option<Duration>) -> Expiry {
 
 /// A directory, on a store with [`Capabilities::directories`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DirectoryNode {
     /// The key as stored.
     pub key: Bytes,
@@ -398,8 +493,17 @@ pub struct DirectoryNode {
     pub ttl: Option<Duration>,
 }
 
+impl DirectoryNode {
+    /// Returns a directory that was created at `revision` and never expires.
+    #[must_use]
+    pub fn new(key: Bytes, revision: Revision) -> Self {
+        Self { key, created: revision, modified: revision, ttl: None }
+    }
+}
+
 /// A transaction: compares, and the operations to perform if they hold or fail.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Txn {
     /// The compares. All must hold for [`then`](Self::then) to be performed.
     pub compares: Vec<Compare>,
@@ -409,9 +513,39 @@ pub struct Txn {
     pub otherwise: Vec<Op>,
 }
 
+impl Txn {
+    /// Returns a transaction without compares that performs these operations.
+    #[must_use]
+    pub fn new(then: Vec<Op>) -> Self {
+        Self { then, ..Self::default() }
+    }
+
+    /// Sets [`then`](Self::then).
+    #[must_use]
+    pub fn then(mut self, operations: Vec<Op>) -> Self {
+        self.then = operations;
+        self
+    }
+
+    /// Sets [`compares`](Self::compares).
+    #[must_use]
+    pub fn compares(mut self, compares: Vec<Compare>) -> Self {
+        self.compares = compares;
+        self
+    }
+
+    /// Sets [`otherwise`](Self::otherwise).
+    #[must_use]
+    pub fn otherwise(mut self, operations: Vec<Op>) -> Self {
+        self.otherwise = operations;
+        self
+    }
+}
+
 /// A condition on a span. For a key that does not exist, only [`Condition::Absent`],
 /// [`Condition::UnchangedSince`] and [`Condition::NeverExpires`] hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Compare {
     /// The keys that the condition is about. [`Span::Below`] goes only with [`Condition::Absent`],
     /// [`Condition::UnchangedSince`] and [`Condition::NeverExpires`].
@@ -421,6 +555,12 @@ pub struct Compare {
 }
 
 impl Compare {
+    /// Returns a condition on a span.
+    #[must_use]
+    pub fn new(span: Span, condition: Condition) -> Self {
+        Self { span, condition }
+    }
+
     /// Returns a condition on one key.
     #[must_use]
     pub fn key(key: &Key, condition: Condition) -> Self {
@@ -563,6 +703,7 @@ pub enum Expiry {
 
 /// The reply to a [`Txn`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Committed {
     /// The revision of the changes. If the transaction changed nothing, the store's revision.
     pub revision: Revision,
@@ -570,6 +711,14 @@ pub struct Committed {
     pub succeeded: bool,
     /// One result for each operation of the performed list, in order.
     pub results: Vec<OpResult>,
+}
+
+impl Committed {
+    /// Returns the reply to a transaction.
+    #[must_use]
+    pub fn new(revision: Revision, succeeded: bool, results: Vec<OpResult>) -> Self {
+        Self { revision, succeeded, results }
+    }
 }
 
 /// The result of an [`Op`].
@@ -592,11 +741,20 @@ pub enum OpResult {
 
 /// A request to watch a span.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Watch {
     /// The keys to watch.
     pub span: Span,
     /// Where the watch starts.
     pub from: WatchFrom,
+}
+
+impl Watch {
+    /// Returns a request to watch this span.
+    #[must_use]
+    pub fn new(span: Span, from: WatchFrom) -> Self {
+        Self { span, from }
+    }
 }
 
 /// Where a [`Watch`] starts. The watch yields the changes *after* the revision.
@@ -655,11 +813,20 @@ pub enum WatchItem {
 
 /// All changes of one revision to a watched span.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Batch {
     /// The revision.
     pub revision: Revision,
     /// The changes, in the order of the transaction. No key occurs twice.
     pub events: Vec<Event>,
+}
+
+impl Batch {
+    /// Returns the changes of one revision.
+    #[must_use]
+    pub fn new(revision: Revision, events: Vec<Event>) -> Self {
+        Self { revision, events }
+    }
 }
 
 /// One change.
@@ -758,14 +925,35 @@ pub enum StatsKind {
     Leader,
 }
 
-/// Statistics as the server returned them.
-#[derive(Clone, Debug, PartialEq)]
+/// Statistics as the server returned them. `Serialize` is the JSON object of the reply.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+#[serde(transparent)]
+#[non_exhaustive]
 pub struct Stats {
     /// The JSON object of the reply.
-    pub fields: serde_json::Map<String, serde_json::Value>,
+    pub(crate) fields: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Stats {
+    /// Returns statistics from the JSON object of a reply.
+    ///
+    /// # Errors
+    ///
+    /// `Server` if the text is not a JSON object.
+    pub fn from_json(text: &str) -> Result<Self> {
+        match serde_json::from_str(text) {
+            Ok(fields) => Ok(Self { fields }),
+            Err(error) => Err(Error::new(ErrorKind::Server, "statistics are not a JSON object").caused_by(error)),
+        }
+    }
+
+    /// Returns a value by the server's name for it, or `None` if there is no such value or it is not
+    /// a `T`.
+    #[must_use]
+    pub fn get<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<T> {
+        serde_json::from_value(self.fields.get(name)?.clone()).ok()
+    }
+
     /// Returns a counter by the server's name for it, such as `setsSuccess`, or `None` if there is
     /// no such number.
     #[must_use]

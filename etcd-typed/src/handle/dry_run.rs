@@ -26,6 +26,7 @@ use crate::store::Span;
 /// ~ /prod/app/password: *** -> ***
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Diff {
     /// The revision of the stored value in the comparison.
     pub revision: Revision,
@@ -35,6 +36,7 @@ pub struct Diff {
 
 /// One key of a [`Diff`] that would be created, changed or deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Difference {
     /// The key, from the root of the store.
     pub key: Key,
@@ -65,6 +67,7 @@ pub enum Shown {
 /// The problems of the stored data, returned by [`Dir::check`](crate::Dir::check). `Display` prints
 /// one line per problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Check {
     /// The revision that was checked.
     pub revision: Revision,

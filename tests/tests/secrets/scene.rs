@@ -58,7 +58,7 @@ impl Scene {
         let direct = Client::connect(&format!("{scheme}://{}", etcd.endpoint())).await.unwrap();
         let address = format!("{scheme}://{}", proxy.endpoint());
         let client = Client::connect(&address).await.unwrap();
-        let soon = RetryPolicy { call_timeout: Duration::from_millis(300), ..RetryPolicy::default() };
+        let soon = RetryPolicy::new().call_timeout(Duration::from_millis(300));
         let impatient = Client::builder(&address).retry(soon).connect_lazy().unwrap();
         Self { place: Place::Server { etcd: Box::new(etcd), proxy }, client, direct, impatient, said: Outputs::default() }
     }

@@ -63,13 +63,12 @@ fn extreme_builders(address: &str) -> Vec<(String, ClientBuilder)> {
     }
     builders.push(("operations".to_owned(), Client::builder(address).max_operations(usize::MAX)));
     let all = with_retry(Client::builder(address), |retry| {
-        *retry = etcd_typed::RetryPolicy {
-            call_timeout: ENDLESS,
-            read_attempt_timeout: ENDLESS,
-            first_delay: ENDLESS,
-            max_delay: ENDLESS,
-            conflict_budget: u32::MAX,
-        };
+        *retry = etcd_typed::RetryPolicy::new()
+            .call_timeout(ENDLESS)
+            .read_attempt_timeout(ENDLESS)
+            .first_delay(ENDLESS)
+            .max_delay(ENDLESS)
+            .conflict_budget(u32::MAX);
     });
     builders.push(("all".to_owned(), all.connect_timeout(ENDLESS).keep_alive(ENDLESS, ENDLESS)));
     builders

@@ -183,7 +183,7 @@ impl Bench {
     }
 
     async fn foreign(&self, ops: Vec<Op>) -> Committed {
-        self.other.store().commit(Txn { then: ops, ..Txn::default() }).await.unwrap()
+        self.other.store().commit(Txn::new(ops)).await.unwrap()
     }
 
     /// Sets what happens before each of the next commits of `client`.

@@ -188,7 +188,7 @@ async fn watch_reports_set_and_delete(bench: Bench) {
     let set = entry.set(&2).await.unwrap();
     entry.delete().await.unwrap();
     let change = changes.next().await.unwrap().unwrap();
-    let expected = Change { key: entry.key().clone(), old: Some(1), new: Some(2), revision: set, resynced: false, secret: false };
+    let expected = Change::new(entry.key().clone(), Some(1), Some(2), set);
     assert_eq!(change, expected);
     assert!(change.is_modified());
     let change = changes.next().await.unwrap().unwrap();

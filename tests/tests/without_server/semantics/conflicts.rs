@@ -37,7 +37,7 @@ async fn concurrent_updates_lose_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn last_conflict_returns_current_value() {
-    let retry = RetryPolicy { conflict_budget: 2, ..RetryPolicy::default() };
+    let retry = RetryPolicy::new().conflict_budget(2);
     let client = Client::builder("memory:").retry(retry).connect().await.unwrap();
     let limit = client.entry::<u32>("/app/limit").unwrap();
     limit.set(&0).await.unwrap();
