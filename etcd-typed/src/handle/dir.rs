@@ -5,7 +5,6 @@ mod write;
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::Deref;
 use std::sync::Arc;
 
 pub use update::{DirTryUpdate, DirUpdate, UpdateError};
@@ -37,7 +36,7 @@ use crate::version::{Versioned, Versions};
 pub trait EtcdSchema: Schema {
     /// The derived handle: `CheckoutDir` for `Checkout`. It has a field for each field of the
     /// struct, with the same visibility, and dereferences to [`Dir<Self>`].
-    type Handle: Deref<Target = Dir<Self>> + Clone + fmt::Debug + Send + Sync + 'static;
+    type Handle: Clone + fmt::Debug + Send + Sync + 'static;
 
     /// Creates the handle of this directory.
     #[doc(hidden)]

@@ -8,7 +8,7 @@ mod derived;
 use std::time::Duration;
 
 use etcd_typed::store::connect::Endpoint;
-use etcd_typed::{Client, Dir, ErrorKind, EtcdSchema, Expect, Live, LiveStatus, Result, Revision};
+use etcd_typed::{Client, Dir, ErrorKind, EtcdSchema, Expect, Live, LiveStatus, Result, Revision, Schema};
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 struct Config {
@@ -95,11 +95,11 @@ async fn fixed_view_never_changes() {
     drop(calls);
 }
 
-/// Uses every method of a directory with no bound but `EtcdSchema`, and what the methods themselves
+/// Uses every method of a directory with no bound but `Schema`, and what the methods themselves
 /// name.
-async fn copied<S: EtcdSchema>(from: &Client, to: &Client, path: &str) -> Result<u64> {
-    let source: Dir<S> = Dir::clone(&*from.dir::<S>(path)?);
-    let target = to.dir::<S>(path)?;
+async fn copied<S: Schema>(from: &Client, to: &Client, path: &str) -> Result<u64> {
+    let source: Dir<S> = from.whole_dir(path)?;
+    let target: Dir<S> = to.whole_dir(path)?;
     let value = source.get().await?;
     let live = source.live().await?;
     let mut changes = source.watch().await?;
@@ -118,7 +118,7 @@ async fn copied<S: EtcdSchema>(from: &Client, to: &Client, path: &str) -> Result
 }
 
 /// Returns what a generic service keeps: it must be able to move to a task.
-async fn in_a_task<S: EtcdSchema>(client: Client, path: &'static str) -> Result<()> {
+async fn in_a_task<S: Schema>(client: Client, path: &'static str) -> Result<()> {
     let other = memory().await;
     tokio::spawn(async move { copied::<S>(&client, &other, path).await.map(drop) }).await.unwrap()
 }

@@ -75,7 +75,7 @@ fn name(ty: &str) -> String {
 #[test]
 fn public_types_are_send_and_sync() {
     let types = threads![
-        AdoptLease, Listing, PerEntry<String, u32>, Reads, TransactionReads, RustlsConfig, addresses::List, addresses::Text,
+        Bounds, InList, Limits, Secret<String>, AdoptLease, Listing, PerEntry<String, u32>, Reads, TransactionReads, RustlsConfig, addresses::List, addresses::Text,
         Backoff, Batch, Builder, Call, Calls, Candidate<String>, Capabilities, Cause, Change<u32>, Changes<Change<u32>, u32>, Check, Client,
         ClientBuilder, Cluster, Codec<u32>, Committed, Compare, Condition, ConnectOptions, Consistency, CountingStore, Counts, Credentials,
         Decoder<'static>, Delta<'static>, Diff, Difference, Dir<Config>, DirDelete<Config>, DirMap<String, Config>,
