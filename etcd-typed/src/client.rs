@@ -22,7 +22,7 @@ use crate::raw::Raw;
 use crate::retry::RetryPolicy;
 use crate::revision::LeaseId;
 use crate::runtime::Runtimes;
-use crate::schema::MapPath;
+use crate::schema::{MapPath, Schema};
 #[cfg(feature = "tls")]
 use crate::store::connect::RustlsConfig;
 use crate::store::connect::{ConnectOptions, Credentials, Tls};
@@ -242,6 +242,16 @@ impl Client {
     /// `InvalidKey`; see [`Key::parse`].
     pub fn dir<S: EtcdSchema>(&self, path: &str) -> Result<S::Handle> {
         Ok(self.dir_at::<S>(self.key(path)?, None))
+    }
+
+    /// Opens a handle to the directory of a struct, without handles for its fields. A function that is
+    /// generic over the schema needs no other bound than `S: Schema`.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`dir`](Self::dir).
+    pub fn whole_dir<S: Schema>(&self, path: &str) -> Result<Dir<S>> {
+        Ok(Dir::new(self.context.clone(), self.key(path)?))
     }
 
     /// Opens a handle to a directory of values, one key each. A map key is one segment, or for a

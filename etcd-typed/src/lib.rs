@@ -185,9 +185,9 @@ pub use client::{Client, ClientBuilder};
 pub use election::{Candidate, Election, Leader, LeaderChanges};
 pub use error::{Error, ErrorKind, Problem, ProblemKind, Result};
 pub use handle::{
-    Check, Diff, Difference, Dir, DirDelete, DirMap, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete, DirectoryWrite, Entry,
-    EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, Listing, MapWrite, Node, PerEntry, Previous, Publish, Reads,
-    Shown, Transaction, TransactionReads, UpdateError,
+    AsValue, Check, Diff, Difference, Dir, DirDelete, DirMap, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete,
+    DirectoryWrite, Entry, EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, Listing, MapWrite, Node, PerEntry,
+    Previous, Publish, Reads, Shown, Transaction, TransactionReads, UpdateError,
 };
 pub use key::{Key, KeyError};
 pub use lease::{AdoptLease, Lease, Lost, LostReason};
@@ -199,7 +199,7 @@ pub use lock::{Holder, Lock, NamedLock, Process};
 pub use publish::{Published, PublishedStatus};
 pub use queue::{Guard, Token, TokenError};
 pub use retry::{Backoff, RetryPolicy};
-pub use revision::{LeaseId, Revision};
+pub use revision::{LeaseId, LeaseIdError, Revision};
 /// The crate of the configuration that [`ClientBuilder::tls_config`] takes.
 #[cfg(feature = "tls")]
 pub use rustls;
@@ -635,8 +635,12 @@ pub use watch::Interruption;
 /// }
 /// ```
 ///
-/// All these items have the visibility of the struct. The handle also implements `Clone` and `Debug`. A
-/// generic struct has a generic handle, whose bounds follow from the fields.
+/// All these items have the visibility of the struct, and the fields of the handle that of the struct's
+/// fields. If other crates see the struct but not all of its fields, the change enum is
+/// `#[non_exhaustive]` and its documentation leaves out the hidden ones. `#[deprecated]` and lint
+/// attributes of a field (`allow`, `warn`, `deny`, and `expect` as `allow`) apply to the handle and the
+/// change too. A field that `#[cfg]` removes is in neither. The handle also implements `Clone` and
+/// `Debug`. A generic struct has a generic handle, whose bounds follow from the fields.
 #[cfg(feature = "derive")]
 pub use etcd_derive::EtcdSchema;
 /// Implements [`EtcdValue`](trait@EtcdValue) for an enum without data or a newtype, so that it can be

@@ -18,6 +18,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+
 pub use self::map::{LiveMap, LiveMapIter};
 pub(crate) use self::paths::PathsView;
 pub use self::status::{Cause, LiveStatus, Rewound, SnapshotFailure};
@@ -29,7 +31,7 @@ pub use self::viewing::Viewing;
 use self::cell::Cell;
 use crate::error::Result;
 use crate::revision::Revision;
-use crate::version::Versioned;
+use crate::version::{Versioned, Versions};
 
 /// A value that follows its directory. Reading it takes nanoseconds, and each read returns one
 /// complete state of one revision.
@@ -97,6 +99,31 @@ impl<T: Send + Sync + 'static> Live<T> {
     fn new(cell: Arc<Cell<T>>) -> Self {
         let told = cell.book().generation();
         Self { cell, told }
+    }
+
+    /// Creates a view that always shows this value, to test code that takes a `Live` without a store
+    /// and without a runtime.
+    ///
+    /// Its status is [`Live`](LiveStatus::Live), its staleness is zero, and its revision is
+    /// [`Revision::ZERO`]. [`wait_for_revision`](Self::wait_for_revision) returns at once, and
+    /// [`changed`](Self::changed) waits forever.
+    ///
+    /// ```
+    /// use etcd_typed::Live;
+    ///
+    /// struct Limits { rate: u32 }
+    ///
+    /// /// Part of a handler.
+    /// fn accepts(limits: &Live<Limits>, requests: u32) -> bool {
+    ///     requests <= limits.get().rate
+    /// }
+    ///
+    /// let limits = Live::fixed(Limits { rate: 100 });
+    /// assert!(accepts(&limits, 100) && !accepts(&limits, 101));
+    /// ```
+    #[must_use]
+    pub fn fixed(value: T) -> Self {
+        Self::new(Arc::new(Cell::fixed(Versioned::new(value, Versions::default()))))
     }
 
     /// Returns the current state. Takes no lock, allocates nothing and never waits. It takes about
@@ -254,7 +281,8 @@ impl<T: Send + Sync + 'static> fmt::Debug for Live<T> {
 
 /// A state of a [`Live`] view. It derefs to [`Versioned<T>`], and through it to `T`.
 ///
-/// A compare-and-swap accepts `&live.get()` as the value that was read before.
+/// A compare-and-swap accepts `&live.get()` as the value that was read before. It is serialized as
+/// its [`Versioned`].
 pub struct Snapshot<T>(arc_swap::Guard<Arc<Versioned<T>>>);
 
 impl<T> Snapshot<T> {
@@ -280,6 +308,12 @@ impl<T> Deref for Snapshot<T> {
 
     fn deref(&self) -> &Versioned<T> {
         &self.0
+    }
+}
+
+impl<T: Serialize> Serialize for Snapshot<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (**self).serialize(serializer)
     }
 }
 

@@ -17,6 +17,7 @@ mod pointer;
 mod presence;
 #[cfg(feature = "snapshot")]
 mod read_keys;
+mod serialize;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;

@@ -207,6 +207,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
 /// What is known about the cluster behind a [`Store`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Identity {
     /// The id of the cluster. `None` before the first answer.
     pub cluster: Option<String>,
@@ -214,8 +215,17 @@ pub struct Identity {
     pub endpoints: Vec<String>,
 }
 
+impl Identity {
+    /// Returns an identity with these addresses, of a cluster whose id is not known.
+    #[must_use]
+    pub fn new(endpoints: Vec<String>) -> Self {
+        Self { cluster: None, endpoints }
+    }
+}
+
 /// What a store can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Capabilities {
     /// The store's name in messages: `etcd v3`, `etcd v2` or `memory`.
     pub name: &'static str,
@@ -236,6 +246,23 @@ pub struct Capabilities {
     /// rules of v2: keys are paths, and names that begin with `_` are hidden, so handles escape the
     /// `_` (`%5Fx`).
     pub directories: bool,
+}
+
+impl Capabilities {
+    /// Returns the capabilities of an etcd v3 server with default flags. Change the fields that
+    /// differ.
+    #[must_use]
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            transactions: true,
+            max_operations: 128,
+            max_value: 1_572_864,
+            past_revisions: true,
+            binary_values: true,
+            directories: false,
+        }
+    }
 }
 
 /// The keys that a request is about.
@@ -309,6 +336,7 @@ pub enum Consistency {
 
 /// A request to read keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Range {
     /// The keys to read.
     pub span: Span,
@@ -420,6 +448,55 @@ impl Range {
         }
     }
 
+    /// Sets [`revision`](Self::revision).
+    #[must_use]
+    pub fn revision(mut self, revision: impl Into<Option<Revision>>) -> Self {
+        self.revision = revision.into();
+        self
+    }
+
+    /// Sets [`limit`](Self::limit).
+    #[must_use]
+    pub fn limit(mut self, keys: impl Into<Option<usize>>) -> Self {
+        self.limit = keys.into();
+        self
+    }
+
+    /// Sets [`after`](Self::after).
+    #[must_use]
+    pub fn after(mut self, key: impl Into<Option<Bytes>>) -> Self {
+        self.after = key.into();
+        self
+    }
+
+    /// Sets [`until`](Self::until).
+    #[must_use]
+    pub fn until(mut self, key: impl Into<Option<Bytes>>) -> Self {
+        self.until = key.into();
+        self
+    }
+
+    /// Sets [`keys_only`](Self::keys_only).
+    #[must_use]
+    pub fn keys_only(mut self, yes: bool) -> Self {
+        self.keys_only = yes;
+        self
+    }
+
+    /// Sets [`modified_after`](Self::modified_after).
+    #[must_use]
+    pub fn modified_after(mut self, revision: impl Into<Option<Revision>>) -> Self {
+        self.modified_after = revision.into();
+        self
+    }
+
+    /// Sets [`consistency`](Self::consistency).
+    #[must_use]
+    pub fn consistency(mut self, consistency: Consistency) -> Self {
+        self.consistency = consistency;
+        self
+    }
+
     /// Refuses an invalid span, and an order by values that are not read.
     pub(crate) fn check(&self) -> Result<()> {
         self.span.check()?;
@@ -432,6 +509,7 @@ impl Range {
 
 /// The reply to a [`Range`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RangeReply {
     /// The revision of the read. For a read of the past, this is that past revision, not the
     /// store's newest.
@@ -452,8 +530,17 @@ pub struct RangeReply {
     pub count: Option<u64>,
 }
 
+impl RangeReply {
+    /// Returns the reply with these keys, after which there are no more.
+    #[must_use]
+    pub fn new(revision: Revision, kvs: Vec<KeyValue>) -> Self {
+        Self { revision, kvs, ..Self::default() }
+    }
+}
+
 /// A key with its value, revisions, lease and time to live.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KeyValue {
     /// The key as stored. It may be invalid as a [`Key`].
     pub key: Bytes,
@@ -475,6 +562,13 @@ pub struct KeyValue {
 }
 
 impl KeyValue {
+    /// Returns a key that was created at `revision` and never expires. Its number of writes is not
+    /// known.
+    #[must_use]
+    pub fn new(key: Bytes, value: Bytes, revision: Revision) -> Self {
+        Self { key, value, created: revision, modified: revision, version: None, lease: None, ttl: None }
+    }
+
     /// Returns when the key expires, as far as the reply tells. A put with this expiry preserves
     /// the expiry of the key.
     ///
@@ -505,6 +599,7 @@ pub(crate) fn expiry(lease: Option<LeaseId>, ttl: Option<Duration>) -> Expiry {
 
 /// A directory, on a store with [`Capabilities::directories`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DirectoryNode {
     /// The key as stored.
     pub key: Bytes,
@@ -516,8 +611,17 @@ pub struct DirectoryNode {
     pub ttl: Option<Duration>,
 }
 
+impl DirectoryNode {
+    /// Returns a directory that was created at `revision` and never expires.
+    #[must_use]
+    pub fn new(key: Bytes, revision: Revision) -> Self {
+        Self { key, created: revision, modified: revision, ttl: None }
+    }
+}
+
 /// A transaction: compares, and the operations to perform if they hold or fail.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Txn {
     /// The compares. All must hold for [`then`](Self::then) to be performed.
     pub compares: Vec<Compare>,
@@ -527,10 +631,40 @@ pub struct Txn {
     pub otherwise: Vec<Op>,
 }
 
+impl Txn {
+    /// Returns a transaction without compares that performs these operations.
+    #[must_use]
+    pub fn new(then: Vec<Op>) -> Self {
+        Self { then, ..Self::default() }
+    }
+
+    /// Sets [`then`](Self::then).
+    #[must_use]
+    pub fn then(mut self, operations: Vec<Op>) -> Self {
+        self.then = operations;
+        self
+    }
+
+    /// Sets [`compares`](Self::compares).
+    #[must_use]
+    pub fn compares(mut self, compares: Vec<Compare>) -> Self {
+        self.compares = compares;
+        self
+    }
+
+    /// Sets [`otherwise`](Self::otherwise).
+    #[must_use]
+    pub fn otherwise(mut self, operations: Vec<Op>) -> Self {
+        self.otherwise = operations;
+        self
+    }
+}
+
 /// A condition on a span. For a key that does not exist, only [`Condition::Absent`],
 /// [`Condition::UnchangedSince`] and [`Condition::NeverExpires`] hold, and [`Condition::Compared`] as
 /// it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Compare {
     /// The keys that the condition is about. A span of several keys goes only with
     /// [`Condition::Absent`], [`Condition::UnchangedSince`], [`Condition::NeverExpires`] and
@@ -541,6 +675,12 @@ pub struct Compare {
 }
 
 impl Compare {
+    /// Returns a condition on a span.
+    #[must_use]
+    pub fn new(span: Span, condition: Condition) -> Self {
+        Self { span, condition }
+    }
+
     /// Returns a condition on one key.
     #[must_use]
     pub fn key(key: &Key, condition: Condition) -> Self {
@@ -754,6 +894,7 @@ pub enum Expiry {
 
 /// The reply to a [`Txn`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Committed {
     /// The revision of the changes. If the transaction changed nothing, the store's revision.
     pub revision: Revision,
@@ -761,6 +902,14 @@ pub struct Committed {
     pub succeeded: bool,
     /// One result for each operation of the performed list, in order.
     pub results: Vec<OpResult>,
+}
+
+impl Committed {
+    /// Returns the reply to a transaction.
+    #[must_use]
+    pub fn new(revision: Revision, succeeded: bool, results: Vec<OpResult>) -> Self {
+        Self { revision, succeeded, results }
+    }
 }
 
 /// The result of an [`Op`].
@@ -783,11 +932,20 @@ pub enum OpResult {
 
 /// A request to watch a span.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Watch {
     /// The keys to watch.
     pub span: Span,
     /// Where the watch starts.
     pub from: WatchFrom,
+}
+
+impl Watch {
+    /// Returns a request to watch this span.
+    #[must_use]
+    pub fn new(span: Span, from: WatchFrom) -> Self {
+        Self { span, from }
+    }
 }
 
 /// Where a [`Watch`] starts. The watch yields the changes *after* the revision.
@@ -846,11 +1004,20 @@ pub enum WatchItem {
 
 /// All changes of one revision to a watched span.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Batch {
     /// The revision.
     pub revision: Revision,
     /// The changes, in the order of the transaction. No key occurs twice.
     pub events: Vec<Event>,
+}
+
+impl Batch {
+    /// Returns the changes of one revision.
+    #[must_use]
+    pub fn new(revision: Revision, events: Vec<Event>) -> Self {
+        Self { revision, events }
+    }
 }
 
 /// One change.
@@ -949,14 +1116,35 @@ pub enum StatsKind {
     Leader,
 }
 
-/// Statistics as the server returned them.
-#[derive(Clone, Debug, PartialEq)]
+/// Statistics as the server returned them. `Serialize` is the JSON object of the reply.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+#[serde(transparent)]
+#[non_exhaustive]
 pub struct Stats {
     /// The JSON object of the reply.
-    pub fields: serde_json::Map<String, serde_json::Value>,
+    pub(crate) fields: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Stats {
+    /// Returns statistics from the JSON object of a reply.
+    ///
+    /// # Errors
+    ///
+    /// `Server` if the text is not a JSON object.
+    pub fn from_json(text: &str) -> Result<Self> {
+        match serde_json::from_str(text) {
+            Ok(fields) => Ok(Self { fields }),
+            Err(error) => Err(Error::new(ErrorKind::Server, "statistics are not a JSON object").caused_by(error)),
+        }
+    }
+
+    /// Returns a value by the server's name for it, or `None` if there is no such value or it is not
+    /// a `T`.
+    #[must_use]
+    pub fn get<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<T> {
+        serde_json::from_value(self.fields.get(name)?.clone()).ok()
+    }
+
     /// Returns a counter by the server's name for it, such as `setsSuccess`, or `None` if there is
     /// no such number.
     #[must_use]

@@ -34,9 +34,9 @@ use crate::version::{Versioned, Versions};
     note = "to store all of it in one key, remove `dir` or `flatten` from the field, and add `#[etcd(json)]` or derive `EtcdValue` for the type"
 )]
 pub trait EtcdSchema: Schema {
-    /// The derived handle: `CheckoutDir` for `Checkout`. It has a public field for each field of
-    /// the struct, and dereferences to [`Dir<Self>`].
-    type Handle: Send + Sync + 'static;
+    /// The derived handle: `CheckoutDir` for `Checkout`. It has a field for each field of the
+    /// struct, with the same visibility, and dereferences to [`Dir<Self>`].
+    type Handle: Clone + fmt::Debug + Send + Sync + 'static;
 
     /// Creates the handle of this directory.
     #[doc(hidden)]

@@ -58,6 +58,7 @@ pub struct Directory {
 
 /// A key or a directory in a [`Directory`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Node {
     /// The path below the directory that was listed, as it is stored.
     pub path: String,

@@ -20,6 +20,16 @@ impl Context {
         Arc::new(context)
     }
 
+    /// Returns the context with the guards of another one in addition.
+    pub(super) fn with_guards_of(self: &Arc<Self>, other: &Self) -> SharedContext {
+        if !other.is_guarded() {
+            return self.clone();
+        }
+        let mut context = Self::clone(self);
+        context.claims.extend(other.claims.iter().cloned());
+        Arc::new(context)
+    }
+
     pub(super) fn is_guarded(&self) -> bool {
         !self.claims.is_empty()
     }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub use dir::{Dir, DirDelete, DirTryUpdate, DirUpdate, DirWrite, EtcdSchema, UpdateError};
 pub use directory::{Directory, DirectoryDelete, DirectoryWrite, Listing, Node};
 pub use dry_run::{Check, Diff, Difference, Shown};
-pub use entry::{Entry, EntryDelete, EntryModify, EntryWrite, Publish};
+pub use entry::{AsValue, Entry, EntryDelete, EntryModify, EntryWrite, Publish};
 pub use fields::{Entries, Fields};
 pub use map::{DirMap, EntryMap, EntryPages, MapWrite, PerEntry};
 pub use previous::Previous;

@@ -13,6 +13,7 @@ use crate::value::Codec;
 
 /// A change of one value. `Debug` shows the values of a [secret](Self::secret) as `***`.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Change<T> {
     /// The key.
     pub key: Key,
@@ -34,6 +35,11 @@ pub struct Change<T> {
 }
 
 impl<T> Change<T> {
+    /// Creates a change, to test code that handles changes. It is neither `resynced` nor `secret`.
+    pub fn new(key: Key, old: Option<T>, new: Option<T>, revision: Revision) -> Self {
+        Self { key, old, new, revision, resynced: false, secret: false }
+    }
+
     /// Whether there was no value before and there is one now. Never true for a field with a
     /// default, which always has a value.
     pub fn is_created(&self) -> bool {
@@ -77,6 +83,7 @@ pub struct Keyed<K, C> {
 
 /// All typed changes of one revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Update<C> {
     /// The revision.
     pub revision: Revision,
@@ -85,6 +92,13 @@ pub struct Update<C> {
     /// History was lost: the changes are the difference from the last known state. See
     /// [`Change::resynced`].
     pub resynced: bool,
+}
+
+impl<C> Update<C> {
+    /// Creates an update, to test code that handles updates. It is not `resynced`.
+    pub fn new(revision: Revision, changes: Vec<C>) -> Self {
+        Self { revision, changes, resynced: false }
+    }
 }
 
 /// The changed keys, as input of the `changes` function that the derive generates. That function

@@ -86,7 +86,7 @@ async fn typed_layer_stands_on_any_namespace(address: &str) {
         dir.compare_and_swap(&seen, &swapped).await.unwrap();
         assert_eq!((dir.get().await.unwrap().into_inner(), dir.check().await.unwrap().problems), (swapped, vec![]));
         let mut host_live = dir.host.live().await.unwrap();
-        client.transaction().expect(&entry, Expect::value(&number)).set(&dir.host, &host(4)).await.unwrap();
+        client.transaction().expect(&entry, Expect::value(&number)).write(dir.host.set(&host(4))).await.unwrap();
         until(&mut host_live, |now| *now == Some(host(4))).await;
 
         let all = client.directory("/").unwrap();

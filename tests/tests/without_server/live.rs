@@ -368,9 +368,9 @@ async fn map_with_invalid_entry_keeps_former_state() {
     let written = bench
         .client
         .transaction()
-        .set(&text("a"), &"10".to_owned())
-        .set(&text("b"), &"x".to_owned())
-        .set(&text("50%"), &"1".to_owned())
+        .write(text("a").set(&"10".to_owned()))
+        .write(text("b").set(&"x".to_owned()))
+        .write(text("50%").set(&"1".to_owned()))
         .await
         .unwrap();
     let error = soon(live.wait_for_revision(written)).await.unwrap_err();

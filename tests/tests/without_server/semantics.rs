@@ -221,7 +221,7 @@ async fn every_field_method_uses_alias_value() {
         (ErrorKind::Conflict, Some(text("t")))
     );
     assert_eq!(current(name.compare_and_delete(Expect::value(&text("h"))).await.unwrap_err()), (ErrorKind::Conflict, Some(text("t"))));
-    let refused = bench.client.transaction().expect(name, Expect::Absent).set(name, &text("x")).await.unwrap_err();
+    let refused = bench.client.transaction().expect(name, Expect::Absent).write(name.set(&text("x"))).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Conflict);
     assert_eq!(bench.stored().await, map(&[("title", "t"), ("heading", "h")]));
 

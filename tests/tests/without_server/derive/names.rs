@@ -118,16 +118,16 @@ mod elsewhere {
     mod private {
         #[derive(etcd_typed::EtcdSchema)]
         pub(in crate::derive::names) struct Inner {
-            b: u8,
+            pub(in crate::derive::names) b: u8,
         }
     }
 
     #[derive(EtcdSchema)]
     #[etcd(prefix = "/a")]
     pub(super) struct Outer {
-        /// The field is private, but public on the handle.
+        /// The handle's field is as visible as this one.
         #[etcd(dir)]
-        a: private::Inner,
+        pub(super) a: private::Inner,
     }
 }
 
