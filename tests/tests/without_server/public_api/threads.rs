@@ -4,13 +4,16 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::marker::PhantomData;
 
+use etcd_typed::raw::{
+    Keys, Raw, RawChanges, RawDelete, RawDeleted, RawPage, RawPut, RawRange, RawTransaction, RawUpdate, RawWatching, RawWritten,
+};
 use etcd_typed::store::connect::{ConnectOptions, Credentials, Endpoint, RustlsConfig, Tls};
 use etcd_typed::store::memory::{Calls, Faults, MemoryStore};
 use etcd_typed::store::v2::V2Store;
 use etcd_typed::store::v3::V3Store;
 use etcd_typed::store::{
     Batch, Capabilities, Committed, Compare, Condition, Consistency, DirectoryNode, Event, Expiry, Identity, KeyValue, Member, Op,
-    OpResult, Range, RangeReply, Span, Stats, Status, Txn, Watch, WatchFrom, WatchItem,
+    OpResult, Operand, Order, Range, RangeReply, Relation, SortBy, Span, Stats, Status, Txn, Watch, WatchFrom, WatchItem,
 };
 use etcd_typed::telemetry::{Metric, MetricKind, MetricUnit};
 use etcd_typed::testing::conformance::Isolation;
@@ -52,7 +55,7 @@ macro_rules! threads {
 }
 
 /// The types that only one thread at a time can use. All others are `Sync`.
-const SEND_ONLY: [&str; 13] = [
+const SEND_ONLY: [&str; 14] = [
     "Changes",
     "Decoder",
     "DirTryUpdate",
@@ -62,6 +65,7 @@ const SEND_ONLY: [&str; 13] = [
     "EntryPages",
     "LeaderChanges",
     "LiveStream",
+    "RawChanges",
     "Reply",
     "Transaction",
     "TransactionReads",
@@ -75,7 +79,8 @@ fn name(ty: &str) -> String {
 #[test]
 fn public_types_are_send_and_sync() {
     let types = threads![
-        Bounds, InList, Limits, Secret<String>, AdoptLease, Listing, PerEntry<String, u32>, Reads, TransactionReads, RustlsConfig, addresses::List, addresses::Text,
+        Keys, Operand, Order, Raw, RawChanges, RawDelete, RawDeleted, RawPage, RawPut, RawRange, RawTransaction, RawUpdate, RawWatching,
+        RawWritten, Relation, SortBy, Bounds, InList, Limits, Secret<String>, AdoptLease, Listing, PerEntry<String, u32>, Reads, TransactionReads, RustlsConfig, addresses::List, addresses::Text,
         Backoff, Batch, Builder, Call, Calls, Candidate<String>, Capabilities, Cause, Change<u32>, Changes<Change<u32>, u32>, Check, Client,
         ClientBuilder, Cluster, Codec<u32>, Committed, Compare, Condition, ConnectOptions, Consistency, CountingStore, Counts, Credentials,
         Decoder<'static>, Delta<'static>, Diff, Difference, Dir<Config>, DirDelete<Config>, DirMap<String, Config>,
