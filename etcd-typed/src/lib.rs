@@ -133,7 +133,7 @@
 //! | `v2` | `etcd2://` | |
 //! | `ring` | `etcds://` and `etcd2s://`, through rustls with the crypto provider `ring` | |
 //! | `aws-lc` | the same with the crypto provider `aws-lc-rs` | |
-//! | `tls` | the same without a crypto provider: the program installs one, or gives a configuration of its own ([`ClientBuilder::tls_config`]) | |
+//! | `tls` | the same without a crypto provider: the program installs one, or gives a configuration of its own (`ClientBuilder::tls_config`) | |
 //! | `testing` | real servers, a proxy that breaks connections, a store whose calls a test can hook, the conformance suite for stores | |
 //! | `snapshot` | `live().or_snapshot(path)`: a live view starts from its last good state on disk while no server answers | |
 //! | `metrics` | metrics through the facade of the crate `metrics`; see [`telemetry`] | |

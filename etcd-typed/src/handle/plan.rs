@@ -269,9 +269,9 @@ impl Owner {
 /// The conditions that nothing below the directory was changed, added or deleted since `revision`,
 /// when it contained `basis`.
 ///
-/// Each key of `basis` costs one compare. A caller that need not know of deletions passes only the
-/// [newest](newest) key, but never nothing: on a server that was restored from a backup, all keys
-/// are older than `revision`, and the revision of a known key is what differs.
+/// Each key of `basis` costs one compare. A caller that need not know of deletions passes the
+/// [newest](newest) key alone. It must not leave that one out: on a server that was restored from a
+/// backup, all keys are older than `revision`, and only the revision of a known key differs.
 pub(super) fn unchanged(directory: &Key, revision: Revision, basis: &[(String, Revision)]) -> Vec<Compare> {
     let appeared_or_changed = Compare::below(directory, Condition::UnchangedSince(revision));
     // A range compare only sees keys that exist, and does not notice a deleted one.

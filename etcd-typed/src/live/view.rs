@@ -109,7 +109,7 @@ impl UnknownReport {
     }
 }
 
-/// A key of a struct as it is.
+/// Returns the key unchanged: every key below the directory of a struct is relative to the struct.
 #[expect(clippy::unnecessary_wraps, reason = "it stands beside `DirsView::without_entry`")]
 fn of_struct(relative: &str) -> Option<&str> {
     Some(relative)

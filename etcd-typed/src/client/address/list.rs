@@ -102,8 +102,8 @@ fn place(at: usize) -> String {
     format!("(address {at} of the list)")
 }
 
-/// Removes spaces around the address and around its commas. Text before an `@` may be a password and
-/// stays as it is.
+/// Removes spaces around the address and around its commas. Text before an `@` is not changed, since
+/// it may be a password.
 fn without_spaces(text: &str) -> String {
     let text = text.trim();
     if text.contains('@') {

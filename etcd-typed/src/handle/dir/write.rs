@@ -238,8 +238,10 @@ pub(in crate::handle) async fn set(
     operation: Operation,
 ) -> Result<Revision> {
     if atomicity == Atomicity::Atomic {
-        // With maps, the transaction will require that nothing below has changed.
-        let compares = if owner.has_maps() { unchanged(directory, Revision::ZERO, &[]) } else { Vec::new() };
+        // With maps, the transaction will require that nothing below has changed, and name the newest
+        // key. The keys are not read yet, so any name stands for it.
+        let newest = [(String::new(), Revision::ZERO)];
+        let compares = if owner.has_maps() { unchanged(directory, Revision::ZERO, &newest) } else { Vec::new() };
         context.check_atomic(directory, &compares, encoded.len(), IN_SEVERAL)?;
     }
     let mut enclosing_expiry = EnclosingExpiry::around(enclosing, directory, requested);

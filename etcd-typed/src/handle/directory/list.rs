@@ -49,8 +49,8 @@ impl Listing {
         Self { directory: directory.clone(), op, shown, part: Part::All }
     }
 
-    /// Lists at most this many nodes: those whose stored keys come first, in byte order. On v3 and in
-    /// memory only these are read; v2 sends the whole directory.
+    /// Lists at most this many nodes, in the byte order of their stored keys. On v3 and in memory, only
+    /// these are read; v2 sends the whole directory.
     ///
     /// Replaces [`newest`](Self::newest).
     pub fn limit(mut self, nodes: usize) -> Self {

@@ -230,8 +230,12 @@ async fn full_disk_loses_no_acknowledged_write() {
     let files = Files::new();
     let program = Etcd::shared().await.binary().to_owned();
     // `ulimit -f` counts blocks of 512 bytes.
-    let full = files.put("etcd", format!("#!/bin/sh\nulimit -f 131072\nexec '{}' \"$@\"\n", program.display()).as_bytes());
-    std::fs::set_permissions(&full, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let script = files.put("script", format!("#!/bin/sh\nulimit -f 131072\nexec '{}' \"$@\"\n", program.display()).as_bytes());
+    // Another process writes the program. If this one did, a child that another test starts at that
+    // moment could inherit the open file, and a file that is open for writing cannot be run.
+    let full = script.with_file_name("etcd");
+    let installed = std::process::Command::new("install").arg(&script).arg(&full).status().unwrap();
+    assert!(installed.success(), "{installed}");
     let mut etcd = Etcd::builder().binary(&full).start().await;
 
     let client = Client::connect(&etcd.url_v3()).await.unwrap();
