@@ -128,12 +128,6 @@ impl Stored {
         (key, Self { value, created, modified, version, lease, ttl })
     }
 
-    /// Like `from`, but copies the value, so that it does not keep the message it came in alive.
-    pub(crate) fn kept(kv: KeyValue) -> Self {
-        let stored = Self::from(kv);
-        Self { value: Bytes::copy_from_slice(&stored.value), ..stored }
-    }
-
     /// The lease, if other clients can use its id. On v2 a lease id exists only within this process
     /// and stands for a time to live.
     fn shared_lease(&self) -> Option<LeaseId> {

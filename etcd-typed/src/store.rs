@@ -528,6 +528,9 @@ pub struct RangeReply {
     /// The number of all keys in the span, modified or not. Only for a read with
     /// [`Range::modified_after`] or [`Range::count_only`]. The limit does not change it.
     pub count: Option<u64>,
+    /// Whether no value keeps more memory alive than its own bytes. If false, a value may be part
+    /// of a larger message, which lives as long as any part of it.
+    pub compact: bool,
 }
 
 impl RangeReply {
@@ -535,6 +538,13 @@ impl RangeReply {
     #[must_use]
     pub fn new(revision: Revision, kvs: Vec<KeyValue>) -> Self {
         Self { revision, kvs, ..Self::default() }
+    }
+
+    /// Copies the values, unless they are compact already.
+    pub(crate) fn make_compact(&mut self) {
+        if !std::mem::replace(&mut self.compact, true) {
+            self.kvs.iter_mut().for_each(|kv| kv.value = Bytes::copy_from_slice(&kv.value));
+        }
     }
 }
 

@@ -385,7 +385,8 @@ fn delete_result(answer: wire::DeleteRangeResponse) -> OpResult {
 }
 
 pub(super) fn range_reply(answer: wire::RangeResponse, revision: Revision) -> RangeReply {
-    RangeReply { revision, kvs: answer.kvs.into_iter().map(key_value).collect(), more: answer.more, ..RangeReply::default() }
+    let wire::RangeResponse { kvs, more, compact, .. } = answer;
+    RangeReply { revision, kvs: kvs.into_iter().map(key_value).collect(), more, compact, ..RangeReply::default() }
 }
 
 /// Returns the key if a transaction is about a single one, for its errors.

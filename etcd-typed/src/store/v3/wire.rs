@@ -223,6 +223,8 @@ pub(super) struct RangeResponse {
     pub(super) kvs: Vec<KeyValue>,
     pub(super) more: bool,
     pub(super) count: i64,
+    /// See [`RangeReply::compact`](crate::store::RangeReply::compact). Not part of the message.
+    pub(super) compact: bool,
 }
 
 message! {
