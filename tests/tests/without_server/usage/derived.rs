@@ -27,7 +27,7 @@ mod config {
         pub max_idle: u32,
         #[cfg(any())]
         pub nothing: NoSuchType,
-        #[cfg(all())]
+        #[cfg(test)]
         #[etcd(default = 7)]
         pub limit: u32,
     }
