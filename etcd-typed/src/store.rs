@@ -11,7 +11,7 @@
 //! # Rules that hold for every method
 //!
 //! - **Refuse before sending.** [`Store::capabilities`] says what the store can do. The store
-//!   answers any other request with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported). The
+//!   answers any other request with [`ErrorKind::Unsupported`]. The
 //!   message names the store and what to use instead.
 //! - **A write has three outcomes.** `Ok`: the write was committed. An error whose
 //!   [`may_have_applied`](crate::Error::may_have_applied) is false: the write was not applied and
