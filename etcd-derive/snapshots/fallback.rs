@@ -61,6 +61,7 @@ None at present: characters that a key cannot contain are escaped.*/
     }
 }
 #[automatically_derived]
+#[allow(deprecated)]
 impl ::etcd_typed::EtcdSchema for Schema {
     type Handle = SchemaDir;
     #[inline]
@@ -111,6 +112,7 @@ enum SchemaChange {
     Typo(::etcd_typed::Change<u8>),
 }
 #[automatically_derived]
+#[allow(deprecated)]
 impl ::core::fmt::Debug for SchemaChange {
     #[inline]
     fn fmt(&self, __f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {

@@ -242,10 +242,12 @@ where
 {
     __dir: ::etcd_typed::Dir<Checkout<T>>,
     ///Requests per second.
+    #[deprecated]
+    #[allow(non_snake_case, reason = "of another program")]
     pub rate_limit: ::etcd_typed::Entry<u32>,
     pub banner: ::etcd_typed::Entry<String>,
     pub features: ::etcd_typed::Entry<T>,
-    pub mask: ::etcd_typed::Entry<u32>,
+    mask: ::etcd_typed::Entry<u32>,
     pub database: <Database as ::etcd_typed::EtcdSchema>::Handle,
     pub regions: ::etcd_typed::DirMap<String, Region>,
     pub quotas: ::etcd_typed::EntryMap<String, u64>,
@@ -284,6 +286,7 @@ None at present: characters that a key cannot contain are escaped.*/
     }
 }
 #[automatically_derived]
+#[allow(deprecated)]
 impl<T> ::etcd_typed::EtcdSchema for Checkout<T>
 where
     Database: ::etcd_typed::EtcdSchema,
@@ -372,6 +375,7 @@ where
     unnameable_types,
     deprecated
 )]
+#[non_exhaustive]
 pub enum CheckoutChange<T>
 where
     Database: ::etcd_typed::EtcdSchema,
@@ -383,9 +387,12 @@ where
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
     ///Requests per second.
+    #[deprecated]
+    #[allow(non_snake_case, reason = "of another program")]
     RateLimit(::etcd_typed::Change<u32>),
     Banner(::etcd_typed::Change<String>),
     Features(::etcd_typed::Change<T>),
+    #[doc(hidden)]
     Mask(::etcd_typed::Change<u32>),
     Database(<Database as ::etcd_typed::Schema>::Change),
     Regions(::etcd_typed::Keyed<String, <Region as ::etcd_typed::Schema>::Change>),
@@ -393,6 +400,7 @@ where
     Common(<Common as ::etcd_typed::Schema>::Change),
 }
 #[automatically_derived]
+#[allow(deprecated)]
 impl<T> ::core::fmt::Debug for CheckoutChange<T>
 where
     Database: ::etcd_typed::EtcdSchema,

@@ -2,7 +2,7 @@
 //! The comments state what `expand` may rely on.
 
 use proc_macro2::Ident;
-use syn::{Expr, ExprArray, Generics, Member, Path, Type, Visibility};
+use syn::{Attribute, Expr, ExprArray, Generics, Member, Path, Type, Visibility};
 
 /// A struct that derives `EtcdSchema`.
 pub(crate) struct Schema {
@@ -67,6 +67,10 @@ pub(crate) struct Field {
     pub(crate) ident: Ident,
     /// The type as the user wrote it.
     pub(crate) ty: Type,
+    pub(crate) vis: Visibility,
+    /// `deprecated` and the lint attributes. `expect` is `allow` here, since generated code may not
+    /// cause what the user's own code causes.
+    pub(crate) attrs: Vec<Attribute>,
     pub(crate) doc: String,
     /// The name of its change variant. It is unique in the struct.
     pub(crate) variant: Ident,

@@ -10,6 +10,7 @@ mod value;
 use proc_macro2::Ident;
 use quote::format_ident;
 use syn::ext::IdentExt;
+use syn::spanned::Spanned;
 use syn::{Attribute, Data, DeriveInput, Expr, ExprLit, Fields, Lit, LitStr, Meta, Type, parse_quote};
 
 use crate::attr::{Attrs, Given, Place, Source};
@@ -176,7 +177,8 @@ fn field(ctxt: &Ctxt, field: &syn::Field, around: &Around<'_>) -> Option<Field> 
         }
     };
     let variant = format_ident!("{}", case::variant_of_field(&name), span = ident.span());
-    Some(Field { ty: field.ty.clone(), doc: doc(&field.attrs), variant, segment, kind, ident })
+    let (vis, carried) = (field.vis.clone(), carried(&field.attrs));
+    Some(Field { ty: field.ty.clone(), vis, attrs: carried, doc: doc(&field.attrs), variant, segment, kind, ident })
 }
 
 fn kind(ctxt: &Ctxt, attrs: &Attrs, mode: Mode, field: &syn::Field, around: &Around<'_>) -> Option<Kind> {
@@ -334,6 +336,19 @@ fn segment(ctxt: &Ctxt, text: String, span: proc_macro2::Span, otherwise: &str) 
         ctxt.push(syn::Error::new(span, format_args!("{reason}{otherwise}")));
     }
     Text { text, span }
+}
+
+/// The attributes of a field that its handle and its change have too. The compiler evaluates `cfg`
+/// before the derive runs.
+fn carried(attributes: &[Attribute]) -> Vec<Attribute> {
+    let is_carried = |attr: &&Attribute| ["allow", "deny", "deprecated", "expect", "warn"].iter().any(|name| attr.path().is_ident(name));
+    let mut carried: Vec<Attribute> = attributes.iter().filter(is_carried).cloned().collect();
+    for attr in &mut carried {
+        if let (true, Meta::List(list)) = (attr.path().is_ident("expect"), &mut attr.meta) {
+            list.path = Ident::new("allow", list.path.span()).into();
+        }
+    }
+    carried
 }
 
 /// The text of a documentation comment.

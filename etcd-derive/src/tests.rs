@@ -28,22 +28,24 @@ fn schema_with_every_kind_of_field() {
         pub struct Checkout<T> {
             /// Requests per second.
             #[etcd(default = 100, alias = "limit")]
-            rate_limit: u32,
-            banner: Option<String>,
+            #[deprecated]
+            #[expect(non_snake_case, reason = "of another program")]
+            pub rate_limit: u32,
+            pub banner: Option<String>,
             #[etcd(json, secret)]
-            features: T,
+            pub features: T,
             #[etcd(with = hex, validate = odd)]
             mask: u32,
             #[etcd(dir)]
-            database: Database,
+            pub database: Database,
             #[etcd(dir)]
-            regions: BTreeMap<String, Region>,
+            pub regions: BTreeMap<String, Region>,
             #[etcd(entries)]
-            quotas: BTreeMap<String, u64>,
+            pub quotas: BTreeMap<String, u64>,
             #[etcd(flatten)]
-            common: Common,
+            pub common: Common,
             #[etcd(skip)]
-            cache: Cache,
+            pub cache: Cache,
         }
     };
     assert_snapshot("schema", crate::schema(&input));

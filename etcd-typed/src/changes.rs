@@ -259,7 +259,7 @@ impl<C, T> fmt::Debug for Changes<C, T> {
 }
 
 /// The steps of a watch after its start.
-struct Steps {
+pub(crate) struct Steps {
     follow: Follow,
     start: Start,
     /// The current state, to be reported first. Set if the history that the stream was to start
@@ -268,19 +268,19 @@ struct Steps {
 }
 
 /// The state that a stream starts with.
-enum Begun {
+pub(crate) enum Begun {
     At(Snapshot),
     /// The state at this revision cannot be read.
     Unknown(Revision),
 }
 
 impl Steps {
-    fn new(store: Arc<dyn Store>, retry: &RetryPolicy, span: Span, pattern: Pattern, start: Start) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, retry: &RetryPolicy, span: Span, pattern: Pattern, start: Start) -> Self {
         Self { follow: Follow::new(store, retry, span, pattern, start), start, lost: None }
     }
 
     /// Polls until the start of the stream is known.
-    fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<Result<Begun>> {
+    pub(crate) fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<Result<Begun>> {
         let first = loop {
             match ready!(self.follow.poll_step(cx)) {
                 Some(Ok(Step::Reset(snapshot))) => break snapshot,
@@ -299,11 +299,11 @@ impl Steps {
         }))
     }
 
-    fn interruption(&self) -> Option<Interruption<'_>> {
+    pub(crate) fn interruption(&self) -> Option<Interruption<'_>> {
         self.follow.interruption()
     }
 
-    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step>>> {
+    pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step>>> {
         match self.lost.take() {
             Some(snapshot) => Poll::Ready(Some(Ok(Step::Reset(*snapshot)))),
             None => self.follow.poll_step(cx),

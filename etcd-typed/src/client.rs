@@ -18,10 +18,11 @@ use crate::lease::{AdoptLease, Lease, LeasePool};
 use crate::live::Upstreams;
 use crate::lock::NamedLock;
 use crate::queue::{ContenderQueue, HandOver};
+use crate::raw::Raw;
 use crate::retry::RetryPolicy;
 use crate::revision::LeaseId;
 use crate::runtime::Runtimes;
-use crate::schema::MapKey;
+use crate::schema::{MapPath, Schema};
 #[cfg(feature = "tls")]
 use crate::store::connect::RustlsConfig;
 use crate::store::connect::{ConnectOptions, Credentials, Tls};
@@ -66,7 +67,7 @@ use crate::value::{Codec, EtcdValue};
 #[derive(Clone, Debug)]
 pub struct Client {
     context: SharedContext,
-    /// The directory that contains every key of this client.
+    /// The text before every key of this client.
     namespace: Key,
     hand_over: Arc<HandOver>,
 }
@@ -78,7 +79,8 @@ impl Client {
     ///   the same over TLS. `http://` and `https://` are synonyms of these two. Each host may
     ///   repeat the scheme, as in `http://a:2379,http://b:2379`; all hosts must have the same one.
     ///   In the user and the password, `/`, `@`, `?`, `#` and `%` are percent-encoded (`%2F`, …).
-    ///   In the namespace, `@` is percent-encoded.
+    ///   In the namespace, `@` is percent-encoded. A namespace in an address is a path; for any
+    ///   other text, see [`ClientBuilder::namespace`].
     /// - `etcd2://` and `etcd2s://`: the v2 keys API over HTTP.
     /// - `memory:`: a new embedded store. `memory:name`: an embedded store that every client in
     ///   this process with the same name shares.
@@ -181,13 +183,28 @@ impl Client {
         Self { context: Arc::new(context), ..self.clone() }
     }
 
-    /// The store of this client, for operations that no handle offers.
+    /// Plain operations on byte keys, for keys that are no paths and values that have no type. The
+    /// [module page](crate::raw) has the details.
+    ///
+    /// On v2 every operation returns `Unsupported`.
+    #[must_use]
+    pub fn raw(&self) -> Raw {
+        Raw::new(self.context.clone(), self.namespace.clone())
+    }
+
+    /// The store of this client: its requests as they are sent. It is for tests and for wrappers of
+    /// stores. An application needs it for nothing that [`raw`](Self::raw) does not do better.
+    ///
+    /// It ignores the namespace, [`stale_reads`](Self::stale_reads), the time limit of a whole
+    /// operation, and the lease and watch tasks of the client: keys are those of the server, a watch
+    /// ends at the first error, and nothing is recorded as an operation in the telemetry.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         self.context.asked()
     }
 
-    /// The directory that contains every key of this client.
+    /// The [namespace](ClientBuilder::namespace): the text before every key of this client. The
+    /// empty namespace is the [root](Key::root).
     #[must_use]
     pub fn namespace(&self) -> &Key {
         &self.namespace
@@ -224,15 +241,26 @@ impl Client {
     ///
     /// `InvalidKey`; see [`Key::parse`].
     pub fn dir<S: EtcdSchema>(&self, path: &str) -> Result<S::Handle> {
-        Ok(self.dir_at::<S>(self.key(path)?))
+        Ok(self.dir_at::<S>(self.key(path)?, None))
     }
 
-    /// Opens a handle to a directory of values, one key each.
+    /// Opens a handle to the directory of a struct, without handles for its fields. A function that is
+    /// generic over the schema needs no other bound than `S: Schema`.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`dir`](Self::dir).
+    pub fn whole_dir<S: Schema>(&self, path: &str) -> Result<Dir<S>> {
+        Ok(Dir::new(self.context.clone(), self.key(path)?))
+    }
+
+    /// Opens a handle to a directory of values, one key each. A map key is one segment, or for a
+    /// tuple several; see [`MapPath`].
     ///
     /// # Errors
     ///
     /// `InvalidKey`; see [`Key::parse`].
-    pub fn entries<K: MapKey, V: EtcdValue + Send + Sync + 'static>(&self, path: &str) -> Result<EntryMap<K, V>> {
+    pub fn entries<K: MapPath, V: EtcdValue + Send + Sync + 'static>(&self, path: &str) -> Result<EntryMap<K, V>> {
         Ok(EntryMap::new(self.context.clone(), self.key(path)?, Codec::value()))
     }
 
@@ -242,7 +270,7 @@ impl Client {
     /// # Errors
     ///
     /// `InvalidKey`; see [`Key::parse`].
-    pub fn entries_with<K: MapKey, V: Send + Sync + 'static>(&self, path: &str, codec: Codec<V>) -> Result<EntryMap<K, V>> {
+    pub fn entries_with<K: MapPath, V: Send + Sync + 'static>(&self, path: &str, codec: Codec<V>) -> Result<EntryMap<K, V>> {
         Ok(EntryMap::new(self.context.clone(), self.key(path)?, codec))
     }
 
@@ -251,7 +279,7 @@ impl Client {
     /// # Errors
     ///
     /// `InvalidKey`; see [`Key::parse`].
-    pub fn dirs<K: MapKey, S: EtcdSchema>(&self, path: &str) -> Result<DirMap<K, S>> {
+    pub fn dirs<K: MapPath, S: EtcdSchema>(&self, path: &str) -> Result<DirMap<K, S>> {
         Ok(DirMap::new(self.context.clone(), self.key(path)?))
     }
 
@@ -377,8 +405,16 @@ impl Client {
         self.context.asked().stats(which).await
     }
 
-    pub(crate) fn dir_at<S: EtcdSchema>(&self, key: Key) -> S::Handle {
-        S::handle(Dir::new(self.context.clone(), key))
+    pub(crate) fn dir_at<S: EtcdSchema>(&self, key: Key, older: Option<Key>) -> S::Handle {
+        S::handle(Dir::new(self.context.clone(), key).older(older))
+    }
+
+    /// The key below `directory` for a piece of data, and the key at which earlier versions of this
+    /// library stored it. `older` is where they stored the directory.
+    pub(crate) fn child(&self, directory: &Key, older: Option<Key>, name: &str) -> (Key, Option<Key>) {
+        let (key, own) = self.context.child(directory, name);
+        let older = older.map(|older| own.as_ref().map_or_else(|| older.child(name), |_| older.hidden_child(name)));
+        (key, older.or(own))
     }
 
     fn key(&self, path: &str) -> Result<Key> {
@@ -539,10 +575,19 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets the directory that contains every key of the client. It replaces the one in the
-    /// address.
-    pub fn namespace(mut self, path: impl Into<String>) -> Self {
-        self.namespace = Some(path.into());
+    /// Sets the text that precedes every path and every name of a lock or an election. It replaces
+    /// the namespace in the address.
+    ///
+    /// Any text is a namespace: `/prod`, `v1`, `dynamo:/`, `prod.`. The text and the path are joined
+    /// byte for byte, so in the namespace `v1` the path `/instances/7` is the key `v1/instances/7`,
+    /// and the lock `-migrate` has the queue `v1-migrate`, as in Go's `clientv3/namespace`. Of a
+    /// text that starts with `/`, one trailing `/` is dropped: `/prod/` is the same as `/prod`, and
+    /// `/` the same as the empty text. The empty text puts nothing before a path or a name.
+    ///
+    /// Keys on v2 are paths, so a namespace on v2 must be a path too. Any other text is refused with
+    /// `InvalidKey`.
+    pub fn namespace(mut self, text: impl Into<String>) -> Self {
+        self.namespace = Some(text.into());
         self
     }
 
@@ -565,11 +610,11 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// `InvalidUrl` for the address, `InvalidKey` for the namespace, `Tls` for a certificate or a
-    /// key that cannot be read. `Unsupported` names the feature of this crate that the address
+    /// `InvalidUrl` for the address, `InvalidKey` for a namespace on v2 that is not a path, `Tls` for
+    /// a certificate or a key that cannot be read. `Unsupported` names the feature of this crate that the address
     /// needs. `Invalid` names an option that is zero.
     pub fn connect_lazy(self) -> Result<Client> {
-        let named = self.namespace.as_deref().map(Key::parse).transpose()?;
+        let named = self.namespace.as_deref().map(Key::namespace);
         let address = self.address.parse()?;
         let options = self.tuned()?;
         match address {
@@ -583,6 +628,10 @@ impl ClientBuilder {
             }
             Address::Network(network) => {
                 let namespace = named.unwrap_or_else(|| network.namespace.clone());
+                if network.protocol == Protocol::V2 && !namespace.is_path() {
+                    let error = KeyError::new(namespace.as_str(), "a namespace on etcd v2 is a path, such as `/prod`");
+                    return Err(error.advise("use etcd v3 for any other text").into());
+                }
                 let retry = options.retry.clone();
                 let store = open(network.protocol, self.options(network, options)?)?;
                 Ok(Client::of(store, retry, namespace))

@@ -17,7 +17,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Says what went wrong, at which key, and whether a write may have been applied anyway.
 ///
 /// Match on [`kind`](Self::kind). `Display` prints one line that starts with the key. The cause is
-/// in [`source`](StdError::source). A message quotes a stored value only if three things are true:
+/// in [`source`](StdError::source). `Debug` prints the same line with all causes, for a `main` that
+/// returns the error; `{:#?}` prints the fields. A message quotes a stored value only if three things are true:
 /// the value does not decode as its type, it is not secret, and its type allows quoting
 /// ([`EtcdValue::QUOTABLE`](crate::EtcdValue::QUOTABLE)). Integers are quoted when they are out of
 /// range.
@@ -36,7 +37,11 @@ struct Inner {
 }
 
 /// The meaning of an [`Error`]. Each variant says whether to try again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+///
+/// `Display` is the text that messages contain, such as `not found`. `Serialize` is the name in
+/// snake case, such as `not_found`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The key has no value, and the call needs one.
@@ -128,6 +133,12 @@ impl ErrorKind {
             Self::Unsupported => "unsupported",
             Self::Server => "server error",
         }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.words())
     }
 }
 
@@ -313,6 +324,21 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !f.alternate() {
+            fmt::Display::fmt(self, f)?;
+            // A message often quotes its cause.
+            let mut said = self.to_string();
+            let mut source = self.source();
+            while let Some(cause) = source {
+                let text = cause.to_string();
+                if !said.contains(&text) {
+                    write!(f, "; caused by: {text}")?;
+                    said.push_str(&text);
+                }
+                source = cause.source();
+            }
+            return Ok(());
+        }
         f.debug_struct("Error")
             .field("kind", &self.0.kind)
             .field("key", &self.0.key)
@@ -337,6 +363,7 @@ impl From<KeyError> for Error {
 
 /// One thing that is wrong with a stored value, or with a value that was to be stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Problem {
     /// The key with the problem.
     pub key: Key,
@@ -349,7 +376,7 @@ pub struct Problem {
     pub revision: Option<Revision>,
 }
 
-/// The kind of a [`Problem`].
+/// The kind of a [`Problem`]. `Display` and `Serialize` are its name in snake case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -369,6 +396,34 @@ pub enum ProblemKind {
     Unknown,
 }
 
+impl Problem {
+    /// Creates a problem of a value that is missing or not yet stored. `reason` must not quote a
+    /// value that may be secret.
+    pub fn new(key: Key, kind: ProblemKind, reason: impl Into<String>) -> Self {
+        Self { key, kind, reason: reason.into(), revision: None }
+    }
+
+    /// Sets the revision at which the value was written.
+    #[must_use]
+    pub fn at(mut self, revision: Revision) -> Self {
+        self.revision = Some(revision);
+        self
+    }
+}
+
+impl fmt::Display for ProblemKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Missing => "missing",
+            Self::Undecodable => "undecodable",
+            Self::Unencodable => "unencodable",
+            Self::Rejected => "rejected",
+            Self::ForeignKey => "foreign_key",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.key, self.reason)?;
@@ -385,5 +440,41 @@ pub(crate) struct Masked;
 impl fmt::Debug for Masked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error() -> Error {
+        let cause = Error::new(ErrorKind::Server, "code 14").caused_by(std::io::Error::other("connection refused"));
+        Error::new(ErrorKind::Unavailable, "no endpoint answers").at(&Key::parse("/a").unwrap()).caused_by(cause)
+    }
+
+    #[test]
+    fn debug_is_one_line_with_causes() {
+        let line = "/a: unavailable: no endpoint answers; caused by: server error: code 14; caused by: connection refused";
+        assert_eq!(format!("{:?}", error()), line);
+        let quoted = Error::new(ErrorKind::Server, "connection refused").caused_by(std::io::Error::other("connection refused"));
+        assert_eq!(format!("{quoted:?}"), quoted.to_string());
+        assert!(format!("{:#?}", error()).contains("may_have_applied: false"));
+    }
+
+    #[test]
+    fn kinds_have_texts_and_names() {
+        assert_eq!(ErrorKind::NotFound.to_string(), "not found");
+        assert_eq!(format!("{:>12}|", ErrorKind::Conflict), "    conflict|");
+        assert_eq!(serde_json::to_string(&ErrorKind::TooManyOperations).unwrap(), r#""too_many_operations""#);
+        for kind in [
+            ProblemKind::Missing,
+            ProblemKind::Undecodable,
+            ProblemKind::Unencodable,
+            ProblemKind::Rejected,
+            ProblemKind::ForeignKey,
+            ProblemKind::Unknown,
+        ] {
+            assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{kind}\""));
+        }
     }
 }

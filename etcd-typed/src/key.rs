@@ -13,8 +13,13 @@ use std::sync::Arc;
 /// - No segment is empty, `.` or `..`. None contains `/` or a control character.
 /// - A key is readable text, such as `/prod/checkout/rate-limit`.
 ///
+/// A client with a [namespace](crate::ClientBuilder::namespace) puts its text before every path, so
+/// its keys start with that text: `v1/instances/7`.
+///
 /// [`Key::parse`] takes a path as a person types it. [`Key::child`] takes *data* (a tenant's name,
-/// a map key) and escapes it, so that no value can add or leave a segment:
+/// a map key) and escapes it, so that no value can add or leave a segment. The name `_etcd-typed` is
+/// reserved for this library: `child` escapes it, and typed handles ignore it. On v2, which hides
+/// names that begin with `_`, handles also escape the `_` (`%5Fx`).
 ///
 /// ```
 /// use etcd_typed::Key;
@@ -23,7 +28,7 @@ use std::sync::Arc;
 /// assert_eq!(quotas.child("acme").as_str(), "/app/quotas/acme");
 /// assert_eq!(quotas.child("../admin").as_str(), "/app/quotas/..%2Fadmin");
 /// assert_eq!(quotas.child("..").as_str(), "/app/quotas/%2E%2E");
-/// assert_eq!(quotas.child("_x").as_str(), "/app/quotas/%5Fx");
+/// assert_eq!(quotas.child("_x").as_str(), "/app/quotas/_x");
 /// # Ok::<(), etcd_typed::Error>(())
 /// ```
 ///
@@ -86,6 +91,13 @@ impl Key {
         self.then(&format!("/{}", escape(value)))
     }
 
+    /// The key below this one for `value`, as a store stores it that hides names with a leading `_`
+    /// (v2).
+    pub(crate) fn hidden_child(&self, value: &str) -> Self {
+        let segment = escape(value);
+        self.descend(&with_escaped_underscores(&segment).unwrap_or(segment.into_owned()))
+    }
+
     /// Appends another path: `/a` joined with `/b/c` is `/a/b/c`.
     #[must_use]
     pub fn join(&self, below: &Self) -> Self {
@@ -100,6 +112,11 @@ impl Key {
         }
     }
 
+    /// Appends bytes to this key. It checks no rules and adds no slash.
+    pub(crate) fn then_bytes(&self, bytes: &[u8]) -> Self {
+        if self.is_root() { Self::stored(bytes) } else { Self::stored(&[self.as_bytes(), bytes].concat()) }
+    }
+
     /// The key with these stored bytes, which need not follow the rules of a path.
     pub(crate) fn stored(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {
@@ -109,6 +126,17 @@ impl Key {
                 Self(Repr::Bytes(Arc::new(NotText { bytes: bytes.into(), shown })))
             }
         }
+    }
+
+    /// The key that a client puts before every path. Of a text that starts with `/`, one trailing
+    /// `/` is dropped, as in [`Key::parse`]. Any other text is kept byte for byte.
+    pub(crate) fn namespace(text: &str) -> Self {
+        Self::text(text.strip_suffix('/').filter(|_| text.starts_with('/')).unwrap_or(text))
+    }
+
+    /// Whether [`Key::parse`] yields this key.
+    pub(crate) fn is_path(&self) -> bool {
+        Self::parse(self.as_str()).is_ok_and(|path| path == *self)
     }
 
     fn text(text: impl Into<Arc<str>>) -> Self {
@@ -273,16 +301,47 @@ fn literal_fault(segment: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether v2 servers hide this segment in listings: its name starts with `_`. Handles hide it on
-/// every store.
-pub(crate) fn is_hidden(segment: &str) -> bool {
+/// Whether v2 servers hide this segment in listings: its name starts with `_`.
+#[cfg(feature = "v2")]
+pub(crate) fn is_hidden_on_v2(segment: &str) -> bool {
     segment.starts_with('_')
+}
+
+/// Whether the segment is reserved for this library. Handles ignore it on every store.
+pub(crate) fn is_reserved(segment: &str) -> bool {
+    segment == RESERVED
+}
+
+const RESERVED: &str = "_etcd-typed";
+
+/// The `_` at the start of a name, as v2 stores it.
+const UNDERSCORE: &str = "%5F";
+
+/// The form in which v2 stores these segments, and in which earlier versions of this library stored
+/// them everywhere: a `_` at the start of a segment is escaped. `None` if no segment starts with
+/// `_`.
+pub(crate) fn with_escaped_underscores(relative: &str) -> Option<String> {
+    let changes = relative.split('/').any(|segment| segment.starts_with('_'));
+    changes.then(|| {
+        let escaped = |segment: &str| segment.strip_prefix('_').map_or_else(|| segment.to_owned(), |rest| format!("{UNDERSCORE}{rest}"));
+        relative.split('/').map(escaped).collect::<Vec<_>>().join("/")
+    })
+}
+
+/// The inverse of [`with_escaped_underscores`]. `None` if no segment starts with an escaped `_`.
+pub(crate) fn with_plain_underscores(relative: &str) -> Option<String> {
+    let plain = |segment: &str| {
+        let rest = segment.strip_prefix(UNDERSCORE)?;
+        Some(format!("_{rest}")).filter(|plain| !is_reserved(plain))
+    };
+    let changes = relative.split('/').any(|segment| plain(segment).is_some());
+    changes.then(|| relative.split('/').map(|segment| plain(segment).unwrap_or_else(|| segment.to_owned())).collect::<Vec<_>>().join("/"))
 }
 
 /// Escapes `value` into one segment. [`unescape`] is the inverse. Different values never share a
 /// segment.
 ///
-/// It escapes `%`, `/`, control characters, a leading `_` (v2 hides such names), and every
+/// It escapes `%`, `/`, control characters, the first character of the reserved name, and every
 /// character of `.` and `..`. The empty string becomes a lone `%`. All other text stays as a person
 /// would type it.
 pub(crate) fn escape(value: &str) -> Cow<'_, str> {
@@ -291,7 +350,7 @@ pub(crate) fn escape(value: &str) -> Cow<'_, str> {
     // character.
     let harmless = |byte: u8| byte.is_ascii_graphic() && byte != b'%' && byte != b'/';
     let is_escaped = |c: char| c == '%' || c == '/' || c.is_control();
-    let plain = !value.is_empty() && !whole && !is_hidden(value) && (value.bytes().all(harmless) || !value.chars().any(is_escaped));
+    let plain = !value.is_empty() && !whole && !is_reserved(value) && (value.bytes().all(harmless) || !value.chars().any(is_escaped));
     if plain {
         return Cow::Borrowed(value);
     }
@@ -300,7 +359,7 @@ pub(crate) fn escape(value: &str) -> Cow<'_, str> {
     }
     let mut out = String::with_capacity(value.len() + 8);
     for (at, c) in value.char_indices() {
-        if whole || is_escaped(c) || (at == 0 && c == '_') {
+        if whole || is_escaped(c) || (at == 0 && is_reserved(value)) {
             let mut utf8 = [0; 4];
             for byte in c.encode_utf8(&mut utf8).bytes() {
                 let _ = write!(out, "%{byte:02X}");
@@ -312,8 +371,8 @@ pub(crate) fn escape(value: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Returns the value of a segment. `None` if [`escape`] would not have written this segment: it
-/// belongs to another client, and no handle could address it.
+/// Returns the value of a segment. `None` if neither [`escape`] nor [`with_escaped_underscores`]
+/// would have written this segment: it belongs to another client, and no handle could address it.
 pub(crate) fn unescape(segment: &str) -> Option<Cow<'_, str>> {
     let value = if segment == "%" {
         Cow::Borrowed("")
@@ -334,7 +393,12 @@ pub(crate) fn unescape(segment: &str) -> Option<Cow<'_, str>> {
     } else {
         Cow::Borrowed(segment)
     };
-    (escape(&value) == segment).then_some(value)
+    is_form_of(segment, &escape(&value)).then_some(value)
+}
+
+/// Whether `segment` is `own`, or its form with an escaped `_`.
+pub(crate) fn is_form_of(segment: &str, own: &str) -> bool {
+    segment == own || with_escaped_underscores(own).is_some_and(|escaped| segment == escaped)
 }
 
 #[cfg(test)]
@@ -370,9 +434,25 @@ mod tests {
 
     #[test]
     fn unescape_refuses_what_escape_never_writes() {
-        for foreign in ["50%", "%2f", "%41", "_x", ".", "..", "%zz", "%2", "a%", "%+1"] {
+        for foreign in ["50%", "%2f", "%41", "_etcd-typed", ".", "..", "%zz", "%2", "a%", "%+1", "x%5F", "%5f"] {
             assert_eq!(unescape(foreign), None, "{foreign:?}");
         }
+    }
+
+    #[test]
+    fn leading_underscore_has_plain_and_escaped_form() {
+        for (value, own, older) in [("_x", "_x", "%5Fx"), ("_", "_", "%5F"), ("__%", "__%25", "%5F_%25")] {
+            assert_eq!(escape(value), own);
+            assert_eq!(with_escaped_underscores(own).as_deref(), Some(older));
+            assert_eq!(with_plain_underscores(older).as_deref(), Some(own));
+            assert_eq!((unescape(own).as_deref(), unescape(older).as_deref()), (Some(value), Some(value)));
+        }
+        assert_eq!(with_escaped_underscores("a_/x"), None);
+        assert_eq!(with_plain_underscores("a%5F/x"), None);
+        assert_eq!(with_plain_underscores("a/%5Fb/c").as_deref(), Some("a/_b/c"));
+        // The reserved name has only the escaped form.
+        assert_eq!((escape(RESERVED).as_ref(), unescape("%5Fetcd-typed").as_deref()), ("%5Fetcd-typed", Some(RESERVED)));
+        assert_eq!((with_plain_underscores("%5Fetcd-typed"), unescape("_etcd-typed2").as_deref()), (None, Some("_etcd-typed2")));
     }
 
     #[test]
@@ -384,6 +464,31 @@ mod tests {
         let odd = Key::stored(b"/a/\xff");
         assert_ne!(odd, Key::stored(b"/a/\xfe"));
         assert_eq!((odd.as_str(), odd.then("x").as_bytes()), ("/a/\u{fffd}", &b"/a/\xffx"[..]));
+    }
+
+    #[test]
+    fn namespace_is_any_text() {
+        let path = Key::parse("/a/b").expect("a key");
+        for (text, key) in [
+            ("", "/a/b"),
+            ("/", "/a/b"),
+            ("/prod", "/prod/a/b"),
+            ("/prod/", "/prod/a/b"),
+            ("/prod//", "/prod//a/b"),
+            ("v1", "v1/a/b"),
+            ("v1/", "v1//a/b"),
+            ("dynamo:/", "dynamo://a/b"),
+            ("prod.", "prod./a/b"),
+            (" ü", " ü/a/b"),
+        ] {
+            let namespace = Key::namespace(text);
+            let key_below = namespace.join(&path);
+            assert_eq!((key_below.as_str(), key_below.as_bytes()), (key, key.as_bytes()), "{text:?}");
+            assert_eq!(key_below.parent().expect("a parent").descend("b"), key_below);
+            assert_eq!(namespace.below(key.as_bytes()), Some("a/b"), "{text:?}");
+        }
+        assert!(Key::namespace("/prod/").is_path() && Key::namespace("").is_path());
+        assert!(!Key::namespace("v1").is_path() && !Key::namespace("/prod//").is_path() && !Key::namespace("/a\n").is_path());
     }
 
     #[test]
@@ -400,7 +505,7 @@ mod tests {
         #[test]
         fn escape_yields_one_reversible_segment(value in "\\PC*|[._/%\0-\x1f\u{7f}-\u{9f}]{0,4}") {
             let segment = escape(&value).into_owned();
-            prop_assert!(literal_fault(&segment).is_none() && !segment.contains('/') && !is_hidden(&segment));
+            prop_assert!(literal_fault(&segment).is_none() && !segment.contains('/') && !is_reserved(&segment));
             let read = unescape(&segment);
             prop_assert_eq!(read.as_deref(), Some(value.as_str()));
         }
@@ -408,8 +513,7 @@ mod tests {
         #[test]
         fn unescape_never_panics(segment in "\\PC*|[%0-9a-fA-F_]{0,8}") {
             if let Some(value) = unescape(&segment) {
-                let written = escape(&value);
-                prop_assert_eq!(written.as_ref(), segment.as_str());
+                prop_assert!(is_form_of(&segment, &escape(&value)));
             }
         }
     }

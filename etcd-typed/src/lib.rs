@@ -119,6 +119,7 @@
 //! # What it is not
 //!
 //! It is not a client for every call of etcd's API: it has no user management and no maintenance.
+//! Keys that are no paths, and values without a type, are in [`raw`].
 //! If the server compacts history while a watch is disconnected, intermediate values are skipped.
 //! Stores differ: what one cannot do it refuses with an error that says what to use instead
 //! ([`ErrorKind::Unsupported`]).
@@ -159,6 +160,7 @@ mod lock;
 mod private;
 mod publish;
 mod queue;
+pub mod raw;
 mod retry;
 mod revision;
 mod runtime;
@@ -183,9 +185,9 @@ pub use client::{Client, ClientBuilder};
 pub use election::{Candidate, Election, Leader, LeaderChanges};
 pub use error::{Error, ErrorKind, Problem, ProblemKind, Result};
 pub use handle::{
-    Check, Diff, Difference, Dir, DirDelete, DirMap, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete, DirectoryWrite, Entry,
-    EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, Listing, MapWrite, Node, PerEntry, Previous, Publish, Reads,
-    Shown, Transaction, TransactionReads, UpdateError,
+    AsValue, Check, Diff, Difference, Dir, DirDelete, DirMap, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete,
+    DirectoryWrite, Entry, EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, Listing, MapWrite, Node, PerEntry,
+    Previous, Publish, Reads, Shown, Transaction, TransactionReads, UpdateError,
 };
 pub use key::{Key, KeyError};
 pub use lease::{AdoptLease, Lease, Lost, LostReason};
@@ -197,11 +199,11 @@ pub use lock::{Holder, Lock, NamedLock, Process};
 pub use publish::{Published, PublishedStatus};
 pub use queue::{Guard, Token, TokenError};
 pub use retry::{Backoff, RetryPolicy};
-pub use revision::{LeaseId, Revision};
+pub use revision::{LeaseId, LeaseIdError, Revision};
 /// The crate of the configuration that [`ClientBuilder::tls_config`] takes.
 #[cfg(feature = "tls")]
 pub use rustls;
-pub use schema::{Change, Decoder, Delta, Encoder, Field, Keyed, Kind, Map, MapKey, Presence, Schema, Table, UnknownKeys, Update};
+pub use schema::{Change, Decoder, Delta, Encoder, Field, Keyed, Kind, Map, MapKey, MapPath, Presence, Schema, Table, UnknownKeys, Update};
 pub use store::StatsKind;
 pub use value::{Bounds, Codec, EtcdValue, InList, Json, Length, Limits, Secret, Text, ValueError, serialize_masked};
 pub use version::{Expect, Versioned};
@@ -296,7 +298,7 @@ pub use watch::Interruption;
 /// [`Dir::update`] return `Invalid`, and a [live view](Dir::live) keeps its last good state. Without
 /// the attribute, only [`Dir::check`] lists such keys. With it, a new field in a newer program stops
 /// older programs as soon as the field is written. It applies to the struct's own directory, not to
-/// the directories of nested structs. Keys with a segment that starts with `_` are ignored.
+/// the directories of nested structs. Keys with the reserved segment `_etcd-typed` are ignored.
 ///
 /// ## `crate = path`
 ///
@@ -633,8 +635,12 @@ pub use watch::Interruption;
 /// }
 /// ```
 ///
-/// All these items have the visibility of the struct. The handle also implements `Clone` and `Debug`. A
-/// generic struct has a generic handle, whose bounds follow from the fields.
+/// All these items have the visibility of the struct, and the fields of the handle that of the struct's
+/// fields. If other crates see the struct but not all of its fields, the change enum is
+/// `#[non_exhaustive]` and its documentation leaves out the hidden ones. `#[deprecated]` and lint
+/// attributes of a field (`allow`, `warn`, `deny`, and `expect` as `allow`) apply to the handle and the
+/// change too. A field that `#[cfg]` removes is in neither. The handle also implements `Clone` and
+/// `Debug`. A generic struct has a generic handle, whose bounds follow from the fields.
 #[cfg(feature = "derive")]
 pub use etcd_derive::EtcdSchema;
 /// Implements [`EtcdValue`](trait@EtcdValue) for an enum without data or a newtype, so that it can be

@@ -6,6 +6,7 @@ mod cell;
 #[cfg(feature = "snapshot")]
 mod disk;
 mod map;
+mod paths;
 mod status;
 mod subscribe;
 mod upstream;
@@ -17,7 +18,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+
 pub use self::map::{LiveMap, LiveMapIter};
+pub(crate) use self::paths::PathsView;
 pub use self::status::{Cause, LiveStatus, Rewound, SnapshotFailure};
 pub use self::subscribe::{LiveStream, Part, Reader, Selected, Subscription};
 pub(crate) use self::upstream::{Source, Upstreams};
@@ -27,13 +31,14 @@ pub use self::viewing::Viewing;
 use self::cell::Cell;
 use crate::error::Result;
 use crate::revision::Revision;
-use crate::version::Versioned;
+use crate::version::{Versioned, Versions};
 
 /// A value that follows its directory. Reading it takes nanoseconds, and each read returns one
 /// complete state of one revision.
 ///
 /// Created by `live()` of a [`Dir`](crate::Dir), an [`Entry`](crate::Entry), an
-/// [`EntryMap`](crate::EntryMap) or a [`DirMap`](crate::DirMap), which returns only when there is a
+/// [`EntryMap`](crate::EntryMap), a [`DirMap`](crate::DirMap) or a
+/// [`Directory`](crate::Directory), which returns only when there is a
 /// valid state. Clones are cheap and show the same value. All views of a directory and client share
 /// one watch, which ends with the last view.
 ///
@@ -94,6 +99,31 @@ impl<T: Send + Sync + 'static> Live<T> {
     fn new(cell: Arc<Cell<T>>) -> Self {
         let told = cell.book().generation();
         Self { cell, told }
+    }
+
+    /// Creates a view that always shows this value, to test code that takes a `Live` without a store
+    /// and without a runtime.
+    ///
+    /// Its status is [`Live`](LiveStatus::Live), its staleness is zero, and its revision is
+    /// [`Revision::ZERO`]. [`wait_for_revision`](Self::wait_for_revision) returns at once, and
+    /// [`changed`](Self::changed) waits forever.
+    ///
+    /// ```
+    /// use etcd_typed::Live;
+    ///
+    /// struct Limits { rate: u32 }
+    ///
+    /// /// Part of a handler.
+    /// fn accepts(limits: &Live<Limits>, requests: u32) -> bool {
+    ///     requests <= limits.get().rate
+    /// }
+    ///
+    /// let limits = Live::fixed(Limits { rate: 100 });
+    /// assert!(accepts(&limits, 100) && !accepts(&limits, 101));
+    /// ```
+    #[must_use]
+    pub fn fixed(value: T) -> Self {
+        Self::new(Arc::new(Cell::fixed(Versioned::new(value, Versions::default()))))
     }
 
     /// Returns the current state. Takes no lock, allocates nothing and never waits. It takes about
@@ -251,7 +281,8 @@ impl<T: Send + Sync + 'static> fmt::Debug for Live<T> {
 
 /// A state of a [`Live`] view. It derefs to [`Versioned<T>`], and through it to `T`.
 ///
-/// A compare-and-swap accepts `&live.get()` as the value that was read before.
+/// A compare-and-swap accepts `&live.get()` as the value that was read before. It is serialized as
+/// its [`Versioned`].
 pub struct Snapshot<T>(arc_swap::Guard<Arc<Versioned<T>>>);
 
 impl<T> Snapshot<T> {
@@ -277,6 +308,12 @@ impl<T> Deref for Snapshot<T> {
 
     fn deref(&self) -> &Versioned<T> {
         &self.0
+    }
+}
+
+impl<T: Serialize> Serialize for Snapshot<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (**self).serialize(serializer)
     }
 }
 

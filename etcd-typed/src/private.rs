@@ -128,9 +128,10 @@ impl Debug for Segment<'_> {
 /// Opens the handle of a struct below the client's namespace.
 pub fn open<S: EtcdSchema>(client: &Client, prefix: &[Segment<'_>]) -> Result<S::Handle> {
     let mut key: Key = client.namespace().clone();
+    let mut older: Option<Key> = None;
     for segment in prefix {
-        key = match segment {
-            Segment::Literal(text) => key.descend(text),
+        (key, older) = match segment {
+            Segment::Literal(text) => (key.descend(text), older.map(|older| older.descend(text))),
             Segment::Of(pieces) => {
                 let mut text = String::new();
                 for piece in *pieces {
@@ -138,11 +139,11 @@ pub fn open<S: EtcdSchema>(client: &Client, prefix: &[Segment<'_>]) -> Result<S:
                     // failure.
                     let _ = write!(text, "{piece}");
                 }
-                key.child(&text)
+                client.child(&key, older, &text)
             }
         };
     }
-    Ok(client.dir_at::<S>(key))
+    Ok(client.dir_at::<S>(key, older))
 }
 
 /// Converts the result of `encode` in a `with = module`.

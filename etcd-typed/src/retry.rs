@@ -40,6 +40,7 @@ impl Call {
 /// `call_timeout` or `read_attempt_timeout` is refused with `Invalid`, because no call could
 /// succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RetryPolicy {
     /// How long one call may take, including all its requests and attempts. An open stream also
     /// retries for this long while the server refuses it. Default: 10 s.
@@ -82,6 +83,47 @@ impl Default for RetryPolicy {
 const SHORTEST_DELAY: Duration = Duration::from_millis(1);
 
 impl RetryPolicy {
+    /// Returns the default policy.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets [`call_timeout`](Self::call_timeout).
+    #[must_use]
+    pub fn call_timeout(mut self, time: Duration) -> Self {
+        self.call_timeout = time;
+        self
+    }
+
+    /// Sets [`read_attempt_timeout`](Self::read_attempt_timeout).
+    #[must_use]
+    pub fn read_attempt_timeout(mut self, time: Duration) -> Self {
+        self.read_attempt_timeout = time;
+        self
+    }
+
+    /// Sets [`first_delay`](Self::first_delay).
+    #[must_use]
+    pub fn first_delay(mut self, time: Duration) -> Self {
+        self.first_delay = time;
+        self
+    }
+
+    /// Sets [`max_delay`](Self::max_delay).
+    #[must_use]
+    pub fn max_delay(mut self, time: Duration) -> Self {
+        self.max_delay = time;
+        self
+    }
+
+    /// Sets [`conflict_budget`](Self::conflict_budget).
+    #[must_use]
+    pub fn conflict_budget(mut self, attempts: u32) -> Self {
+        self.conflict_budget = attempts;
+        self
+    }
+
     /// The delays between the attempts of one call, or between attempts to reconnect.
     #[must_use]
     pub fn backoff(&self) -> Backoff {

@@ -1,13 +1,17 @@
 //! The two numbers that a store assigns: `Revision` and `LeaseId`.
 
 use std::fmt;
+use std::num::ParseIntError;
+use std::str::FromStr;
+
+use serde::{Serialize, Serializer};
 
 /// A point in a store's history. Every committed transaction that changes something gets a
 /// revision, larger than all earlier ones.
 ///
 /// On etcd v3 and in memory this is the `revision` of the response header and the `mod_revision` of
 /// a key. On v2 it is the `X-Etcd-Index` and the `modifiedIndex`. Zero is before all changes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Revision(u64);
 
@@ -52,9 +56,19 @@ impl fmt::Display for Revision {
     }
 }
 
+/// Parses a number, as `Display` prints it.
+impl FromStr for Revision {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        text.parse().map(Self)
+    }
+}
+
 /// The id of a lease. Keys attached to a lease are deleted when it ends.
 ///
-/// `Display` prints it in hexadecimal, as etcd's own tools do. The ids of this library, and those
+/// `Display` prints it in hexadecimal, as etcd's own tools do. `FromStr` parses this text, and
+/// `Serialize` returns it. The ids of this library, and those
 /// that a server chooses, are positive. etcd also accepts a negative id from a client; here its
 /// number is the two's complement.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -96,8 +110,57 @@ impl fmt::Display for LeaseId {
     }
 }
 
+/// The error for a text that is not a [`LeaseId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseIdError;
+
+impl fmt::Display for LeaseIdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a lease id is a hexadecimal number of at most 16 digits that is not zero: `694d8fd2c4a5b01e`")
+    }
+}
+
+impl std::error::Error for LeaseIdError {}
+
+impl FromStr for LeaseId {
+    type Err = LeaseIdError;
+
+    fn from_str(text: &str) -> Result<Self, LeaseIdError> {
+        // `from_str_radix` accepts a sign, which no tool prints.
+        let digits = if text.starts_with('+') { "" } else { text };
+        u64::from_str_radix(digits, 16).ok().and_then(|id| Self::from_signed(id.cast_signed())).ok_or(LeaseIdError)
+    }
+}
+
+impl Serialize for LeaseId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl fmt::Debug for LeaseId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "LeaseId({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_parsed_as_printed() {
+        for number in [0, 1, 17, u64::MAX] {
+            assert_eq!(Revision::new(number).to_string().parse(), Ok(Revision::new(number)));
+        }
+        assert!("".parse::<Revision>().is_err() && "-1".parse::<Revision>().is_err());
+        for number in [1, 0x694d_8fd2_c4a5_b01e, -17, i64::MAX] {
+            let id = LeaseId::from_signed(number).unwrap();
+            assert_eq!(id.to_string().parse(), Ok(id));
+            assert_eq!(serde_json::to_string(&id).unwrap(), format!("\"{id}\""));
+        }
+        for nonsense in ["", "0", "+1", "-1", "0x1", "g", "10000000000000000", " 1"] {
+            assert_eq!(nonsense.parse::<LeaseId>(), Err(LeaseIdError), "{nonsense:?}");
+        }
     }
 }

@@ -12,10 +12,12 @@ mod encode;
 mod entries;
 mod fallback;
 mod leaf_tuple;
+mod map_path;
 mod pointer;
 mod presence;
 #[cfg(feature = "snapshot")]
 mod read_keys;
+mod serialize;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -38,6 +40,8 @@ pub use encode::Encoder;
 pub(crate) use entries::{Entries, entry};
 pub use fallback::Fallback;
 pub use leaf_tuple::{Leaf, LeafOpt, LeafOptOr, LeafTuple, OneLeaf, Tuple};
+pub use map_path::{MapKey, MapPath};
+pub(crate) use map_path::{is_entry, is_replaced, is_written, own_entry, split_levels};
 pub(crate) use presence::{Removable, removable_in_map};
 #[cfg(feature = "snapshot")]
 pub(crate) use read_keys::{Look, NeededSecret};
@@ -46,7 +50,7 @@ use crate::error::{Problem, ProblemKind, Result};
 use crate::key::{self, Key};
 use crate::revision::{LeaseId, Revision};
 use crate::store::KeyValue;
-use crate::value::{Codec, EtcdValue, ValueError, contained};
+use crate::value::{Codec, ValueError, contained};
 use crate::version::{Versioned, Versions};
 
 /// A struct that is stored in a directory: one key for each field, and subdirectories for nested
@@ -122,12 +126,6 @@ impl Stored {
     pub(crate) fn of(kv: KeyValue) -> (Bytes, Self) {
         let KeyValue { key, value, created, modified, version, lease, ttl } = kv;
         (key, Self { value, created, modified, version, lease, ttl })
-    }
-
-    /// Like `from`, but copies the value, so that it does not keep the message it came in alive.
-    pub(crate) fn kept(kv: KeyValue) -> Self {
-        let stored = Self::from(kv);
-        Self { value: Bytes::copy_from_slice(&stored.value), ..stored }
     }
 
     /// The lease, if other clients can use its id. On v2 a lease id exists only within this process
@@ -339,8 +337,8 @@ where
     // The read of a strict struct has listed its unknown keys.
     problems.retain(|problem: &Problem| problem.kind != ProblemKind::Unknown);
     problems.extend(tree.iter().filter_map(|(relative, stored)| {
-        let is_hidden = relative.split('/').any(key::is_hidden);
-        if is_hidden || was_read.contains(relative.as_str()) {
+        let is_reserved = relative.split('/').any(key::is_reserved);
+        if is_reserved || was_read.contains(relative.as_str()) {
             return None;
         }
         let reason = if owns(relative) { presence::left_over(&around(relative), tree)? } else { UNKNOWN.to_owned() };
@@ -400,8 +398,9 @@ pub(crate) fn validate_value<T>(key: &Key, value: &T, codec: &Codec<T>) -> Optio
 
 /// The map types that a field may have.
 pub trait Map: Sized {
-    /// The type of the map's keys. Each becomes one segment below the map's directory.
-    type Key: MapKey;
+    /// The type of the map's keys. Each becomes a path below the map's directory: one segment in a
+    /// map that is a field of a struct.
+    type Key: MapPath;
     /// The type of the map's values.
     type Value: Send + 'static;
 
@@ -414,7 +413,7 @@ pub trait Map: Sized {
     fn pairs(&self) -> Vec<(&Self::Key, &Self::Value)>;
 }
 
-impl<K: MapKey, V: Send + 'static> Map for BTreeMap<K, V> {
+impl<K: MapPath, V: Send + 'static> Map for BTreeMap<K, V> {
     type Key = K;
     type Value = V;
 
@@ -427,7 +426,7 @@ impl<K: MapKey, V: Send + 'static> Map for BTreeMap<K, V> {
     }
 }
 
-impl<K: MapKey + Hash, V: Send + 'static, H: BuildHasher + Default> Map for HashMap<K, V, H> {
+impl<K: MapPath + Hash, V: Send + 'static, H: BuildHasher + Default> Map for HashMap<K, V, H> {
     type Key = K;
     type Value = V;
 
@@ -438,57 +437,6 @@ impl<K: MapKey + Hash, V: Send + 'static, H: BuildHasher + Default> Map for Hash
     fn pairs(&self) -> Vec<(&K, &V)> {
         self.iter().collect()
     }
-}
-
-/// A type whose values can be the keys of a map. The stored form must be text; it becomes one
-/// segment, escaped if necessary. Every [`EtcdValue`] that has an order implements this.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be the key of a map: derive `EtcdValue`, `Ord`, `Clone` and `Debug` for it",
-    label = "not a `MapKey`",
-    note = "to store the whole map in one key, write `#[etcd(json)]`"
-)]
-pub trait MapKey: EtcdValue + Ord + Clone + fmt::Debug + Send + Sync + 'static {}
-
-#[diagnostic::do_not_recommend]
-impl<T: EtcdValue + Ord + Clone + fmt::Debug + Send + Sync + 'static> MapKey for T {}
-
-/// Converts a map key to its segment.
-pub(crate) fn segment_of<K: MapKey>(key: &K) -> Result<String, ValueError> {
-    let bytes = Codec::value().encode(key)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| ValueError::new("a map key is text; this one's stored form is not UTF-8"))?;
-    Ok(key::escape(text).into_owned())
-}
-
-/// Converts a segment to its map key. Refuses a segment that [`segment_of`] would not write, since
-/// no handle could address it.
-pub(crate) fn key_of_segment<K: MapKey>(segment: &str) -> Result<K, (ProblemKind, String)> {
-    let foreign = |reason: String| (ProblemKind::ForeignKey, reason);
-    let text = key::unescape(segment).ok_or_else(|| foreign(unescaped(segment)))?;
-    let value: K = Codec::value().decode(text.as_bytes()).map_err(|reason| foreign(format!("the key's name: {reason}")))?;
-    let is_own = contained("the comparison", || Ok(value.is_stored_as(text.as_bytes())));
-    if is_own.map_err(|reason| foreign(format!("the key's name: {reason}")))? {
-        return Ok(value);
-    }
-    match segment_of(&value) {
-        Ok(own) if own == segment => Ok(value),
-        Ok(own) => Err(foreign(format!(
-            "the key's name stands for the same as `{own}`: write that, or use `String` for the keys of the map, which takes every name"
-        ))),
-        Err(reason) => Err(foreign(format!("the key's name: {reason}"))),
-    }
-}
-
-/// Says what to write instead of a name that [`segment_of`] would not write. The writer may have
-/// escaped the name as in a URL, or may have meant it literally.
-fn unescaped(segment: &str) -> String {
-    let literally = key::escape(segment);
-    let meant = percent_encoding::percent_decode_str(segment).decode_utf8().ok().filter(|meant| meant != segment);
-    let advice = match meant.as_deref().map(|meant| (meant, key::escape(meant))) {
-        Some((meant, own)) if meant == own => format!("write `{own}` if that is meant, or `{literally}` for the text `{segment}`"),
-        Some((meant, own)) => format!("write `{own}` if {meant:?} is meant, or `{literally}` for the text `{segment}`"),
-        None => format!("write `{literally}`"),
-    };
-    format!("the key's name is not escaped as this library does it: {advice}")
 }
 
 /// Splits a relative key into its first segment and the rest.

@@ -11,7 +11,7 @@
 //! # Rules that hold for every method
 //!
 //! - **Refuse before sending.** [`Store::capabilities`] says what the store can do. The store
-//!   answers any other request with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported). The
+//!   answers any other request with [`ErrorKind::Unsupported`]. The
 //!   message names the store and what to use instead.
 //! - **A write has three outcomes.** `Ok`: the write was committed. An error whose
 //!   [`may_have_applied`](crate::Error::may_have_applied) is false: the write was not applied and
@@ -49,7 +49,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 pub(crate) use self::roaming::roaming;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
 
@@ -75,7 +75,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// no request is sent.
     fn capabilities(&self) -> &Capabilities;
 
-    /// Reads keys at one revision, in byte order.
+    /// Reads keys at one revision, in byte order unless [`Range::order`] says otherwise.
     ///
     /// The read is at [`Range::revision`] if that is set, otherwise at the newest revision that the
     /// [`Consistency`] requires. [`RangeReply::revision`] tells which revision that was. To read
@@ -85,9 +85,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// - `HistoryLost` if the requested revision is compacted, zero or in the future.
-    /// - `Invalid` for a page of zero keys.
-    /// - `Unsupported` for [`Range::revision`], [`Range::limit`], [`Range::after`] or
-    ///   [`Range::modified_after`] if the store lacks [`Capabilities::past_revisions`].
+    /// - `Invalid` for a page of zero keys, for a span whose end is not after its start, and for an
+    ///   order by values together with [`Range::keys_only`].
+    /// - `Unsupported` for [`Range::revision`], [`Range::limit`], [`Range::after`],
+    ///   [`Range::modified_after`], [`Range::order`] or [`Range::count_only`] if the store lacks
+    ///   [`Capabilities::past_revisions`].
     /// - On a store with [`Capabilities::directories`]: `NotADirectory` for the keys below a key
     ///   that holds a value, and `IsADirectory` for the value of a directory.
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>>;
@@ -98,8 +100,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// A transaction that changes nothing has no revision of its own; [`Committed::revision`] is
     /// then the store's revision. A failed compare is not an error: [`Committed::succeeded`] is
     /// false, and [`Txn::otherwise`] was performed. Two writes in one list must not touch the same
-    /// key, unless both are deletes. This is etcd's rule. An [`Op::Get`], an [`Op::Newest`] or a
-    /// delete sees the effects of the earlier operations of its list.
+    /// key, unless both are deletes. This is etcd's rule. A read ([`Op::Get`], [`Op::Page`],
+    /// [`Op::Newest`]) or a delete sees the effects of the earlier operations of its list.
     ///
     /// Without [`Capabilities::transactions`], a list holds at most one write, all compares are
     /// about the key of that write, and `otherwise` holds at most one [`Op::Get`] of that key. The
@@ -110,7 +112,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// - `TooManyOperations`, before sending, above [`Capabilities::max_operations`].
     /// - `Invalid`, before sending or from the server, for two writes of one key in either list
     ///   (performed or not), for a [`Condition`] that does not go with its span, and for an
-    ///   [`Op::Newest`] with a limit of zero.
+    ///   [`Op::Newest`] or an [`Op::Page`] with a limit of zero.
     /// - `TooLarge` for a request larger than the server accepts.
     /// - `LeaseLost` for a lease that does not exist.
     /// - `NoSpace`, `PermissionDenied` and others, as the server answers.
@@ -133,6 +135,10 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// - If the connection goes silent, the store notices and yields an error.
     ///
     /// The store makes one attempt. The error tells whether another attempt may help.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` for a span whose end is not after its start.
     fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>>;
 
     /// Creates a lease with this id. Returns the time to live that the server granted, which may be
@@ -201,6 +207,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
 /// What is known about the cluster behind a [`Store`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Identity {
     /// The id of the cluster. `None` before the first answer.
     pub cluster: Option<String>,
@@ -208,8 +215,17 @@ pub struct Identity {
     pub endpoints: Vec<String>,
 }
 
+impl Identity {
+    /// Returns an identity with these addresses, of a cluster whose id is not known.
+    #[must_use]
+    pub fn new(endpoints: Vec<String>) -> Self {
+        Self { cluster: None, endpoints }
+    }
+}
+
 /// What a store can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Capabilities {
     /// The store's name in messages: `etcd v3`, `etcd v2` or `memory`.
     pub name: &'static str,
@@ -226,8 +242,27 @@ pub struct Capabilities {
     pub past_revisions: bool,
     /// Whether values may be any bytes. If false, values must be UTF-8 text.
     pub binary_values: bool,
-    /// Whether directories exist on their own, as with [`Op::MakeDir`].
+    /// Whether directories exist on their own, as with [`Op::MakeDir`]. Such a store has the key
+    /// rules of v2: keys are paths, and names that begin with `_` are hidden, so handles escape the
+    /// `_` (`%5Fx`).
     pub directories: bool,
+}
+
+impl Capabilities {
+    /// Returns the capabilities of an etcd v3 server with default flags. Change the fields that
+    /// differ.
+    #[must_use]
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            transactions: true,
+            max_operations: 128,
+            max_value: 1_572_864,
+            past_revisions: true,
+            binary_values: true,
+            directories: false,
+        }
+    }
 }
 
 /// The keys that a request is about.
@@ -238,14 +273,42 @@ pub enum Span {
     /// All keys below this directory, at any depth: the keys that start with its
     /// [`prefix`](Key::prefix) and are longer.
     Below(Key),
+    /// The keys from `start` on, and before `end`, in byte order. Every method refuses an end that
+    /// is not after the start with `Invalid`. A store with [`Capabilities::directories`] refuses
+    /// every such span with `Unsupported`.
+    Between {
+        /// The first key.
+        start: Key,
+        /// The first key after the span. `None` if the span contains all keys from `start` on.
+        end: Option<Key>,
+    },
 }
 
 impl Span {
-    /// Returns the key or the directory.
+    /// Returns the span of the keys from `start` on, and before `end`, by their bytes. An empty
+    /// `start` is before every key.
+    #[must_use]
+    pub fn between(start: &[u8], end: Option<&[u8]>) -> Self {
+        // No store has an empty key, so this one is the first.
+        let or_first = |key: &[u8]| Key::stored(if key.is_empty() { &[0] } else { key });
+        Self::Between { start: or_first(start), end: end.map(or_first) }
+    }
+
+    /// Returns the key, the directory, or the first key.
     #[must_use]
     pub fn key(&self) -> &Key {
         match self {
-            Self::Key(key) | Self::Below(key) => key,
+            Self::Key(key) | Self::Below(key) | Self::Between { start: key, .. } => key,
+        }
+    }
+
+    /// Refuses a span whose end is not after its start.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self {
+            Self::Between { start, end: Some(end) } if end.as_bytes() <= start.as_bytes() => {
+                Err(Error::new(ErrorKind::Invalid, "the end of a span is not after its start").at(start))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -255,6 +318,7 @@ impl Span {
         match self {
             Self::Key(key) => key.as_bytes() == stored,
             Self::Below(directory) => stored.strip_prefix(directory.prefix().as_bytes()).is_some_and(|name| !name.is_empty()),
+            Self::Between { start, end } => start.as_bytes() <= stored && end.as_ref().is_none_or(|end| stored < end.as_bytes()),
         }
     }
 }
@@ -272,6 +336,7 @@ pub enum Consistency {
 
 /// A request to read keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Range {
     /// The keys to read.
     pub span: Span,
@@ -294,6 +359,75 @@ pub struct Range {
     pub modified_after: Option<Revision>,
     /// How fresh the reply must be.
     pub consistency: Consistency,
+    /// The order of the keys, which also decides which keys a limit cuts off. With a limit, and an
+    /// order other than ascending keys, the server reads and sorts the whole span. The order of keys
+    /// that are equal in it is unspecified. Any other order than the default requires
+    /// [`Capabilities::past_revisions`].
+    pub order: Order,
+    /// Returns no keys, and sets [`RangeReply::count`]. Requires [`Capabilities::past_revisions`].
+    pub count_only: bool,
+}
+
+/// The order of the keys of a reply. The default is ascending keys, in byte order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Order {
+    /// What decides.
+    pub by: SortBy,
+    /// Whether the greatest comes first.
+    pub descending: bool,
+}
+
+impl Order {
+    /// Ascending by this.
+    #[must_use]
+    pub const fn ascending(by: SortBy) -> Self {
+        Self { by, descending: false }
+    }
+
+    /// Descending by this.
+    #[must_use]
+    pub const fn descending(by: SortBy) -> Self {
+        Self { by, descending: true }
+    }
+
+    /// Whether this is the order in which stores keep keys.
+    pub(crate) fn is_natural(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Sorts keys, which are in byte order, into this order. Keys that are equal in it stay in byte
+    /// order.
+    pub(crate) fn sort(self, kvs: &mut [KeyValue]) {
+        if self.is_natural() {
+            return;
+        }
+        kvs.sort_by(|a, b| {
+            let order = match self.by {
+                SortBy::Key => a.key.cmp(&b.key),
+                SortBy::Created => a.created.cmp(&b.created),
+                SortBy::Modified => a.modified.cmp(&b.modified),
+                SortBy::Version => a.version.cmp(&b.version),
+                SortBy::Value => a.value.cmp(&b.value),
+            };
+            if self.descending { order.reverse() } else { order }
+        });
+    }
+}
+
+/// What decides the [`Order`] of keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SortBy {
+    /// The key.
+    #[default]
+    Key,
+    /// [`KeyValue::created`].
+    Created,
+    /// [`KeyValue::modified`].
+    Modified,
+    /// [`KeyValue::version`].
+    Version,
+    /// [`KeyValue::value`]. Does not go with [`Range::keys_only`].
+    Value,
 }
 
 impl Range {
@@ -309,17 +443,79 @@ impl Range {
             keys_only: false,
             modified_after: None,
             consistency: Consistency::Linearizable,
+            order: Order::default(),
+            count_only: false,
         }
+    }
+
+    /// Sets [`revision`](Self::revision).
+    #[must_use]
+    pub fn revision(mut self, revision: impl Into<Option<Revision>>) -> Self {
+        self.revision = revision.into();
+        self
+    }
+
+    /// Sets [`limit`](Self::limit).
+    #[must_use]
+    pub fn limit(mut self, keys: impl Into<Option<usize>>) -> Self {
+        self.limit = keys.into();
+        self
+    }
+
+    /// Sets [`after`](Self::after).
+    #[must_use]
+    pub fn after(mut self, key: impl Into<Option<Bytes>>) -> Self {
+        self.after = key.into();
+        self
+    }
+
+    /// Sets [`until`](Self::until).
+    #[must_use]
+    pub fn until(mut self, key: impl Into<Option<Bytes>>) -> Self {
+        self.until = key.into();
+        self
+    }
+
+    /// Sets [`keys_only`](Self::keys_only).
+    #[must_use]
+    pub fn keys_only(mut self, yes: bool) -> Self {
+        self.keys_only = yes;
+        self
+    }
+
+    /// Sets [`modified_after`](Self::modified_after).
+    #[must_use]
+    pub fn modified_after(mut self, revision: impl Into<Option<Revision>>) -> Self {
+        self.modified_after = revision.into();
+        self
+    }
+
+    /// Sets [`consistency`](Self::consistency).
+    #[must_use]
+    pub fn consistency(mut self, consistency: Consistency) -> Self {
+        self.consistency = consistency;
+        self
+    }
+
+    /// Refuses an invalid span, and an order by values that are not read.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.span.check()?;
+        if self.keys_only && self.order.by == SortBy::Value {
+            return Err(Error::new(ErrorKind::Invalid, "keys cannot be sorted by values that are not read").at(self.span.key()));
+        }
+        Ok(())
     }
 }
 
 /// The reply to a [`Range`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RangeReply {
     /// The revision of the read. For a read of the past, this is that past revision, not the
     /// store's newest.
     pub revision: Revision,
-    /// The keys, in byte order. For [`Op::Newest`], the newest key comes first.
+    /// The keys in the requested order, which is byte order by default. For [`Op::Newest`], the
+    /// newest key comes first.
     pub kvs: Vec<KeyValue>,
     /// The directories below the span, in byte order of their keys. Only on a store with
     /// [`Capabilities::directories`].
@@ -330,12 +526,31 @@ pub struct RangeReply {
     /// Whether more keys follow the last one.
     pub more: bool,
     /// The number of all keys in the span, modified or not. Only for a read with
-    /// [`Range::modified_after`]. The limit does not change it.
+    /// [`Range::modified_after`] or [`Range::count_only`]. The limit does not change it.
     pub count: Option<u64>,
+    /// Whether no value keeps more memory alive than its own bytes. If false, a value may be part
+    /// of a larger message, which lives as long as any part of it.
+    pub compact: bool,
+}
+
+impl RangeReply {
+    /// Returns the reply with these keys, after which there are no more.
+    #[must_use]
+    pub fn new(revision: Revision, kvs: Vec<KeyValue>) -> Self {
+        Self { revision, kvs, ..Self::default() }
+    }
+
+    /// Copies the values, unless they are compact already.
+    pub(crate) fn make_compact(&mut self) {
+        if !std::mem::replace(&mut self.compact, true) {
+            self.kvs.iter_mut().for_each(|kv| kv.value = Bytes::copy_from_slice(&kv.value));
+        }
+    }
 }
 
 /// A key with its value, revisions, lease and time to live.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KeyValue {
     /// The key as stored. It may be invalid as a [`Key`].
     pub key: Bytes,
@@ -357,6 +572,13 @@ pub struct KeyValue {
 }
 
 impl KeyValue {
+    /// Returns a key that was created at `revision` and never expires. Its number of writes is not
+    /// known.
+    #[must_use]
+    pub fn new(key: Bytes, value: Bytes, revision: Revision) -> Self {
+        Self { key, value, created: revision, modified: revision, version: None, lease: None, ttl: None }
+    }
+
     /// Returns when the key expires, as far as the reply tells. A put with this expiry preserves
     /// the expiry of the key.
     ///
@@ -387,6 +609,7 @@ pub(crate) fn expiry(lease: Option<LeaseId>, ttl: Option<Duration>) -> Expiry {
 
 /// A directory, on a store with [`Capabilities::directories`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DirectoryNode {
     /// The key as stored.
     pub key: Bytes,
@@ -398,8 +621,17 @@ pub struct DirectoryNode {
     pub ttl: Option<Duration>,
 }
 
+impl DirectoryNode {
+    /// Returns a directory that was created at `revision` and never expires.
+    #[must_use]
+    pub fn new(key: Bytes, revision: Revision) -> Self {
+        Self { key, created: revision, modified: revision, ttl: None }
+    }
+}
+
 /// A transaction: compares, and the operations to perform if they hold or fail.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Txn {
     /// The compares. All must hold for [`then`](Self::then) to be performed.
     pub compares: Vec<Compare>,
@@ -409,18 +641,56 @@ pub struct Txn {
     pub otherwise: Vec<Op>,
 }
 
+impl Txn {
+    /// Returns a transaction without compares that performs these operations.
+    #[must_use]
+    pub fn new(then: Vec<Op>) -> Self {
+        Self { then, ..Self::default() }
+    }
+
+    /// Sets [`then`](Self::then).
+    #[must_use]
+    pub fn then(mut self, operations: Vec<Op>) -> Self {
+        self.then = operations;
+        self
+    }
+
+    /// Sets [`compares`](Self::compares).
+    #[must_use]
+    pub fn compares(mut self, compares: Vec<Compare>) -> Self {
+        self.compares = compares;
+        self
+    }
+
+    /// Sets [`otherwise`](Self::otherwise).
+    #[must_use]
+    pub fn otherwise(mut self, operations: Vec<Op>) -> Self {
+        self.otherwise = operations;
+        self
+    }
+}
+
 /// A condition on a span. For a key that does not exist, only [`Condition::Absent`],
-/// [`Condition::UnchangedSince`] and [`Condition::NeverExpires`] hold.
+/// [`Condition::UnchangedSince`] and [`Condition::NeverExpires`] hold, and [`Condition::Compared`] as
+/// it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Compare {
-    /// The keys that the condition is about. [`Span::Below`] goes only with [`Condition::Absent`],
-    /// [`Condition::UnchangedSince`] and [`Condition::NeverExpires`].
+    /// The keys that the condition is about. A span of several keys goes only with
+    /// [`Condition::Absent`], [`Condition::UnchangedSince`], [`Condition::NeverExpires`] and
+    /// [`Condition::Compared`].
     pub span: Span,
     /// The condition that must hold.
     pub condition: Condition,
 }
 
 impl Compare {
+    /// Returns a condition on a span.
+    #[must_use]
+    pub fn new(span: Span, condition: Condition) -> Self {
+        Self { span, condition }
+    }
+
     /// Returns a condition on one key.
     #[must_use]
     pub fn key(key: &Key, condition: Condition) -> Self {
@@ -454,6 +724,66 @@ pub enum Condition {
     UnchangedSince(Revision),
     /// No key that exists is attached to a lease or has a time to live.
     NeverExpires,
+    /// Each key that exists is in this relation to the operand. If none exists, its version and its
+    /// revisions count as zero and its lease as none, and a comparison of the value does not hold.
+    /// This is etcd's comparison. Requires [`Capabilities::transactions`].
+    Compared(Relation, Operand),
+}
+
+impl Condition {
+    /// Whether the condition goes with a span of several keys.
+    pub(crate) fn is_of_many(&self) -> bool {
+        matches!(self, Self::Absent | Self::UnchangedSince(_) | Self::NeverExpires | Self::Compared(..))
+    }
+}
+
+/// The relation of a key to the operand in [`Condition::Compared`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Relation {
+    /// The key's is equal to the operand.
+    Equal,
+    /// The key's is not equal to the operand.
+    NotEqual,
+    /// The key's is less than the operand.
+    Less,
+    /// The key's is greater than the operand.
+    Greater,
+}
+
+/// What is compared in [`Condition::Compared`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operand {
+    /// The value, in byte order.
+    Value(Bytes),
+    /// [`KeyValue::version`].
+    Version(u64),
+    /// [`KeyValue::created`].
+    Created(Revision),
+    /// [`KeyValue::modified`].
+    Modified(Revision),
+    /// The lease, as a signed number. `None` is zero.
+    Lease(Option<LeaseId>),
+}
+
+impl Operand {
+    /// Whether a key is in this relation to the operand.
+    pub(crate) fn relates(&self, kv: Option<&KeyValue>, relation: Relation) -> bool {
+        let number = |id: Option<LeaseId>| id.map_or(0, |id| id.get().cast_signed());
+        let order = match (self, kv) {
+            (Self::Value(_), None) => return false,
+            (Self::Value(value), Some(kv)) => kv.value.cmp(value),
+            (Self::Version(version), kv) => kv.and_then(|kv| kv.version).unwrap_or(0).cmp(version),
+            (Self::Created(revision), kv) => kv.map_or(Revision::ZERO, |kv| kv.created).cmp(revision),
+            (Self::Modified(revision), kv) => kv.map_or(Revision::ZERO, |kv| kv.modified).cmp(revision),
+            (Self::Lease(lease), kv) => number(kv.and_then(|kv| kv.lease)).cmp(&number(*lease)),
+        };
+        match relation {
+            Relation::Equal => order.is_eq(),
+            Relation::NotEqual => order.is_ne(),
+            Relation::Less => order.is_lt(),
+            Relation::Greater => order.is_gt(),
+        }
+    }
 }
 
 /// One step of a [`Txn`].
@@ -461,6 +791,17 @@ pub enum Condition {
 pub enum Op {
     /// Reads the keys of a span. The reply has no page limit.
     Get(Span),
+    /// Reads at most this many keys of a span, in this order. The result is an [`OpResult::Get`];
+    /// [`RangeReply::more`] tells whether the span has more keys. Requires
+    /// [`Capabilities::transactions`].
+    Page {
+        /// The keys.
+        span: Span,
+        /// The maximum number of keys. Zero returns `Invalid`.
+        limit: usize,
+        /// The order, as in [`Range::order`].
+        order: Order,
+    },
     /// Reads the most recently created keys below a directory, newest first, with their values and
     /// leases. The result is an [`OpResult::Get`]; [`RangeReply::more`] tells whether the directory
     /// has more keys than the limit. Like a get, this operation sees the effects of the earlier
@@ -563,6 +904,7 @@ pub enum Expiry {
 
 /// The reply to a [`Txn`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Committed {
     /// The revision of the changes. If the transaction changed nothing, the store's revision.
     pub revision: Revision,
@@ -572,10 +914,18 @@ pub struct Committed {
     pub results: Vec<OpResult>,
 }
 
+impl Committed {
+    /// Returns the reply to a transaction.
+    #[must_use]
+    pub fn new(revision: Revision, succeeded: bool, results: Vec<OpResult>) -> Self {
+        Self { revision, succeeded, results }
+    }
+}
+
 /// The result of an [`Op`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpResult {
-    /// The result of [`Op::Get`] and [`Op::Newest`].
+    /// The result of [`Op::Get`], [`Op::Page`] and [`Op::Newest`].
     Get(RangeReply),
     /// The result of [`Op::Put`]: the previous value, if it was requested.
     Put(Option<KeyValue>),
@@ -592,11 +942,20 @@ pub enum OpResult {
 
 /// A request to watch a span.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Watch {
     /// The keys to watch.
     pub span: Span,
     /// Where the watch starts.
     pub from: WatchFrom,
+}
+
+impl Watch {
+    /// Returns a request to watch this span.
+    #[must_use]
+    pub fn new(span: Span, from: WatchFrom) -> Self {
+        Self { span, from }
+    }
 }
 
 /// Where a [`Watch`] starts. The watch yields the changes *after* the revision.
@@ -655,11 +1014,20 @@ pub enum WatchItem {
 
 /// All changes of one revision to a watched span.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Batch {
     /// The revision.
     pub revision: Revision,
     /// The changes, in the order of the transaction. No key occurs twice.
     pub events: Vec<Event>,
+}
+
+impl Batch {
+    /// Returns the changes of one revision.
+    #[must_use]
+    pub fn new(revision: Revision, events: Vec<Event>) -> Self {
+        Self { revision, events }
+    }
 }
 
 /// One change.
@@ -758,14 +1126,35 @@ pub enum StatsKind {
     Leader,
 }
 
-/// Statistics as the server returned them.
-#[derive(Clone, Debug, PartialEq)]
+/// Statistics as the server returned them. `Serialize` is the JSON object of the reply.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+#[serde(transparent)]
+#[non_exhaustive]
 pub struct Stats {
     /// The JSON object of the reply.
-    pub fields: serde_json::Map<String, serde_json::Value>,
+    pub(crate) fields: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Stats {
+    /// Returns statistics from the JSON object of a reply.
+    ///
+    /// # Errors
+    ///
+    /// `Server` if the text is not a JSON object.
+    pub fn from_json(text: &str) -> Result<Self> {
+        match serde_json::from_str(text) {
+            Ok(fields) => Ok(Self { fields }),
+            Err(error) => Err(Error::new(ErrorKind::Server, "statistics are not a JSON object").caused_by(error)),
+        }
+    }
+
+    /// Returns a value by the server's name for it, or `None` if there is no such value or it is not
+    /// a `T`.
+    #[must_use]
+    pub fn get<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<T> {
+        serde_json::from_value(self.fields.get(name)?.clone()).ok()
+    }
+
     /// Returns a counter by the server's name for it, such as `setsSuccess`, or `None` if there is
     /// no such number.
     #[must_use]

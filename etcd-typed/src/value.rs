@@ -10,6 +10,7 @@ mod number;
 mod plain;
 mod pointer;
 mod secret;
+mod segment;
 #[cfg(feature = "bytesize-2")]
 mod size;
 pub(crate) mod text_form;
@@ -32,6 +33,8 @@ pub use secret::{Secret, serialize_masked};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 pub use text_form::Text;
+
+use crate::error::ProblemKind;
 
 /// A type that is stored as the value of one key.
 ///
@@ -128,6 +131,29 @@ pub trait EtcdValue: Sized {
     #[doc(hidden)]
     fn from_bytes(_: &[u8]) -> Option<Vec<Self>> {
         None
+    }
+
+    /// How many segments of a path the value is as the key of a map. More than one for a tuple.
+    #[doc(hidden)]
+    const SEGMENTS: usize = 1;
+
+    /// The types of these segments, for people.
+    #[doc(hidden)]
+    #[must_use]
+    fn segment_types() -> String {
+        Self::TYPE.to_owned()
+    }
+
+    /// These segments, each escaped by itself.
+    #[doc(hidden)]
+    fn to_segments(&self) -> Result<String, ValueError> {
+        segment::segment_of(self)
+    }
+
+    /// Reads a path of [`SEGMENTS`](Self::SEGMENTS) segments.
+    #[doc(hidden)]
+    fn from_segments(path: &str) -> Result<Self, (ProblemKind, String)> {
+        segment::key_of_segment(path)
     }
 
     /// Converts the value to its stored form.

@@ -14,6 +14,10 @@ use crate::revision::{LeaseId, Revision};
 /// Two `Versioned` are equal if both value and metadata are equal. For a whole struct, `modified`
 /// is the newest and `created` the oldest revision of its keys. If the value was read through the
 /// handle of a `secret` field itself, `Debug` prints `***`.
+///
+/// `Serialize` is an object with `value` and the metadata: `revision`, `created`, `modified`, and,
+/// where they are known, `version`, `lease` (in hexadecimal) and `ttl` (as a duration is stored:
+/// `1m30s`). The value of a `secret` field is serialized as `***`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Versioned<T> {
     value: T,

@@ -56,7 +56,8 @@ pub(crate) enum Step {
 pub(crate) struct Snapshot {
     /// The revision of the state.
     pub(crate) revision: Revision,
-    /// All keys of the span, in order.
+    /// All keys of the span, in order. If the span is one key, its value keeps no larger message
+    /// alive, since a program may watch thousands of keys.
     pub(crate) kvs: Vec<KeyValue>,
     /// False if the watch begins in a past that the store cannot read. Then there is no state, only
     /// the changes that follow.

@@ -1,8 +1,8 @@
 //! Generates `CheckoutChange`, with one variant per field.
 
 use proc_macro2::{Ident, Span, TokenStream};
-use quote::{quote, quote_spanned};
-use syn::Generics;
+use quote::{ToTokens, quote, quote_spanned};
+use syn::{Generics, Visibility};
 
 use super::{allowed, bounds, change_name, doc, here, local, stored};
 use crate::model::{Codec, Field, Kind, Schema};
@@ -16,12 +16,17 @@ pub(crate) fn change(model: &Schema) -> TokenStream {
         let derives = &model.change_derives;
         quote!(#[derive(#(#derives),*)])
     });
+    // Other crates do not see all fields of the struct, so they must expect further changes.
+    let words = |vis: &Visibility| vis.to_token_stream().to_string();
+    let is_hidden = |field: &Field| !matches!(field.vis, Visibility::Public(_)) && words(&field.vis) != words(&model.item.vis);
+    let non_exhaustive = stored(model).any(|(_, field)| is_hidden(field)).then(|| quote!(#[non_exhaustive]));
     let types = types(model);
     let generics = generics(model);
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
     let variants = stored(model).zip(&types).map(|((_, field), ty)| {
-        let (doc, variant) = (doc(&field.doc), &field.variant);
-        quote!(#doc #variant(#ty))
+        let (doc, Field { variant, attrs, .. }) = (doc(&field.doc), field);
+        let hidden = is_hidden(field).then(|| quote!(#[doc(hidden)]));
+        quote!(#doc #hidden #(#attrs)* #variant(#ty))
     });
     let formatter = local("__f");
     let debug = match types.is_empty() {
@@ -35,9 +40,11 @@ pub(crate) fn change(model: &Schema) -> TokenStream {
         #[doc = #intro]
         #derives
         #allowed
+        #non_exhaustive
         #vis enum #name #generics #where_clause { #(#variants),* }
 
         #[automatically_derived]
+        #[allow(deprecated)]
         impl #impl_generics ::core::fmt::Debug for #name #ty_generics #where_clause {
             #[inline]
             fn fmt(&self, #formatter: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {

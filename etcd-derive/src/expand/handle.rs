@@ -23,8 +23,8 @@ pub(crate) fn handle(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
     let (dir, fields) = (local("__dir"), local("__fields"));
     let declared = stored(model).map(|(_, field)| {
-        let (doc, ident, ty) = (doc(&field.doc), &field.ident, ty(model, field));
-        quote!(#doc #vis #ident: #ty,)
+        let (doc, Field { ident, vis, attrs, .. }, ty) = (doc(&field.doc), field, ty(model, field));
+        quote!(#doc #(#attrs)* #vis #ident: #ty,)
     });
     let (mut leaves, mut values) = (Vec::new(), Vec::new());
     for part in parts {
@@ -59,6 +59,7 @@ pub(crate) fn handle(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
         #open
 
         #[automatically_derived]
+        #[allow(deprecated)]
         impl #impl_generics #krate::EtcdSchema for #ident #ty_generics #where_clause {
             type Handle = #name #ty_generics;
 

@@ -111,7 +111,7 @@ impl OneKey {
 }
 
 fn find(key: &Key, snapshot: Snapshot) -> Option<Box<Stored>> {
-    snapshot.kvs.into_iter().find(|kv| is(key, &kv.key)).map(|kv| Box::new(Stored::kept(kv)))
+    snapshot.kvs.into_iter().find(|kv| is(key, &kv.key)).map(|kv| Box::new(Stored::from(kv)))
 }
 
 fn is(key: &Key, stored: &[u8]) -> bool {

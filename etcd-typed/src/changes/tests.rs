@@ -125,7 +125,7 @@ async fn bad_value_follows_good_changes_of_its_revision() {
 async fn keys_outside_the_schema_yield_no_item() {
     let store = MemoryStore::new();
     let mut changes = watching(&store).await.unwrap();
-    for foreign in ["/n/_hidden", "/n/a/deeper", "/na", "/n"] {
+    for foreign in ["/n/_etcd-typed", "/n/a/deeper", "/na", "/n"] {
         commit(&store, vec![put(foreign, "1")]).await;
     }
     let last = commit(&store, vec![put("/n/a", "1")]).await;

@@ -34,9 +34,9 @@ use crate::version::{Versioned, Versions};
     note = "to store all of it in one key, remove `dir` or `flatten` from the field, and add `#[etcd(json)]` or derive `EtcdValue` for the type"
 )]
 pub trait EtcdSchema: Schema {
-    /// The derived handle: `CheckoutDir` for `Checkout`. It has a public field for each field of
-    /// the struct, and dereferences to [`Dir<Self>`].
-    type Handle: Send + Sync + 'static;
+    /// The derived handle: `CheckoutDir` for `Checkout`. It has a field for each field of the
+    /// struct, with the same visibility, and dereferences to [`Dir<Self>`].
+    type Handle: Clone + fmt::Debug + Send + Sync + 'static;
 
     /// Creates the handle of this directory.
     #[doc(hidden)]
@@ -51,8 +51,8 @@ macro_rules! pointers {
             type Handle = S::Handle;
 
             fn handle(dir: Dir<Self>) -> S::Handle {
-                let Dir { context, key, enclosing, removable, .. } = dir;
-                S::handle(Dir { context, key, enclosing, removable, schema: PhantomData })
+                let Dir { context, key, enclosing, removable, older, .. } = dir;
+                S::handle(Dir { context, key, enclosing, removable, older, schema: PhantomData })
             }
         }
     )+};
@@ -139,13 +139,22 @@ pub struct Dir<S> {
     /// Whether the struct is a map entry or an optional directory. Then it exists only if it has a
     /// key, and is removed as a whole.
     removable: bool,
+    /// The directory in which earlier versions of this library stored the struct.
+    pub(super) older: Option<Key>,
     schema: PhantomData<fn() -> S>,
 }
 
 impl<S> Clone for Dir<S> {
     fn clone(&self) -> Self {
-        let Self { context, key, enclosing, removable, .. } = self;
-        Self { context: context.clone(), key: key.clone(), enclosing: enclosing.clone(), removable: *removable, schema: PhantomData }
+        let Self { context, key, enclosing, removable, older, .. } = self;
+        Self {
+            context: context.clone(),
+            key: key.clone(),
+            enclosing: enclosing.clone(),
+            removable: *removable,
+            older: older.clone(),
+            schema: PhantomData,
+        }
     }
 }
 
@@ -157,7 +166,13 @@ impl<S: Schema> fmt::Debug for Dir<S> {
 
 impl<S: Schema> Dir<S> {
     pub(crate) fn new(context: SharedContext, key: Key) -> Self {
-        Self { context, key, enclosing: None, removable: false, schema: PhantomData }
+        Self { context, key, enclosing: None, removable: false, older: None, schema: PhantomData }
+    }
+
+    /// Sets the directory that is read while the struct does not exist in its own.
+    pub(crate) fn older(mut self, older: Option<Key>) -> Self {
+        self.older = older;
+        self
     }
 
     /// Marks the handle as part of this struct.
@@ -188,15 +203,32 @@ impl<S: Schema> Dir<S> {
     // each struct.
     #[allow(clippy::manual_async_fn)]
     pub fn get(&self) -> impl Future<Output = Result<Versioned<S>>> + Send {
-        async { self.context.find("get", S::TABLE, &self.key).await?.decode(&self.key).await }
+        async {
+            let found = self.context.find("get", S::TABLE, &self.key).await?;
+            match &self.older {
+                Some(older) if !found.tree.keys().any(|relative| self.exists_by(relative)) => {
+                    let before = self.context.find("get", S::TABLE, older).await?;
+                    match before.tree.is_empty() {
+                        true => found.decode(&self.key).await,
+                        false => before.decode(older).await,
+                    }
+                }
+                _ => found.decode(&self.key).await,
+            }
+        }
     }
 
     /// Whether any key of the schema exists. A map entry or an optional struct exists under the
     /// conditions in [`Dir`](Dir#structs-that-may-be-absent).
     pub async fn exists(&self) -> Result<bool> {
         let work = async {
-            let reply = self.context.read(Span::Below(self.key.clone()), true).await.map_err(|error| error.at(&self.key))?;
-            Ok(reply.kvs.iter().any(|kv| self.key.below(&kv.key).is_some_and(|relative| self.exists_by(relative))))
+            for key in std::iter::once(&self.key).chain(&self.older) {
+                let reply = self.context.read(Span::Below(key.clone()), true).await.map_err(|error| error.at(key))?;
+                if reply.kvs.iter().any(|kv| key.below(&kv.key).is_some_and(|relative| self.exists_by(relative))) {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
         };
         Self::operation("exists").run(work).await
     }
@@ -266,8 +298,8 @@ impl<S: Schema> Dir<S> {
     /// The validation of a struct runs if the whole struct could be read, at any depth. The
     /// validation of a field runs if the field could be read. A default that is used is also
     /// validated. An alias next to the field's own key is not a problem: it is not read, and `set`
-    /// leaves it for older readers. Keys with a segment that starts with `_` are not reported,
-    /// since v2 hides them and this library leaves them alone.
+    /// leaves it for older readers. Keys with the reserved segment `_etcd-typed` are not reported.
+    /// On v2, neither are keys with a segment that starts with `_`, since v2 hides them.
     ///
     /// # Errors
     ///
@@ -289,7 +321,7 @@ impl<S: Schema> Dir<S> {
     /// The errors of [`set`](Self::set), and `AlreadyExists`. `Invalid` for a value without any
     /// key, since a second `create` could not detect it.
     pub fn create(&self, value: &S) -> DirWrite<S> {
-        self.write("create", schema::encode_present(&self.key, value).map(Job::Create))
+        self.write("create", schema::encode_present(&self.key, value).map(|encoded| Job::Create(self.context.stored(encoded))))
     }
 
     /// Replaces the struct by `value` if nothing below the directory was changed, added or deleted
@@ -305,7 +337,7 @@ impl<S: Schema> Dir<S> {
     /// struct, if it can be decoded. It comes with the same answer.
     pub fn compare_and_swap(&self, seen: &Versioned<S>, value: &S) -> DirWrite<S> {
         let job = || -> Result<Job> {
-            let old = schema::encode_unchecked(&self.key, &**seen)?;
+            let old = self.context.stored(schema::encode_unchecked(&self.key, &**seen)?);
             let new = self.encode(value)?;
             let Versions { revision, lease, basis, .. } = seen.versions.clone();
             Ok(Job::Swap(Swap { revision, basis, lease, old, new }))
@@ -420,7 +452,8 @@ impl<S: Schema> Dir<S> {
 
     /// Encodes `value` into keys and values.
     pub(super) fn encode(&self, value: &S) -> Result<Encoded> {
-        if self.removable { schema::encode_present(&self.key, value) } else { schema::encode(&self.key, value) }
+        let encoded = if self.removable { schema::encode_present(&self.key, value) } else { schema::encode(&self.key, value) };
+        encoded.map(|encoded| self.context.stored(encoded))
     }
 
     /// Whether a key, relative to the directory, shows that the struct exists.

@@ -18,6 +18,7 @@ use super::entry::Entry;
 use crate::changes::{Typed, Watching};
 use crate::error::{ErrorKind, Result};
 use crate::key::Key;
+use crate::live::{LiveMap, PathsView, Viewing};
 use crate::queue::Guard;
 use crate::revision::Revision;
 use crate::schema::{self, Change, Keyed, Stored};
@@ -57,6 +58,7 @@ pub struct Directory {
 
 /// A key or a directory in a [`Directory`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Node {
     /// The path below the directory that was listed, as it is stored.
     pub path: String,
@@ -86,16 +88,18 @@ impl Directory {
         &self.key
     }
 
-    /// The handle of a key in this directory. The name is treated as data and escaped.
+    /// The handle of a key in this directory. The name is treated as data and escaped, as in an
+    /// [`EntryMap`](crate::EntryMap).
     #[must_use]
     pub fn entry<T: EtcdValue + Send + Sync + 'static>(&self, name: &str) -> Entry<T> {
-        Entry::new(self.context.clone(), self.key.child(name), Codec::value())
+        let (key, older) = self.context.child(&self.key, name);
+        Entry::new(self.context.clone(), key, Codec::value()).with_aliases(older.into_iter().collect())
     }
 
     /// The handle of a subdirectory. The name is treated as data and escaped.
     #[must_use]
     pub fn directory(&self, name: &str) -> Self {
-        Self::new(self.context.clone(), self.key.child(name))
+        Self::new(self.context.clone(), self.context.child(&self.key, name).0)
     }
 
     /// Lists the values and directories directly in this directory, in the order of their names.
@@ -183,6 +187,24 @@ impl Directory {
     pub fn watch(&self) -> Watching<Keyed<String, Change<Bytes>>, BTreeMap<String, Bytes>> {
         let typed = Typed::new(PATTERN, |delta, out| delta.all_keys(out), values);
         Watching::new(self.context.lease_pool.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
+    }
+
+    /// Opens an always-current view of all values below the directory, as bytes, by their stored
+    /// paths relative to the directory; see [`Live`](crate::Live). A change of one key costs
+    /// O(log n). Every state is valid, since the values have no schema.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+    /// # let client = etcd_typed::Client::connect("memory:").await?;
+    /// let registry = client.directory("/registry")?;
+    /// let mut live = registry.live().await?;
+    /// client.entry::<String>("/registry/ns/component/7")?.set(&"10.0.0.1".to_owned()).await?;
+    /// let state = live.changed().await?;
+    /// assert_eq!(state.get("ns/component/7").map(|value| &value[..]), Some(&b"10.0.0.1"[..]));
+    /// # Ok(()) }
+    /// ```
+    pub fn live(&self) -> Viewing<LiveMap<String, Bytes>> {
+        self.context.view(Span::Below(self.key.clone()), &self.key, PATTERN, PathsView::new())
     }
 
     async fn nodes(&self, shown: fn(&str) -> &str) -> Result<Versioned<Vec<Node>>> {

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 use bytes::Bytes;
+use serde::{Serialize, Serializer};
 
 use super::Context;
 use super::plan::{Owner, WritePlan};
@@ -24,7 +25,8 @@ use crate::store::Span;
 /// - /prod/app/quotas/acme: 1000
 /// ~ /prod/app/password: *** -> ***
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Diff {
     /// The revision of the stored value in the comparison.
     pub revision: Revision,
@@ -33,7 +35,8 @@ pub struct Diff {
 }
 
 /// One key of a [`Diff`] that would be created, changed or deleted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Difference {
     /// The key, from the root of the store.
     pub key: Key,
@@ -46,7 +49,8 @@ pub struct Difference {
 /// A stored value in a form that may be shown.
 ///
 /// `Display` prints a single line: control characters are escaped, and long values are cut. The
-/// fields contain the whole value.
+/// fields contain the whole value. `Serialize` is the whole value as text, with bytes that are not
+/// UTF-8 escaped as in `b"\\xff"`, and `***` for a secret.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Shown {
@@ -62,7 +66,8 @@ pub enum Shown {
 
 /// The problems of the stored data, returned by [`Dir::check`](crate::Dir::check). `Display` prints
 /// one line per problem.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Check {
     /// The revision that was checked.
     pub revision: Revision,
@@ -167,6 +172,16 @@ impl fmt::Display for Shown {
     }
 }
 
+impl Serialize for Shown {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Self::Secret => serializer.serialize_str("***"),
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Bytes(bytes) => serializer.collect_str(&format_args!("b\"{}\"", bytes.escape_ascii())),
+        }
+    }
+}
+
 /// Whether a text can be printed without quotes: its beginning and end are visible, and it contains
 /// no control characters.
 fn is_plain(text: &str) -> bool {
@@ -231,6 +246,15 @@ impl fmt::Display for Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn differences_are_serialized_as_text() {
+        let key = Key::parse("/a").unwrap();
+        let difference = |old, new| serde_json::to_string(&Difference { key: key.clone(), old, new }).unwrap();
+        let bytes = Shown::of(Bytes::from_static(b"a\xff"));
+        assert_eq!(difference(Some(Shown::of("1".into())), Some(bytes)), r#"{"key":"/a","old":"1","new":"b\"a\\xff\""}"#);
+        assert_eq!(difference(None, Some(Shown::Secret)), r#"{"key":"/a","old":null,"new":"***"}"#);
+    }
 
     #[test]
     fn shown_value_fits_one_line() {

@@ -93,7 +93,7 @@ use crate::version::{Expect, Versioned, Versions};
 /// # Ok(()) }
 /// ```
 pub struct Entry<T> {
-    context: SharedContext,
+    pub(super) context: SharedContext,
     key: Key,
     /// Alternative keys, read if the field's own key does not exist.
     aliases: Vec<Key>,
@@ -202,7 +202,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
         self.operation("exists").run(self.context.retry.one_call(work)).await
     }
 
-    /// Writes the value unconditionally. Returns the revision of the write.
+    /// Writes the value unconditionally. Returns the revision of the write. An entry of a `String`
+    /// also accepts a `&str`: `name.set("x")`.
     ///
     /// A field of a struct keeps its [expiry](Self#expiry). A standalone entry never expires after
     /// this write, unless the write sets a lease or a time to live.
@@ -211,7 +212,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// `Invalid` if the value fails the field's validation, `Encode` if it has no stored form,
     /// `TooLarge`, `NoSpace`. In all of these cases nothing was written.
-    pub fn set(&self, value: &T) -> EntryWrite<T, Revision> {
+    pub fn set(&self, value: impl AsValue<T>) -> EntryWrite<T, Revision> {
         self.write("set", value, Ok(None), Self::written)
     }
 
@@ -221,7 +222,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// The errors of [`set`](Self::set), and `AlreadyExists`. Then [`Error::current`] is the
     /// current value.
-    pub fn create(&self, value: &T) -> EntryWrite<T, Revision> {
+    pub fn create(&self, value: impl AsValue<T>) -> EntryWrite<T, Revision> {
         let mut write = self.write("create", value, Ok(Some(Condition::Absent.into())), Self::written);
         write.refusal = ErrorKind::AlreadyExists;
         write
@@ -232,7 +233,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// # Errors
     ///
     /// The errors of [`set`](Self::set), and `NotFound`.
-    pub fn replace(&self, value: &T) -> EntryWrite<T, Revision> {
+    pub fn replace(&self, value: impl AsValue<T>) -> EntryWrite<T, Revision> {
         let mut write = self.write("replace", value, Ok(Some(Condition::Present.into())), Self::written);
         write.refusal = ErrorKind::NotFound;
         write
@@ -243,7 +244,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// # Errors
     ///
     /// The errors of [`set`](Self::set).
-    pub fn swap(&self, value: &T) -> EntryWrite<T, Previous<T>> {
+    pub fn swap(&self, value: impl AsValue<T>) -> EntryWrite<T, Previous<T>> {
         let mut write = self.write("swap", value, Ok(None), Self::previous);
         write.previous = true;
         write
@@ -256,7 +257,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// The errors of [`set`](Self::set), and `Conflict`. Then [`Error::current`] is the current
     /// value. It comes with the same answer (on v2, from a second request).
-    pub fn compare_and_swap<'e>(&self, expected: impl Into<Expect<'e, T>>, value: &T) -> EntryWrite<T, Revision> {
+    pub fn compare_and_swap<'e>(&self, expected: impl Into<Expect<'e, T>>, value: impl AsValue<T>) -> EntryWrite<T, Revision> {
         self.write("compare_and_swap", value, self.expected(expected.into()).map(Some), Self::written)
     }
 
@@ -493,11 +494,11 @@ impl<T: Send + Sync + 'static> Entry<T> {
     fn write<O>(
         &self,
         op: &'static str,
-        value: &T,
+        value: impl AsValue<T>,
         expected: Result<Option<Expected>>,
         finish: fn(&Self, Committed) -> O,
     ) -> EntryWrite<T, O> {
-        let parts = self.encode(value).and_then(|bytes| Ok((bytes, expected?)));
+        let parts = value.lend(|value| self.encode(value)).and_then(|bytes| Ok((bytes, expected?)));
         EntryWrite {
             entry: self.clone(),
             op,
@@ -592,6 +593,27 @@ impl<T: Send + Sync + 'static> Entry<T> {
             OpResult::Get(reply) => Some(Found { at, kv: reply.kvs.into_iter().next()? }),
             OpResult::Put(_) | OpResult::Delete { .. } | OpResult::Done => None,
         })
+    }
+}
+
+/// A value as the methods of an [`Entry<T>`](Entry) accept it: `&T`, or a `&str` for a `String`.
+#[diagnostic::on_unimplemented(message = "`{Self}` is not a value of an `Entry<{T}>`", label = "expected a `&{T}`")]
+pub trait AsValue<T> {
+    /// Calls `f` with the value.
+    #[doc(hidden)]
+    fn lend<R>(self, f: impl FnOnce(&T) -> R) -> R;
+}
+
+impl<T> AsValue<T> for &T {
+    #[inline]
+    fn lend<R>(self, f: impl FnOnce(&T) -> R) -> R {
+        f(self)
+    }
+}
+
+impl AsValue<String> for &str {
+    fn lend<R>(self, f: impl FnOnce(&String) -> R) -> R {
+        f(&self.to_owned())
     }
 }
 

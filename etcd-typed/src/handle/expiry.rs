@@ -8,7 +8,7 @@ use futures_util::future::try_join_all;
 
 use super::Context;
 use crate::error::Result;
-use crate::key::Key;
+use crate::key::{self, Key};
 use crate::schema::{Stored, Table, Tree, Witnesses};
 use crate::store::{self, Compare, Condition, Expiry, KeyValue, Op, OpResult, Range, Span, Txn};
 
@@ -205,7 +205,10 @@ pub(super) fn kept(table: &'static Table, tree: &Tree, relative: &str) -> Option
     if let Some(stored) = tree.get(relative) {
         return Some(keep_in_step(table, tree, relative, stored));
     }
-    // A write moves the value from an alias to the field's own key.
+    // A write moves the value from an alias, or from the key of an earlier version, to its own key.
+    if let Some(stored) = key::with_escaped_underscores(relative).and_then(|older| tree.get(&older)) {
+        return Some(stored.expiry());
+    }
     let alias = table.aliases_of(relative).iter().find_map(|alias| tree.get(alias));
     alias.or_else(|| around(table, tree, relative).map(|(_, stored)| stored)).map(Stored::expiry)
 }

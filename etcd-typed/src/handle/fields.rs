@@ -9,7 +9,7 @@ use super::entry::Entry;
 use super::expiry::EnclosingStruct;
 use super::map::{DirMap, EntryMap};
 use crate::key::Key;
-use crate::schema::{Fallback, Field, LeafTuple, MapKey, OneLeaf, Presence, Schema, Table};
+use crate::schema::{Fallback, LeafTuple, MapPath, OneLeaf, Presence, Schema, Table};
 use crate::value::Codec;
 
 /// The fields of one struct's directory. The derive generates one call for each directory or map,
@@ -21,20 +21,28 @@ pub struct Fields<'a> {
     table: &'static Table,
     /// The struct itself.
     enclosing: Arc<EnclosingStruct>,
+    /// The directory in which earlier versions of this library stored the struct.
+    older: Option<&'a Key>,
 }
 
 impl<S: Schema> Dir<S> {
     /// Used by the derive.
     #[doc(hidden)]
     pub fn __fields(&self) -> Fields<'_> {
-        Fields::new(&self.context, &self.key, S::TABLE, self.enclosing.clone())
+        Fields::new(&self.context, &self.key, S::TABLE, self.enclosing.clone()).older(self.older.as_ref())
     }
 }
 
 impl<'a> Fields<'a> {
     /// Creates the fields of a struct, which may itself be part of another one.
     fn new(context: &'a SharedContext, directory: &'a Key, table: &'static Table, outer: Option<Arc<EnclosingStruct>>) -> Self {
-        Self { context, directory, table, enclosing: EnclosingStruct::new(directory.clone(), table, outer) }
+        Self { context, directory, table, enclosing: EnclosingStruct::new(directory.clone(), table, outer), older: None }
+    }
+
+    /// Sets the directory that is read while a field does not exist in its own.
+    fn older(mut self, older: Option<&'a Key>) -> Self {
+        self.older = older;
+        self
     }
 
     /// The handle of a field with one value.
@@ -47,21 +55,35 @@ impl<'a> Fields<'a> {
     /// The handle of a nested struct, optional or not.
     pub fn dir<N: EtcdSchema>(&self, field: usize) -> N::Handle {
         let optional = self.table.fields.get(field).is_some_and(|field| field.presence == Presence::Optional);
-        N::handle(Dir::new(self.context.clone(), self.key(field)).within(Some(self.enclosing.clone())).removable(optional))
+        let older = self.older.zip(self.table.fields.get(field)).map(|(older, field)| older.descend(field.segment));
+        N::handle(Dir::new(self.context.clone(), self.key(field)).older(older).within(Some(self.enclosing.clone())).removable(optional))
     }
 
     /// The handle of a struct whose keys are in this struct's own directory.
     pub fn flatten<N: EtcdSchema>(&self) -> N::Handle {
-        N::handle(Dir::new(self.context.clone(), self.directory.clone()).within(Some(self.enclosing.clone())))
+        let dir = Dir::new(self.context.clone(), self.directory.clone()).older(self.older.cloned());
+        N::handle(dir.within(Some(self.enclosing.clone())))
     }
 
     /// The handle of a map of structs.
-    pub fn dir_map<K: MapKey, N: EtcdSchema>(&self, field: usize) -> DirMap<K, N> {
+    pub fn dir_map<K: MapPath, N: EtcdSchema>(&self, field: usize) -> DirMap<K, N> {
+        const {
+            assert!(
+                K::LEVELS == 1,
+                "a map that is a field of a struct cannot have a tuple as its key; use `Client::entries` or `Client::dirs`"
+            )
+        };
         DirMap::new(self.context.clone(), self.key(field)).within(self.enclosing.clone())
     }
 
     /// The handle of a map of values.
-    pub fn entries<K: MapKey, V: Send + Sync + 'static>(&self, field: usize, codec: &Codec<V>) -> EntryMap<K, V> {
+    pub fn entries<K: MapPath, V: Send + Sync + 'static>(&self, field: usize, codec: &Codec<V>) -> EntryMap<K, V> {
+        const {
+            assert!(
+                K::LEVELS == 1,
+                "a map that is a field of a struct cannot have a tuple as its key; use `Client::entries` or `Client::dirs`"
+            )
+        };
         EntryMap::new(self.context.clone(), self.key(field), *codec).within(self.enclosing.clone())
     }
 
@@ -71,8 +93,10 @@ impl<'a> Fields<'a> {
 
     /// The key of a field, and its aliases.
     fn keys(&self, field: usize) -> (Key, Vec<Key>) {
-        let aliases = self.table.fields.get(field).map_or(&[][..], |field: &Field| field.aliases);
-        (self.key(field), aliases.iter().map(|alias| self.directory.descend(alias)).collect())
+        let Some(field) = self.table.fields.get(field) else { return (self.directory.clone(), Vec::new()) };
+        let aliases = field.aliases.iter().map(|alias| self.directory.descend(alias));
+        let older = self.older.into_iter().flat_map(|older| field.segments().map(|segment| older.descend(segment)));
+        (self.directory.descend(field.segment), aliases.chain(older).collect())
     }
 }
 

@@ -14,9 +14,19 @@ use crate::store::{Committed, Compare, Op, OpResult, Range, RangeReply, Span, Tx
 
 impl Context {
     /// Returns a copy whose writes also require that this guard is held.
-    pub(super) fn guarded_by(&self, guard: &Guard) -> SharedContext {
+    pub(crate) fn guarded_by(&self, guard: &Guard) -> SharedContext {
         let mut context = self.clone();
         context.claims.push(guard.claim().clone());
+        Arc::new(context)
+    }
+
+    /// Returns the context with the guards of another one in addition.
+    pub(super) fn with_guards_of(self: &Arc<Self>, other: &Self) -> SharedContext {
+        if !other.is_guarded() {
+            return self.clone();
+        }
+        let mut context = Self::clone(self);
+        context.claims.extend(other.claims.iter().cloned());
         Arc::new(context)
     }
 
@@ -56,7 +66,7 @@ impl Context {
     ///
     /// `GuardLost` if a guard was not held, whether or not other conditions failed. The same answer
     /// shows this, so it is from the same revision.
-    pub(super) async fn commit(&self, mut txn: Txn) -> Result<Committed> {
+    pub(crate) async fn commit(&self, mut txn: Txn) -> Result<Committed> {
         if !self.is_guarded() {
             return self.asked().commit(txn).await;
         }

@@ -4,7 +4,7 @@
 mod per_entry;
 
 use std::any::type_name;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fmt;
 use std::future::IntoFuture;
 use std::marker::PhantomData;
@@ -16,20 +16,20 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream;
 
-use super::SharedContext;
 use super::dir::{Dir, EtcdSchema, set};
 use super::dry_run::{Check, Diff};
 use super::entry::Entry;
 use super::expiry::{EnclosingStruct, RequestedExpiry};
 use super::plan::{Atomicity, Owner};
+use super::{Context, SharedContext};
 use crate::changes::{Typed, Watching};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::live::{DirsView, EntriesView, LiveMap, Viewing};
 use crate::queue::Guard;
 use crate::revision::{LeaseId, Revision};
-use crate::schema::{self, Change, Encoded, Keyed, MapKey, Schema, Stored};
-use crate::store::{BoxFuture, Expiry, Range, Span};
+use crate::schema::{self, Change, Encoded, Keyed, MapPath, Schema, Stored};
+use crate::store::{BoxFuture, Expiry, KeyValue, Range, RangeReply, Span};
 use crate::telemetry::Operation;
 use crate::value::Codec;
 use crate::version::Versioned;
@@ -38,8 +38,15 @@ pub use per_entry::PerEntry;
 /// A handle to a directory with one key for each entry of a map.
 ///
 /// A map key becomes one segment, escaped if necessary, so any text can be a key and none can leave
-/// the directory. Keys whose name starts with `_`, and keys in subdirectories, are not entries and
-/// are left alone. Errors and cancel safety are as for [`Entry`].
+/// the directory. A tuple becomes one segment for each part: `(String, String, u64)` is
+/// `/ns/component/7`; see [`MapPath`]. The reserved name `_etcd-typed`, and keys with
+/// another number of segments, are not entries and are left alone. Errors and cancel safety are as
+/// for [`Entry`].
+///
+/// A map key that begins with `_` is stored unchanged, except on v2, where the `_` is escaped
+/// (`%5Fx`), since v2 hides such names. Earlier versions of this library escaped it everywhere. A
+/// key of that form is read while the unescaped key does not exist, `set` replaces it, and a
+/// deletion of the entry also deletes it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -80,7 +87,7 @@ impl<K, V> fmt::Debug for EntryMap<K, V> {
     }
 }
 
-impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
+impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
     pub(crate) fn new(context: SharedContext, key: Key, codec: Codec<V>) -> Self {
         Self { context, key, codec, enclosing: None, keys: PhantomData }
     }
@@ -116,7 +123,9 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     where
         Q: ToOwned<Owned = K> + ?Sized,
     {
-        Ok(Entry::new(self.context.clone(), child(&self.key, &key.to_owned())?, self.codec).within(self.enclosing.clone()))
+        let (key, older) = child(&self.context, &self.key, &key.to_owned())?;
+        let entry = Entry::new(self.context.clone(), key, self.codec).with_aliases(older.into_iter().collect());
+        Ok(entry.within(self.enclosing.clone()))
     }
 
     /// Reads all entries from one revision.
@@ -162,7 +171,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     ///
     /// The errors of [`Dir::set`].
     pub fn set(&self, map: &BTreeMap<K, V>) -> MapWrite {
-        let encoded = schema::encode_with(&self.key, |encoder| encoder.all_entries(map, self.codec));
+        let encoded = self.encode(map);
         MapWrite::new(&self.context, &self.key, self.enclosing.as_ref(), self.owner(), encoded, self.operation("set"))
     }
 
@@ -173,7 +182,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     ///
     /// `Invalid` as for `set`.
     pub async fn diff(&self, map: &BTreeMap<K, V>) -> Result<Diff> {
-        let encoded = schema::encode_with(&self.key, |encoder| encoder.all_entries(map, self.codec))?;
+        let encoded = self.encode(map)?;
         self.operation("diff").run(Diff::read(&self.context, &self.key, self.owner(), encoded)).await
     }
 
@@ -231,8 +240,13 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
         EntryPages { items: Box::pin(stream::unfold(paging, Paging::next)) }
     }
 
+    fn encode(&self, map: &BTreeMap<K, V>) -> Result<Encoded> {
+        let encoded = schema::encode_with(&self.key, |encoder| encoder.all_entries(map, self.codec))?;
+        Ok(self.context.stored(encoded))
+    }
+
     fn owner(&self) -> Owner {
-        Owner::Entries { secret: self.codec.is_secret() }
+        Owner::Entries { secret: self.codec.is_secret(), levels: K::LEVELS }
     }
 
     fn operation(&self, op: &'static str) -> Operation {
@@ -245,10 +259,10 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     }
 }
 
-/// The key of a map entry.
-fn child<K: MapKey>(directory: &Key, key: &K) -> Result<Key> {
-    let segment = schema::segment_of(key).map_err(|reason| Error::new(ErrorKind::InvalidKey, reason.to_string()).at(directory))?;
-    Ok(directory.descend(&segment))
+/// The key of a map entry, and the key at which earlier versions of this library stored it.
+fn child<K: MapPath>(context: &Context, directory: &Key, key: &K) -> Result<(Key, Option<Key>)> {
+    let path = key.path().map_err(|reason| Error::new(ErrorKind::InvalidKey, reason.to_string()).at(directory))?;
+    Ok(context.descend(directory, &path))
 }
 
 /// A write of a whole map. It runs when it is awaited and returns its revision.
@@ -376,7 +390,7 @@ struct Paging<K, V> {
     done: bool,
 }
 
-impl<K: MapKey, V: Send + Sync + 'static> Paging<K, V> {
+impl<K: MapPath, V: Send + Sync + 'static> Paging<K, V> {
     async fn next(mut self) -> Option<(Result<(K, Versioned<V>)>, Self)> {
         loop {
             if let Some(item) = self.page.pop_front() {
@@ -406,7 +420,9 @@ impl<K: MapKey, V: Send + Sync + 'static> Paging<K, V> {
         self.done = !reply.more;
         self.revision = Some(reply.revision);
         self.after = reply.kvs.last().map(|kv| kv.key.clone());
-        for kv in reply.kvs {
+        let replaced = self.replaced(&reply).await?;
+        let map = &self.map;
+        for kv in reply.kvs.into_iter().filter(|kv| !replaced.contains(&kv.key)) {
             let item = match schema::entry(&map.key, &map.codec, &kv) {
                 None => continue,
                 Some(Ok((key, value))) => {
@@ -419,11 +435,37 @@ impl<K: MapKey, V: Send + Sync + 'static> Paging<K, V> {
         }
         Ok(())
     }
+
+    /// The keys of earlier versions whose entries also have a key with a plain `_`. Such a key may
+    /// be in a later page, so this asks for each.
+    async fn replaced(&self, reply: &RangeReply) -> Result<HashSet<Bytes>> {
+        let map = &self.map;
+        let own = |kv: &KeyValue| map.key.below(&kv.key).and_then(schema::own_entry::<K>);
+        let older: Vec<_> = reply.kvs.iter().filter_map(|kv| Some((kv, map.key.descend(&own(kv)?)))).collect();
+        let mut replaced = HashSet::new();
+        if older.is_empty() {
+            return Ok(replaced);
+        }
+        let keys: HashSet<&[u8]> = reply.kvs.iter().map(|kv| &kv.key[..]).collect();
+        for (kv, own) in older {
+            let mut exists = keys.contains(own.as_bytes());
+            if !exists && reply.more {
+                let (revision, consistency) = (Some(reply.revision), map.context.reads);
+                let one = Range { revision, consistency, keys_only: true, ..Range::of(Span::Key(own)) };
+                exists = !map.context.asked().range(one).await?.kvs.is_empty();
+            }
+            if exists {
+                replaced.insert(kv.key.clone());
+            }
+        }
+        Ok(replaced)
+    }
 }
 
 /// A handle to a directory that contains one subdirectory with a struct for each entry of a map.
 ///
-/// Map keys are as for [`EntryMap`]. A subdirectory is an entry if it contains one of the struct's
+/// Map keys are as for [`EntryMap`]; see [`dir`](Self::dir) for directories of earlier versions. A
+/// subdirectory is an entry if it contains one of the struct's
 /// required keys, or any of its keys if it has no required key. An entry is removed with everything
 /// below its directory. See [`Dir`](Dir#structs-that-may-be-absent).
 pub struct DirMap<K, S> {
@@ -446,7 +488,7 @@ impl<K, S: Schema> fmt::Debug for DirMap<K, S> {
     }
 }
 
-impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
+impl<K: MapPath, S: EtcdSchema> DirMap<K, S> {
     pub(crate) fn new(context: SharedContext, key: Key) -> Self {
         Self { context, key, enclosing: None, types: PhantomData }
     }
@@ -476,6 +518,12 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     /// The handle of the struct with this map key. Sends no request. Its `delete` removes the
     /// entry, with everything below its directory.
     ///
+    /// For a map key that begins with `_`, earlier versions of this library stored the struct in a
+    /// directory with an escaped name (`%5Fx`). `get` and `exists` of the struct and of its fields
+    /// read that directory while the own one does not contain the struct, and `delete` deletes both.
+    /// Other methods use the own directory only. To move the struct, read it and `set` it, or `set`
+    /// the whole map.
+    ///
     /// # Errors
     ///
     /// `InvalidKey` if the stored form of the map key is not text.
@@ -483,7 +531,8 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     where
         Q: ToOwned<Owned = K> + ?Sized,
     {
-        Ok(S::handle(Dir::new(self.context.clone(), child(&self.key, &key.to_owned())?).within(self.enclosing.clone()).removable(true)))
+        let (key, older) = child(&self.context, &self.key, &key.to_owned())?;
+        Ok(S::handle(Dir::new(self.context.clone(), key).older(older).within(self.enclosing.clone()).removable(true)))
     }
 
     /// Lists the map keys that exist, in order.
@@ -537,8 +586,8 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     ///
     /// The errors of [`Dir::set`]. `Invalid` also for a struct that would have no key.
     pub fn set(&self, map: &BTreeMap<K, S>) -> MapWrite {
-        let encoded = schema::encode_with(&self.key, |encoder| encoder.all_dirs(map));
-        MapWrite::new(&self.context, &self.key, self.enclosing.as_ref(), Owner::Dirs(S::TABLE), encoded, self.operation("set"))
+        let encoded = self.encode(map);
+        MapWrite::new(&self.context, &self.key, self.enclosing.as_ref(), Self::OWNER, encoded, self.operation("set"))
     }
 
     /// Returns what [`set`](Self::set) of these structs would write and delete now, without writing
@@ -548,8 +597,8 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     ///
     /// `Invalid` as for `set`.
     pub async fn diff(&self, map: &BTreeMap<K, S>) -> Result<Diff> {
-        let encoded = schema::encode_with(&self.key, |encoder| encoder.all_dirs(map))?;
-        self.operation("diff").run(Diff::read(&self.context, &self.key, Owner::Dirs(S::TABLE), encoded)).await
+        let encoded = self.encode(map)?;
+        self.operation("diff").run(Diff::read(&self.context, &self.key, Self::OWNER, encoded)).await
     }
 
     /// Lists every problem in the stored map; see [`Dir::check`].
@@ -558,7 +607,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     ///
     /// The errors of a read.
     pub async fn check(&self) -> Result<Check> {
-        let read = Check::read(&self.context, &self.key, Owner::Dirs(S::TABLE), |decoder| decoder.all_dirs::<BTreeMap<K, S>>());
+        let read = Check::read(&self.context, &self.key, Self::OWNER, |decoder| decoder.all_dirs::<BTreeMap<K, S>>());
         self.operation("check").run(read).await
     }
 
@@ -579,11 +628,17 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
         self.context.view(Span::Below(self.key.clone()), &self.key, self.context.pattern(S::TABLE.pattern()), DirsView::new())
     }
 
+    fn encode(&self, map: &BTreeMap<K, S>) -> Result<Encoded> {
+        Ok(self.context.stored(schema::encode_with(&self.key, |encoder| encoder.all_dirs(map))?))
+    }
+
+    const OWNER: Owner = Owner::Dirs { table: S::TABLE, levels: K::LEVELS };
+
     fn operation(&self, op: &'static str) -> Operation {
         Operation::new(op, self.context.pattern(S::TABLE.pattern()))
     }
 }
 
-fn decode_dirs<K: MapKey, S: Schema>(directory: &Key, tree: &schema::Tree, revision: Revision) -> Result<Versioned<BTreeMap<K, S>>> {
+fn decode_dirs<K: MapPath, S: Schema>(directory: &Key, tree: &schema::Tree, revision: Revision) -> Result<Versioned<BTreeMap<K, S>>> {
     schema::decode_map(directory, tree, revision, |decoder| decoder.all_dirs())
 }

@@ -21,20 +21,20 @@ use std::sync::Arc;
 pub use dir::{Dir, DirDelete, DirTryUpdate, DirUpdate, DirWrite, EtcdSchema, UpdateError};
 pub use directory::{Directory, DirectoryDelete, DirectoryWrite, Listing, Node};
 pub use dry_run::{Check, Diff, Difference, Shown};
-pub use entry::{Entry, EntryDelete, EntryModify, EntryWrite, Publish};
+pub use entry::{AsValue, Entry, EntryDelete, EntryModify, EntryWrite, Publish};
 pub use fields::{Entries, Fields};
 pub use map::{DirMap, EntryMap, EntryPages, MapWrite, PerEntry};
 pub use previous::Previous;
 pub use transaction::{Reads, Transaction, TransactionReads};
 
 use crate::error::Result;
-use crate::key::Key;
+use crate::key::{self, Key};
 use crate::lease::LeasePool;
 use crate::live::{Source, Upstreams, View, Viewing};
 use crate::queue::Claim;
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
-use crate::schema::{self, Schema, Table, Tree};
+use crate::schema::{self, Encoded, Schema, Table, Tree};
 use crate::store::{Consistency, Range, RangeReply, Span, Store};
 use crate::telemetry::{Ongoing, Operation, Pattern};
 use crate::version::Versioned;
@@ -70,6 +70,35 @@ impl Context {
     pub(crate) fn asked(&self) -> &Arc<dyn Store> {
         self.lease_pool.runtimes().note();
         &self.store
+    }
+
+    /// Whether the store hides names that begin with `_` (v2). Handles escape the `_` there.
+    fn hides_underscores(&self) -> bool {
+        self.store.capabilities().directories
+    }
+
+    /// The keys of `encoded`, in the form that this store uses.
+    fn stored(&self, encoded: Encoded) -> Encoded {
+        if !self.hides_underscores() {
+            return encoded;
+        }
+        let stored = |key: String| key::with_escaped_underscores(&key).unwrap_or(key);
+        encoded.into_iter().map(|(key, value)| (stored(key), value)).collect()
+    }
+
+    /// The key below `directory` for a piece of data, and the key at which earlier versions of this
+    /// library stored it, if that is another one.
+    pub(crate) fn child(&self, directory: &Key, name: &str) -> (Key, Option<Key>) {
+        self.descend(directory, &key::escape(name))
+    }
+
+    /// Like [`child`](Self::child), for a path of escaped segments.
+    fn descend(&self, directory: &Key, path: &str) -> (Key, Option<Key>) {
+        let escaped = key::with_escaped_underscores(path).map(|path| directory.descend(&path));
+        match escaped {
+            Some(escaped) if self.hides_underscores() => (escaped, None),
+            escaped => (directory.descend(path), escaped),
+        }
     }
 
     /// Reads the current state of a whole span.

@@ -6,9 +6,9 @@ mod commit;
 use bytes::Bytes;
 
 use super::expiry::EnclosingExpiry;
-use crate::key::Key;
+use crate::key::{self, Key};
 use crate::revision::Revision;
-use crate::schema::{Encoded, Removable, Table, Tree, removable_in_map};
+use crate::schema::{Encoded, Removable, Table, Tree, is_entry, is_written, removable_in_map, split_levels};
 use crate::store::{Committed, Compare, Condition, Expiry, Op, Span};
 
 /// Writes below one directory. Keys are relative to it.
@@ -82,21 +82,30 @@ impl Put {
 pub(super) enum Owner {
     Struct(&'static Table),
     /// A map of structs.
-    Dirs(&'static Table),
+    Dirs {
+        /// The struct of an entry.
+        table: &'static Table,
+        /// The number of segments of a map key.
+        levels: usize,
+    },
     /// A map of values.
     Entries {
         /// Whether the values must not be shown.
         secret: bool,
+        /// The number of segments of a map key.
+        levels: usize,
     },
 }
 
 impl Owner {
     pub(super) fn owns(self, relative: &str) -> bool {
-        match (self, relative.split_once('/')) {
-            (Self::Struct(table), _) => table.owns(relative),
-            (Self::Entries { .. }, None) => crate::key::unescape(relative).is_some(),
-            (Self::Dirs(table), Some((child, rest))) => crate::key::unescape(child).is_some() && table.owns(rest),
-            (Self::Entries { .. }, Some(_)) | (Self::Dirs(_), None) => false,
+        match self {
+            Self::Struct(table) => table.owns(relative),
+            Self::Entries { levels, .. } => is_entry(relative, levels) && is_written(relative),
+            Self::Dirs { table, levels } => match split_levels(relative, levels) {
+                Some((child, Some(rest))) => is_written(child) && table.owns(rest),
+                _ => false,
+            },
         }
     }
 
@@ -104,8 +113,10 @@ impl Owner {
     pub(super) fn is_secret(self, relative: &str) -> bool {
         match self {
             Self::Struct(table) => table.is_secret(relative),
-            Self::Dirs(table) => relative.split_once('/').is_some_and(|(_, rest)| table.is_secret(rest)),
-            Self::Entries { secret } => secret,
+            Self::Dirs { table, levels } => {
+                split_levels(relative, levels).and_then(|(_, rest)| rest).is_some_and(|rest| table.is_secret(rest))
+            }
+            Self::Entries { secret, .. } => secret,
         }
     }
 
@@ -113,28 +124,28 @@ impl Owner {
     pub(super) fn has_maps(self) -> bool {
         match self {
             Self::Struct(table) => !table.map_directories().is_empty(),
-            Self::Dirs(_) | Self::Entries { .. } => true,
+            Self::Dirs { .. } | Self::Entries { .. } => true,
         }
     }
 
     fn fixed_keys(self) -> Vec<String> {
         match self {
             Self::Struct(table) => table.fixed_keys(),
-            Self::Dirs(_) | Self::Entries { .. } => Vec::new(),
+            Self::Dirs { .. } | Self::Entries { .. } => Vec::new(),
         }
     }
 
     fn absent_keys(self, encoded: &Encoded) -> Vec<String> {
         match self {
             Self::Struct(table) => table.absent_keys(encoded),
-            Self::Dirs(_) | Self::Entries { .. } => Vec::new(),
+            Self::Dirs { .. } | Self::Entries { .. } => Vec::new(),
         }
     }
 
     fn map_directories(self, directory: &Key) -> Vec<Key> {
         match self {
             Self::Struct(table) => table.map_directories().iter().map(|relative| directory.descend(relative)).collect(),
-            Self::Dirs(_) | Self::Entries { .. } => vec![directory.clone()],
+            Self::Dirs { .. } | Self::Entries { .. } => vec![directory.clone()],
         }
     }
 
@@ -143,7 +154,7 @@ impl Owner {
     pub(super) fn removable_around(self, relative: &str) -> Vec<Removable<'_>> {
         match self {
             Self::Struct(table) => table.removable_around(relative),
-            Self::Dirs(table) => removable_in_map(table, relative),
+            Self::Dirs { table, levels } => removable_in_map(table, levels, relative),
             Self::Entries { .. } => Vec::new(),
         }
     }
@@ -183,7 +194,15 @@ impl Owner {
         let puts = new.iter().filter(|(key, bytes)| old.get(*key) != Some(bytes));
         let mut plan =
             WritePlan { puts: puts.map(|(key, bytes)| Put::new((key.clone(), bytes.clone()))).collect(), ..WritePlan::default() };
-        for key in self.superseded(stored, new) {
+        let superseded = self.superseded(stored, new);
+        // A value at a key of an earlier version is deleted there, so it is put at its own key.
+        let renamed = superseded.iter().filter_map(|key| new.get_key_value(&key::with_plain_underscores(key)?));
+        let renamed: Vec<Put> = renamed
+            .filter(|(key, _)| !plan.puts.iter().any(|put| put.key == **key))
+            .map(|(key, bytes)| Put::new((key.clone(), bytes.clone())))
+            .collect();
+        plan.puts.extend(renamed);
+        for key in superseded {
             let around = self.removable_around(key);
             let (present, absent) = around.split_at(around.iter().take_while(|removable| removable.is_encoded(new)).count());
             let is_left_over = absent.first().is_some_and(|removable| !removable.is_encoded(old));
@@ -498,7 +517,7 @@ mod tests {
             (key.to_owned(), stored)
         };
         let tree: Tree = ["us-x/host", "us/_x", "us/deep/er", "us/host", "us0", "v/host"].map(stored).into();
-        let plan = Owner::Dirs(ENTRY).replace(&tree, encoded(&[("v/host", "h")]));
+        let plan = Owner::Dirs { table: ENTRY, levels: 1 }.replace(&tree, encoded(&[("v/host", "h")]));
         assert_eq!((removed(&plan), &plan.deletes[..]), (vec!["us", "us-x"], &[][..]));
         let plan = plan.in_steps(&tree, Revision::new(5));
         assert_eq!(plan.deletes, ["us/_x", "us/deep/er", "us/host", "us-x/host"]);
@@ -509,10 +528,15 @@ mod tests {
 
     #[test]
     fn map_owns_only_direct_children() {
-        let entries = Owner::Entries { secret: false };
-        assert!(entries.owns("x") && entries.owns("a%2Fb"));
-        assert!(!entries.owns("x/y") && !entries.owns("_x") && !entries.owns("50%"));
-        assert!(Owner::Dirs(TABLE).owns("eu/a") && Owner::Dirs(TABLE).owns("eu/old_a"));
-        assert!(!Owner::Dirs(TABLE).owns("eu") && !Owner::Dirs(TABLE).owns("eu/foreign"));
+        let entries = Owner::Entries { secret: false, levels: 1 };
+        assert!(entries.owns("x") && entries.owns("a%2Fb") && entries.owns("_x") && entries.owns("%5Fx"));
+        assert!(!entries.owns("x/y") && !entries.owns("_etcd-typed") && !entries.owns("50%"));
+        let dirs = Owner::Dirs { table: TABLE, levels: 1 };
+        assert!(dirs.owns("eu/a") && dirs.owns("eu/old_a"));
+        assert!(!dirs.owns("eu") && !dirs.owns("eu/foreign"));
+        let entries = Owner::Entries { secret: false, levels: 2 };
+        assert!(entries.owns("a/b%2Fc") && !entries.owns("a") && !entries.owns("a/50%") && !entries.owns("a/b/c"));
+        let dirs = Owner::Dirs { table: TABLE, levels: 2 };
+        assert!(dirs.owns("x/eu/a") && !dirs.owns("eu/a") && !dirs.owns("x/50%/a"));
     }
 }

@@ -4,20 +4,21 @@ mod reads;
 
 use std::fmt;
 use std::future::IntoFuture;
-use std::time::Duration;
+
+use bytes::Bytes;
 
 pub use self::reads::{Reads, TransactionReads};
 use super::SharedContext;
 use super::dir::Dir;
 use super::directory::{Directory, Sweep};
-use super::entry::Entry;
+use super::entry::{Entry, EntryWrite};
 use super::expiry::{EnclosingExpiry, RequestedExpiry, found_in, same_expiry};
 use super::plan::{Owner, unchanged};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::queue::Guard;
 use crate::retry::{AfterConflict, OptimisticRetry};
-use crate::revision::{LeaseId, Revision};
+use crate::revision::Revision;
 use crate::schema::{self, Schema};
 use crate::store::{BoxFuture, Committed, Compare, Condition, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
 use crate::telemetry::Operation;
@@ -41,13 +42,13 @@ use crate::version::{Expect, Versioned};
 /// client.transaction()
 ///     .expect(&from, &anna)
 ///     .expect(&to, &bert)
-///     .set(&from, &(*anna - 30))
-///     .set(&to, &(*bert + 30))
+///     .write(from.set(&(*anna - 30)))
+///     .write(to.set(&(*bert + 30)))
 ///     .await?;
 /// assert_eq!(*to.get().await?.unwrap(), 30);
 ///
 /// // `anna` is out of date now.
-/// let conflict = client.transaction().expect(&from, &anna).set(&from, &0).await.unwrap_err();
+/// let conflict = client.transaction().expect(&from, &anna).write(from.set(&0)).await.unwrap_err();
 /// assert_eq!(conflict.kind(), ErrorKind::Conflict);
 /// assert_eq!(conflict.current::<i64>().map(|now| **now), Some(70));
 /// # Ok(()) }
@@ -140,8 +141,13 @@ impl Transaction {
             Ok(expected) => expected.condition,
             Err(error) => return self.failed(error),
         };
+        self.require(entry.clone(), condition, ErrorKind::Conflict);
+        self
+    }
+
+    /// Adds a condition on one key. `refusal` is the kind of the error if it does not hold.
+    fn require<T: Send + Sync + 'static>(&mut self, entry: Entry<T>, condition: Condition, refusal: ErrorKind) {
         let compares = entry.expectation(condition.clone());
-        let entry = entry.clone();
         let look = Op::Get(Span::Key(entry.key().clone()));
         let judge = move |reply: RangeReply| {
             let found = reply.kvs.first();
@@ -152,14 +158,13 @@ impl Transaction {
                     _ => entry.expectation(condition.clone()),
                 });
             }
-            let error = Error::new(ErrorKind::Conflict, "").at(entry.key());
+            let error = Error::new(refusal, "").at(entry.key());
             Err(match entry.present(reply) {
-                Some(current) => error.with_current(current),
-                None => error,
+                Some(current) if refusal != ErrorKind::NotFound => error.with_current(current),
+                _ => error,
             })
         };
         self.expectations.push(Expectation { compares, look, judge: Box::new(judge) });
-        self
     }
 
     /// Requires that nothing below this struct's directory was changed, added or deleted since
@@ -215,20 +220,40 @@ impl Transaction {
         self
     }
 
-    /// Writes a value. As with [`Entry::set`], a field of a struct keeps its
-    /// [expiry](Entry#expiry).
-    pub fn set<T: Send + Sync + 'static>(self, entry: &Entry<T>, value: &T) -> Self {
-        self.put(entry, value, RequestedExpiry::Keep)
-    }
-
-    /// Writes a value that expires after this time.
-    pub fn set_for<T: Send + Sync + 'static>(self, entry: &Entry<T>, value: &T, ttl: Duration) -> Self {
-        self.put(entry, value, RequestedExpiry::Named(Expiry::After(ttl)))
-    }
-
-    /// Writes a value and attaches it to this lease.
-    pub fn set_with_lease<T: Send + Sync + 'static>(self, entry: &Entry<T>, value: &T, lease: impl Into<LeaseId>) -> Self {
-        self.put(entry, value, RequestedExpiry::Named(Expiry::With(lease.into())))
+    /// Adds a write of one key: `.write(entry.set(&value))`, with the options of that write
+    /// (`.ttl(…)`, `.lease(…)`, `.permanent()`, `.guarded_by(…)`). The condition of
+    /// [`create`](Entry::create), [`replace`](Entry::replace) or
+    /// [`compare_and_swap`](Entry::compare_and_swap) becomes a condition of the transaction. If it does
+    /// not hold, the error is that of the write, such as `AlreadyExists`.
+    ///
+    /// As with [`Entry::set`], a field of a struct keeps its [expiry](Entry#expiry) unless the write
+    /// sets another one.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+    /// # use std::time::Duration;
+    /// # let client = etcd_typed::Client::connect("memory:").await?;
+    /// let owner = client.entry::<String>("/jobs/7/owner")?;
+    /// let state = client.entry::<String>("/jobs/7/state")?;
+    /// client.transaction()
+    ///     .write(owner.create("worker-3").ttl(Duration::from_secs(60)))
+    ///     .write(state.set("running"))
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn write<T: Send + Sync + 'static>(mut self, write: EntryWrite<T, Revision>) -> Self {
+        let EntryWrite { entry, parts, requested, refusal, .. } = write;
+        match parts {
+            Ok((value, expected)) => {
+                self.context = self.context.with_guards_of(&entry.context);
+                if let Some(expected) = expected {
+                    self.require(entry.clone(), expected.condition, refusal);
+                }
+                self.put(&entry, value, requested);
+                self
+            }
+            Err(error) => self.failed(error),
+        }
     }
 
     /// Writes a whole struct, and deletes the keys of its fields that are `None`. As with
@@ -302,7 +327,7 @@ impl Transaction {
     /// let (job, owner) = (client.entry::<String>("/jobs/7")?, client.entry::<String>("/owners/7")?);
     /// job.set(&"resize".to_owned()).await?;
     ///
-    /// let job_and_owner = client.transaction().set(&owner, &"me".to_owned()).get(&job).get(&owner).reads().await?;
+    /// let job_and_owner = client.transaction().write(owner.set("me")).get(&job).get(&owner).reads().await?;
     /// assert_eq!(job_and_owner.get(&job)?.as_deref().map(String::as_str), Some("resize"));
     /// assert_eq!(job_and_owner.get(&owner)?.as_deref().map(String::as_str), Some("me"));
     /// # Ok(()) }
@@ -327,18 +352,12 @@ impl Transaction {
         self
     }
 
-    fn put<T: Send + Sync + 'static>(mut self, entry: &Entry<T>, value: &T, requested: RequestedExpiry) -> Self {
-        match entry.encode(value) {
-            Ok(value) => {
-                if let (RequestedExpiry::Keep, Some(enclosing_expiry)) = (requested, entry.enclosing_expiry()) {
-                    let at = self.ops.len();
-                    self.parts.push(Part { ops: at..at + 1, keys: entry.keys().cloned().collect(), enclosing_expiry, found: None });
-                }
-                self.ops.push(Op::Put { key: entry.key().clone(), value, expiry: requested.or_never(), previous: false });
-                self
-            }
-            Err(error) => self.failed(error),
+    fn put<T: Send + Sync + 'static>(&mut self, entry: &Entry<T>, value: Bytes, requested: RequestedExpiry) {
+        if let (RequestedExpiry::Keep, Some(enclosing_expiry)) = (requested, entry.enclosing_expiry()) {
+            let at = self.ops.len();
+            self.parts.push(Part { ops: at..at + 1, keys: entry.keys().cloned().collect(), enclosing_expiry, found: None });
         }
+        self.ops.push(Op::Put { key: entry.key().clone(), value, expiry: requested.or_never(), previous: false });
     }
 
     fn failed(mut self, error: Error) -> Self {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -305,8 +306,9 @@ impl Lost {
     }
 }
 
-/// Why something is [`Lost`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Why something is [`Lost`]. `Display` is a text for people, and `Serialize` the name in snake case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum LostReason {
     /// No answer came within the safe time. The server may have ended the lease, and may be about

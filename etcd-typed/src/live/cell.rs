@@ -1,6 +1,7 @@
 //! `Cell`: where the states of a view are stored and read. The current state is in a pointer that
 //! is swapped. The `Book` beside it has what only waiters and status calls need, and wakes waiters.
 
+use std::any::type_name;
 use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -87,6 +88,13 @@ impl<T> Cell<T> {
             upstream,
             file: FileStatus::default(),
         }
+    }
+
+    /// Creates a cell that never gets another state.
+    pub(super) fn fixed(state: Versioned<T>) -> Self {
+        let cell = Self::new(state, Bad::default(), 0, Arc::new(Upstream::none()), type_name::<T>());
+        cell.book.send_modify(|book| book.seen = Revision::new(u64::MAX));
+        cell
     }
 
     /// Sets the status of the file that keeps the state.

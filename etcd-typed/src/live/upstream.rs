@@ -53,7 +53,7 @@ impl Upstreams {
         self.runtimes.note();
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(upstream) = open.get(&source.span).and_then(Weak::upgrade)
-            && !upstream.task.is_finished()
+            && !upstream.task.as_ref().is_none_or(runtime::Task::is_finished)
         {
             return Ok(upstream);
         }
@@ -94,7 +94,8 @@ pub(super) struct Upstream {
     commands: mpsc::UnboundedSender<Command>,
     proven: Arc<Mutex<Proven>>,
     runtimes: Arc<Runtimes>,
-    task: runtime::Task,
+    /// `None` for a view that follows nothing.
+    task: Option<runtime::Task>,
     audience: Arc<AudienceList>,
 }
 
@@ -177,7 +178,19 @@ impl Upstream {
         let prepared = runtimes.prepare().observed(move || told.upgrade().iter().for_each(|audience| audience.task_moved()));
         let handle = prepared.task();
         prepared.start(task.run());
-        Self { directory: directory.clone(), commands, proven, runtimes, task: handle, audience }
+        Self { directory: directory.clone(), commands, proven, runtimes, task: Some(handle), audience }
+    }
+
+    /// Returns an upstream without a task, for a view that follows nothing.
+    pub(super) fn none() -> Self {
+        Self {
+            directory: Key::root(),
+            commands: mpsc::unbounded_channel().0,
+            proven: Arc::new(Mutex::new(Proven { asked: Instant::now(), period: period(0) })),
+            runtimes: Runtimes::new(),
+            task: None,
+            audience: Arc::default(),
+        }
     }
 
     /// From now on, notifies the view when a runtime takes over the task, or the last one loses it.
@@ -202,17 +215,24 @@ impl Upstream {
 
     /// Waits for the result of a command that was just sent. `None` if no runtime has the task.
     pub(super) async fn answers<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
-        self.task.attend(Patience { first: Duration::from_millis(500), then: PATIENCE }, answer).await
+        self.attend(Patience { first: Duration::from_millis(500), then: PATIENCE }, answer).await
     }
 
     /// Waits for an event of the watch. `None` if no runtime has the task.
     pub(super) async fn tells<T>(&self, news: impl Future<Output = T>) -> Option<T> {
-        self.task.attend(Patience { first: PATIENCE, then: PATIENCE }, news).await
+        self.attend(Patience { first: PATIENCE, then: PATIENCE }, news).await
+    }
+
+    async fn attend<T>(&self, patience: Patience, work: impl Future<Output = T>) -> Option<T> {
+        match &self.task {
+            Some(task) => task.attend(patience, work).await,
+            None => Some(work.await),
+        }
     }
 
     /// Whether no runtime has the task. It continues when the client is used on a runtime.
     pub(super) fn is_stranded(&self) -> bool {
-        self.task.is_stranded()
+        self.task.as_ref().is_some_and(runtime::Task::is_stranded)
     }
 
     pub(super) fn runtimes(&self) -> &Arc<Runtimes> {
@@ -220,6 +240,9 @@ impl Upstream {
     }
 
     pub(super) fn staleness(&self) -> Duration {
+        if self.task.is_none() {
+            return Duration::ZERO;
+        }
         self.proven.lock().unwrap_or_else(PoisonError::into_inner).asked.elapsed()
     }
 
@@ -234,7 +257,7 @@ impl Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        self.task.end();
+        self.task.iter().for_each(runtime::Task::end);
     }
 }
 

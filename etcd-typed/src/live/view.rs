@@ -1,5 +1,6 @@
 //! Makes the candidate for a view's next state from a tree. Pure.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
 use std::marker::PhantomData;
@@ -12,7 +13,7 @@ use crate::changes::Mirror;
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
 use crate::revision::Revision;
-use crate::schema::{self, AT_ONCE, ChangedKeys, MapKey, Schema, Stored, Table};
+use crate::schema::{self, AT_ONCE, ChangedKeys, MapPath, Schema, Stored, Table};
 #[cfg(feature = "snapshot")]
 use crate::schema::{Look, NeededSecret};
 use crate::store::BoxFuture;
@@ -109,7 +110,7 @@ impl UnknownReport {
 }
 
 /// Returns the key unchanged: every key below the directory of a struct is relative to the struct.
-#[expect(clippy::unnecessary_wraps, reason = "it stands beside `without_entry`")]
+#[expect(clippy::unnecessary_wraps, reason = "it stands beside `DirsView::without_entry`")]
 fn of_struct(relative: &str) -> Option<&str> {
     Some(relative)
 }
@@ -230,12 +231,12 @@ fn value<T>(key: &Key, stored: &Stored, codec: &Codec<T>) -> Result<T, Problem> 
 
 /// Counts the keys that were read, and yields to other tasks when they are many.
 #[derive(Default)]
-struct YieldCounter(usize);
+pub(super) struct YieldCounter(usize);
 
 impl YieldCounter {
     /// Adds `keys` to the count. If it exceeds [`AT_ONCE`], yields to other tasks and starts a new
     /// count with `keys`.
-    async fn add(&mut self, keys: usize) {
+    pub(super) async fn add(&mut self, keys: usize) {
         self.0 += keys;
         if self.0 > AT_ONCE {
             self.0 = keys;
@@ -273,7 +274,7 @@ impl<K: Ord, V> Each<K, V> {
     }
 }
 
-impl<K: MapKey, V> Children<K, V> {
+impl<K: MapPath, V> Children<K, V> {
     fn new() -> Self {
         Self { good: LiveMap::new(), bad: BTreeMap::new(), modified: Revision::ZERO, each: None }
     }
@@ -290,16 +291,21 @@ impl<K: MapKey, V> Children<K, V> {
         let Some(each) = each else { return };
         self.good = each.shown.clone();
         for key in each.shown.keys() {
-            if schema::segment_of(key).map_or(true, |child| !exists(&child)) {
+            let is_stored = |child: String| exists(&child) || key::with_escaped_underscores(&child).is_some_and(|older| exists(&older));
+            if !key.path().is_ok_and(is_stored) {
                 self.good.remove(key);
             }
         }
         self.each = Some(Each { is_changed: true, ..each });
     }
 
+    /// Whether a child is bad, under its own name or the escaped one.
     #[cfg(feature = "snapshot")]
     fn is_bad(&self, child: &str) -> bool {
-        self.each.is_some() && self.bad.contains_key(child)
+        let is_bad = |name: Option<String>| name.is_some_and(|name| self.bad.contains_key(&name));
+        self.each.is_some()
+            && !self.bad.is_empty()
+            && (self.bad.contains_key(child) || is_bad(key::with_plain_underscores(child)) || is_bad(key::with_escaped_underscores(child)))
     }
 
     /// Describes the view for its file. The file of a view per entry lacks entries that were never
@@ -326,12 +332,12 @@ impl<K: MapKey, V> Children<K, V> {
             each.is_changed |= was_bad;
         }
         let Some(now) = now else {
-            if let Ok(key) = schema::key_of_segment::<K>(child) {
+            if let Ok(key) = K::of_path(child) {
                 self.good.remove(&key);
             }
             return;
         };
-        let key = schema::key_of_segment::<K>(child)
+        let key = K::of_path(child)
             .map_err(|(kind, reason)| vec![Problem { key: directory.descend(child), kind, reason, revision: Some(revision) }]);
         match (key, now) {
             (Ok(key), Ok(value)) => self.good.insert(key, value),
@@ -343,6 +349,20 @@ impl<K: MapKey, V> Children<K, V> {
                 }
             }
         }
+    }
+
+    /// A child whose name begins with `_` may be stored under its own name, and under the escaped
+    /// name of earlier versions and of v2. Returns the name that is read, and forgets problems of
+    /// the other one.
+    fn one_of_two<'c>(&mut self, child: &'c str, exists: impl Fn(&str) -> bool) -> Cow<'c, str> {
+        let own = key::with_plain_underscores(child).map_or(Cow::Borrowed(child), Cow::Owned);
+        let Some(older) = key::with_escaped_underscores(&own) else { return Cow::Borrowed(child) };
+        let (read, other) = if !exists(&own) && exists(&older) { (Cow::Owned(older), own) } else { (own, older.into()) };
+        let was_bad = self.bad.remove(&*other).is_some();
+        if let Some(each) = &mut self.each {
+            each.is_changed |= was_bad;
+        }
+        read
     }
 
     fn candidate(&mut self, directory: &Key, revision: Revision) -> Result<Versioned<LiveMap<K, V>>> {
@@ -367,14 +387,14 @@ pub(crate) struct EntriesView<K: Ord, V> {
     children: Children<K, V>,
 }
 
-impl<K: MapKey, V: Send + Sync + 'static> EntriesView<K, V> {
+impl<K: MapPath, V: Send + Sync + 'static> EntriesView<K, V> {
     pub(crate) fn new(codec: Codec<V>) -> Self {
         Self { codec, children: Children::new() }
     }
 
     /// Whether the key is an entry of the map.
     fn owns(relative: &str) -> bool {
-        !relative.contains('/') && !key::is_hidden(relative)
+        schema::is_entry(relative, K::LEVELS)
     }
 
     fn candidate(&mut self, mirror: &Mirror) -> Result<Versioned<LiveMap<K, V>>> {
@@ -382,6 +402,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntriesView<K, V> {
     }
 
     fn entry(&mut self, mirror: &Mirror, relative: &str) {
+        let relative = &*self.children.one_of_two(relative, |name| mirror.tree().contains_key(name));
         let directory = mirror.directory();
         let stored = mirror.tree().get(relative);
         let now = stored.map(|stored| value(&directory.descend(relative), stored, &self.codec).map_err(|problem| vec![problem]));
@@ -389,7 +410,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntriesView<K, V> {
     }
 }
 
-impl<K: MapKey, V: Send + Sync + 'static> View for EntriesView<K, V> {
+impl<K: MapPath, V: Send + Sync + 'static> View for EntriesView<K, V> {
     type State = LiveMap<K, V>;
 
     fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<LiveMap<K, V>>>> {
@@ -442,7 +463,7 @@ impl<K: MapKey, V: Send + Sync + 'static> View for EntriesView<K, V> {
     #[cfg(feature = "snapshot")]
     fn keeping(&self) -> Result<Keeping, NeededSecret> {
         if self.codec.is_secret() {
-            return Err(NeededSecret::at(&format!("<{}>", K::TYPE)));
+            return Err(NeededSecret::at(&format!("<{}>", K::type_name())));
         }
         let looks = vec![Look { keys: vec![String::new()], is_in_map: true }];
         let what = self.children.describe(format!("a map of values ({})", self.codec.type_name));
@@ -450,17 +471,17 @@ impl<K: MapKey, V: Send + Sync + 'static> View for EntriesView<K, V> {
     }
 }
 
-/// The part of a key below the directory of its entry.
-fn without_entry(relative: &str) -> Option<&str> {
-    relative.split_once('/').map(|(_, rest)| rest)
-}
-
 /// A map of structs.
 pub(crate) struct DirsView<K: Ord, S>(Children<K, S>, UnknownReport);
 
-impl<K: MapKey, S: Schema> DirsView<K, S> {
+impl<K: MapPath, S: Schema> DirsView<K, S> {
     pub(crate) fn new() -> Self {
         Self(Children::new(), UnknownReport::new(S::TABLE))
+    }
+
+    /// The part of a key below the directory of its entry.
+    fn without_entry(relative: &str) -> Option<&str> {
+        schema::split_levels(relative, K::LEVELS)?.1
     }
 
     /// Returns the children to which these keys belong.
@@ -470,12 +491,14 @@ impl<K: MapKey, S: Schema> DirsView<K, S> {
 
     /// Splits a key into its child and the key below it.
     fn child_and_key(relative: &str) -> Option<(&str, &str)> {
-        let (child, rest) = relative.split_once('/')?;
-        (!key::is_hidden(child) && StructView::<S>::reads(rest)).then_some((child, rest))
+        let (child, rest) = schema::split_levels(relative, K::LEVELS)?;
+        rest.filter(|rest| StructView::<S>::reads(rest)).map(|rest| (child, rest))
     }
 
     /// Updates a child from the mirror. Returns how many keys were read.
     async fn child(&mut self, mirror: &Mirror, child: &str) -> usize {
+        let exists = |child: &str| schema::subtree(mirror.tree(), child).keys().any(|relative| S::TABLE.is_present_by(relative));
+        let child = &*self.0.one_of_two(child, exists);
         let directory = mirror.directory();
         let tree = schema::subtree(mirror.tree(), child);
         let modified = tree.values().map(|stored| stored.modified).max();
@@ -491,14 +514,14 @@ impl<K: MapKey, S: Schema> DirsView<K, S> {
     }
 }
 
-impl<K: MapKey, S: Schema> View for DirsView<K, S> {
+impl<K: MapPath, S: Schema> View for DirsView<K, S> {
     type State = LiveMap<K, S>;
 
     fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<LiveMap<K, S>>>> {
         Box::pin(async move {
             let children = Self::children(mirror.tree().keys().map(String::as_str));
             self.0.begin(|child| children.contains(child));
-            self.1.make(mirror.tree().keys().map(String::as_str), without_entry);
+            self.1.make(mirror.tree().keys().map(String::as_str), Self::without_entry);
             let mut yields = YieldCounter::default();
             for child in children {
                 yields.add(self.child(mirror, child).await).await;
@@ -512,7 +535,7 @@ impl<K: MapKey, S: Schema> View for DirsView<K, S> {
             if self.0.is_of_the_future(mirror) {
                 return Some(self.begin(mirror).await);
             }
-            self.1.make(changed.keys().filter(|relative| mirror.tree().contains_key(*relative)), without_entry);
+            self.1.make(changed.keys().filter(|relative| mirror.tree().contains_key(*relative)), Self::without_entry);
             let children = Self::children(changed.keys());
             let mut yields = YieldCounter::default();
             for child in &children {
@@ -546,7 +569,7 @@ impl<K: MapKey, S: Schema> View for DirsView<K, S> {
     fn keeping(&self) -> Result<Keeping, NeededSecret> {
         let keeps = |relative: &str| Self::child_and_key(relative).is_some_and(|(_, rest)| !S::TABLE.is_secret(rest));
         match S::TABLE.entry_secret() {
-            Some(secret) => Err(secret.below(&format!("<{}>", K::TYPE))),
+            Some(secret) => Err(secret.below(&format!("<{}>", K::type_name()))),
             None => {
                 let what = self.0.describe(format!("a map of structs {}", S::TABLE.name));
                 Ok(Keeping { what, keeps: Box::new(keeps), looks: S::TABLE.looks("/", true) })

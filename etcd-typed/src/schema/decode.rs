@@ -4,11 +4,11 @@ mod gather;
 
 pub(super) use self::gather::Gathered;
 use super::{
-    Fallback, Map, MapKey, Schema, Stored, Table, Tree, UNKNOWN, UnknownKeys, Validation, key_of_segment, place, split_first, validated,
-    with_prefix,
+    Fallback, Map, MapPath, Schema, Stored, Table, Tree, UNKNOWN, UnknownKeys, Validation, is_entry, is_replaced, place, split_levels,
+    validated, with_prefix,
 };
 use crate::error::{Error, Problem, ProblemKind, Result};
-use crate::key::{self, Key};
+use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
 use crate::value::{Codec, ValueError, contained};
 use crate::version::{Versioned, Versions};
@@ -231,29 +231,30 @@ impl<'a> Decoder<'a> {
         }
         let mut pairs = Vec::new();
         let mut complete = true;
-        for child in self.children(M::Value::TABLE) {
+        for child in self.children(M::Value::TABLE, M::Key::LEVELS) {
             match self.one_dir(child) {
-                Some(pair) => pairs.push(pair),
-                None => complete = false,
+                Some(Some(pair)) => pairs.push(pair),
+                Some(None) => complete = false,
+                None => {}
             }
         }
         complete.then(|| M::of(pairs))
     }
 
     /// Reads only the keys of this directory as a map of structs.
-    pub(crate) fn dir_keys<K: MapKey>(&mut self, table: &Table) -> Option<Vec<K>> {
-        let children = self.children(table);
-        let mut keys: Vec<K> = children.into_iter().filter_map(|child| self.map_key(child, None)).collect();
+    pub(crate) fn dir_keys<K: MapPath>(&mut self, table: &Table) -> Option<Vec<K>> {
+        let children = self.children(table, K::LEVELS);
+        let read = children.into_iter().filter(|child| !self.is_replaced(child, table)).collect::<Vec<_>>();
+        let mut keys: Vec<K> = read.into_iter().filter_map(|child| self.map_key(child, None)).collect();
         keys.sort();
         Some(keys)
     }
 
     /// The subdirectories in which the struct exists.
-    pub(super) fn children(&self, table: &Table) -> Vec<&'a str> {
+    pub(super) fn children(&self, table: &Table, levels: usize) -> Vec<&'a str> {
         let mut children: Vec<&'a str> = Vec::new();
         for (relative, _) in with_prefix(self.tree, &self.prefix) {
-            if let (child, Some(rest)) = split_first(&relative[self.prefix.len()..])
-                && !key::is_hidden(child)
+            if let Some((child, Some(rest))) = split_levels(&relative[self.prefix.len()..], levels)
                 && children.last() != Some(&child)
                 && table.is_present_by(rest)
             {
@@ -288,19 +289,45 @@ impl<'a> Decoder<'a> {
 
     /// Reads one entry of a map of values. Returns `None` if the key does not belong to the map,
     /// and `Some(None)` if the entry has a problem.
-    pub(super) fn one_entry<K: MapKey, V>(&mut self, name: &str, stored: &Stored, codec: &Codec<V>) -> Option<Option<(K, V)>> {
-        let (segment, None) = split_first(name) else { return None };
-        if key::is_hidden(segment) {
+    pub(super) fn one_entry<K: MapPath, V>(&mut self, name: &str, stored: &Stored, codec: &Codec<V>) -> Option<Option<(K, V)>> {
+        if !is_entry(name, K::LEVELS) {
             return None;
         }
-        let key = self.map_key::<K>(segment, Some(stored.modified));
-        Some(key.zip(self.value(segment, stored, codec)))
+        if is_replaced(name, |own| self.tree.contains_key(&[&self.prefix, own].concat())) {
+            self.note(name, stored);
+            return None;
+        }
+        let key = self.map_key::<K>(name, Some(stored.modified));
+        Some(key.zip(self.value(name, stored, codec)))
     }
 
-    /// Reads one struct of a map.
-    pub(super) fn one_dir<K: MapKey, S: Schema>(&mut self, child: &str) -> Option<(K, S)> {
+    /// Reads one struct of a map. Returns `None` if the entry is read at another name, and
+    /// `Some(None)` if it has a problem.
+    pub(super) fn one_dir<K: MapPath, S: Schema>(&mut self, child: &str) -> Option<Option<(K, S)>> {
+        if self.is_replaced(child, S::TABLE) {
+            self.below(child, |decoder| decoder.note_keys(S::TABLE));
+            return None;
+        }
         let key = self.map_key::<K>(child, None);
-        key.zip(self.below(child, Self::whole::<S>))
+        Some(key.zip(self.below(child, Self::whole::<S>)))
+    }
+
+    /// Whether the struct in this directory of a map also exists in the directory with a plain `_`.
+    pub(super) fn is_replaced(&self, child: &str, table: &Table) -> bool {
+        is_replaced(child, |own| self.has_struct(own, table))
+    }
+
+    /// Adds the keys of a struct that is not read to the keys that were read. So a write that
+    /// removes the entry knows them.
+    fn note_keys(&mut self, table: &'static Table) -> Option<()> {
+        let (tree, length) = (self.tree, self.prefix.len());
+        for (relative, stored) in with_prefix(tree, &self.prefix.clone()) {
+            let rest = &relative[length..];
+            if table.owns(rest) {
+                self.note(rest, stored);
+            }
+        }
+        Some(())
     }
 
     fn segment(&self, field: usize) -> Option<&'static str> {
@@ -326,10 +353,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn value<T>(&mut self, segment: &str, stored: &Stored, codec: &Codec<T>) -> Option<T> {
-        let found = &mut self.found;
-        found.lease = stored.shared_lease().filter(|lease| found.basis.is_empty() || found.lease == Some(*lease));
-        found.basis.push(([&self.prefix, segment].concat(), stored.modified));
-        found.created = Some(found.created.map_or(stored.created, |oldest| oldest.min(stored.created)));
+        self.note(segment, stored);
         match codec.decode(&stored.value) {
             Ok(value) => {
                 self.check(segment, &value, codec, Some(stored.modified));
@@ -342,8 +366,16 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    fn map_key<K: MapKey>(&mut self, segment: &str, revision: Option<Revision>) -> Option<K> {
-        key_of_segment(segment).map_err(|(kind, reason)| self.problem(segment, kind, reason, revision)).ok()
+    /// Adds a key to the keys that were read.
+    fn note(&mut self, segment: &str, stored: &Stored) {
+        let found = &mut self.found;
+        found.lease = stored.shared_lease().filter(|lease| found.basis.is_empty() || found.lease == Some(*lease));
+        found.basis.push(([&self.prefix, segment].concat(), stored.modified));
+        found.created = Some(found.created.map_or(stored.created, |oldest| oldest.min(stored.created)));
+    }
+
+    fn map_key<K: MapPath>(&mut self, segment: &str, revision: Option<Revision>) -> Option<K> {
+        K::of_path(segment).map_err(|(kind, reason)| self.problem(segment, kind, reason, revision)).ok()
     }
 
     fn has_struct(&self, segment: &str, table: &Table) -> bool {

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::changed_keys::ChangedKey;
-use super::{ChangedKeys, Fallback, MapKey, Presence, Schema, Stored, Table, Tree, key_of_segment, split_first, with_prefix};
+use super::{ChangedKeys, Fallback, MapPath, Presence, Schema, Stored, Table, Tree, is_entry, is_replaced, split_levels, with_prefix};
 use crate::error::{Masked, Problem, ProblemKind};
 use crate::key::{self, Key};
 use crate::revision::Revision;
@@ -13,6 +13,7 @@ use crate::value::Codec;
 
 /// A change of one value. `Debug` shows the values of a [secret](Self::secret) as `***`.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Change<T> {
     /// The key.
     pub key: Key,
@@ -34,6 +35,11 @@ pub struct Change<T> {
 }
 
 impl<T> Change<T> {
+    /// Creates a change, to test code that handles changes. It is neither `resynced` nor `secret`.
+    pub fn new(key: Key, old: Option<T>, new: Option<T>, revision: Revision) -> Self {
+        Self { key, old, new, revision, resynced: false, secret: false }
+    }
+
     /// Whether there was no value before and there is one now. Never true for a field with a
     /// default, which always has a value.
     pub fn is_created(&self) -> bool {
@@ -77,6 +83,7 @@ pub struct Keyed<K, C> {
 
 /// All typed changes of one revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Update<C> {
     /// The revision.
     pub revision: Revision,
@@ -85,6 +92,13 @@ pub struct Update<C> {
     /// History was lost: the changes are the difference from the last known state. See
     /// [`Change::resynced`].
     pub resynced: bool,
+}
+
+impl<C> Update<C> {
+    /// Creates an update, to test code that handles updates. It is not `resynced`.
+    pub fn new(revision: Revision, changes: Vec<C>) -> Self {
+        Self { revision, changes, resynced: false }
+    }
 }
 
 /// The changed keys, as input of the `changes` function that the derive generates. That function
@@ -179,13 +193,13 @@ impl<'a> Delta<'a> {
     }
 
     /// Adds the changes of a map of structs.
-    pub fn dir_map<K: MapKey, S: Schema, C>(&mut self, field: usize, make: fn(Keyed<K, S::Change>) -> C, out: &mut Vec<C>) {
+    pub fn dir_map<K: MapPath, S: Schema, C>(&mut self, field: usize, make: fn(Keyed<K, S::Change>) -> C, out: &mut Vec<C>) {
         let Some(field) = self.table.fields.get(field) else { return };
         self.below(field.segment, |delta| delta.all_dirs::<K, S, C>(make, out));
     }
 
     /// Adds the changes of a map of values.
-    pub fn entries<K: MapKey, V, C>(&mut self, field: usize, codec: &Codec<V>, make: fn(Keyed<K, Change<V>>) -> C, out: &mut Vec<C>) {
+    pub fn entries<K: MapPath, V, C>(&mut self, field: usize, codec: &Codec<V>, make: fn(Keyed<K, Change<V>>) -> C, out: &mut Vec<C>) {
         let Some(field) = self.table.fields.get(field) else { return };
         self.below(field.segment, |delta| delta.all_entries(*codec, make, out));
     }
@@ -235,14 +249,14 @@ impl<'a> Delta<'a> {
     }
 
     /// Adds the changes of this directory as a map of structs.
-    pub(crate) fn all_dirs<K: MapKey, S: Schema, C>(&mut self, make: fn(Keyed<K, S::Change>) -> C, out: &mut Vec<C>) {
+    pub(crate) fn all_dirs<K: MapPath, S: Schema, C>(&mut self, make: fn(Keyed<K, S::Change>) -> C, out: &mut Vec<C>) {
         let mut children: Vec<&'a str> = Vec::new();
         let changed = self.changed;
         for key in changed.with_prefix(&self.prefix) {
-            if let (child, Some(rest)) = split_first(&key.name[self.prefix.len()..])
-                && !key::is_hidden(child)
+            if let Some((child, Some(rest))) = split_levels(&key.name[self.prefix.len()..], K::LEVELS)
                 && children.last() != Some(&child)
                 && S::TABLE.owns(rest)
+                && !self.is_replaced(child, S::TABLE)
             {
                 children.push(child);
             }
@@ -256,8 +270,16 @@ impl<'a> Delta<'a> {
         }
     }
 
+    /// Whether a struct is in the directory of an earlier version, and also in its own.
+    fn is_replaced(&self, child: &str, table: &Table) -> bool {
+        is_replaced(child, |own| {
+            let own = format!("{}{own}/", self.prefix);
+            with_prefix(self.after, &own).any(|(relative, _)| table.is_present_by(&relative[own.len()..]))
+        })
+    }
+
     /// Adds the changes of this directory as a map of values.
-    pub(crate) fn all_entries<K: MapKey, V, C>(&mut self, codec: Codec<V>, make: fn(Keyed<K, Change<V>>) -> C, out: &mut Vec<C>) {
+    pub(crate) fn all_entries<K: MapPath, V, C>(&mut self, codec: Codec<V>, make: fn(Keyed<K, Change<V>>) -> C, out: &mut Vec<C>) {
         let prefix = self.prefix.clone();
         let changed = self.changed;
         if prefix.is_empty() {
@@ -265,12 +287,25 @@ impl<'a> Delta<'a> {
             out.reserve(changed.len());
         }
         for ChangedKey { name, before, now } in changed.with_prefix(&prefix) {
-            let (segment, None) = split_first(&name[prefix.len()..]) else { continue };
-            if key::is_hidden(segment) {
+            let segment = &name[prefix.len()..];
+            if !is_entry(segment, K::LEVELS) {
                 continue;
             }
             let Some(key) = self.map_key::<K>(segment) else { continue };
-            let change = self.change(segment, before, now.or_else(|| self.after.get(name)), codec);
+            let (mut before, mut now) = (before, now.or_else(|| self.after.get(name)));
+            if let Some(own) = key::with_plain_underscores(segment).map(|own| format!("{prefix}{own}")) {
+                // The entry is also reported, or only stored, under its own name.
+                if changed.contains_key(&own) || self.after.contains_key(&own) {
+                    continue;
+                }
+            } else if let Some(older) = key::with_escaped_underscores(segment).map(|older| format!("{prefix}{older}")) {
+                // Before or after this change, the entry may be read at the key of an earlier
+                // version.
+                let stored = self.after.get(&older);
+                before = before.or_else(|| changed.get(&older).map_or(stored, Option::as_ref));
+                now = now.or(stored);
+            }
+            let change = self.change(segment, before, now, codec);
             out.extend(change.map(|change| make(Keyed { key, change })));
         }
     }
@@ -317,8 +352,8 @@ impl<'a> Delta<'a> {
         }
     }
 
-    fn map_key<K: MapKey>(&mut self, segment: &str) -> Option<K> {
-        key_of_segment(segment).map_err(|(kind, reason)| self.problem(segment, kind, reason, self.revision)).ok()
+    fn map_key<K: MapPath>(&mut self, segment: &str) -> Option<K> {
+        K::of_path(segment).map_err(|(kind, reason)| self.problem(segment, kind, reason, self.revision)).ok()
     }
 
     fn below(&mut self, segment: &str, read: impl FnOnce(&mut Self)) {

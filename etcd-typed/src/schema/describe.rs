@@ -133,13 +133,13 @@ impl Table {
     /// Whether a key, relative to the struct's directory, affects a read: every key of the schema,
     /// and in maps also names that are not valid, which make the read fail.
     pub(crate) fn reads(&self, relative: &str) -> bool {
-        self.has(relative, |name| !key::is_hidden(name))
+        self.has(relative, |name| !key::is_reserved(name))
     }
 
     /// Whether a key, relative to the struct's directory, is unknown in the directory itself, and not
     /// in that of a nested struct, which decides for itself.
     pub(crate) fn is_unknown_here(&'static self, relative: &str) -> bool {
-        !self.owns(relative) && self.struct_within(relative).is_none() && !relative.split('/').any(key::is_hidden)
+        !self.owns(relative) && self.struct_within(relative).is_none() && !relative.split('/').any(key::is_reserved)
     }
 
     /// Whether the directory of a strict struct contains the key, which the struct does not know.

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use tokio::task::yield_now;
 
-use super::{AT_ONCE, MapKey, Schema, Stored, Table, Tree, decode, decode_in_steps, key_of_segment, split_first, subtree};
+use super::{
+    AT_ONCE, MapPath, Schema, Stored, Table, Tree, decode, decode_in_steps, is_entry, is_replaced, split_levels, subtree, with_prefix,
+};
 use crate::error::{Problem, ProblemKind, Result};
-use crate::key::{self, Key};
+use crate::key::Key;
 use crate::revision::Revision;
 use crate::value::Codec;
 use crate::version::{Versioned, Versions};
@@ -19,21 +21,27 @@ struct Each<K, V> {
     modified: Revision,
 }
 
-impl<K: MapKey, V> Each<K, V> {
+impl<K: MapPath, V> Each<K, V> {
     fn new() -> Self {
         Self { entries: BTreeMap::new(), problems: Vec::new(), created: None, modified: Revision::ZERO }
     }
 
-    /// Adds an entry, whose keys have these stored values.
-    fn add<'s>(&mut self, directory: &Key, segment: &str, value: Result<V, Vec<Problem>>, stored: impl Iterator<Item = &'s Stored>) {
+    /// Covers these stored values, and returns the revision of the newest.
+    fn cover<'s>(&mut self, stored: impl Iterator<Item = &'s Stored>) -> Option<Revision> {
         let mut newest = None;
         for stored in stored {
             self.created = Some(self.created.map_or(stored.created, |oldest| oldest.min(stored.created)));
             self.modified = self.modified.max(stored.modified);
             newest = newest.max(Some(stored.modified));
         }
-        let problem = |(kind, reason)| Problem { key: directory.descend(segment), kind, reason, revision: None };
-        match (key_of_segment::<K>(segment).map_err(problem), value) {
+        newest
+    }
+
+    /// Adds an entry, whose keys have these stored values.
+    fn add<'s>(&mut self, directory: &Key, path: &str, value: Result<V, Vec<Problem>>, stored: impl Iterator<Item = &'s Stored>) {
+        let newest = self.cover(stored);
+        let problem = |(kind, reason)| Problem { key: directory.descend(path), kind, reason, revision: None };
+        match (K::of_path(path).map_err(problem), value) {
             (Ok(key), Ok(value)) => {
                 self.entries.insert(key, value);
             }
@@ -52,14 +60,18 @@ impl<K: MapKey, V> Each<K, V> {
 }
 
 /// Reads a map of values.
-pub(crate) fn each_entry<K: MapKey, V>(
+pub(crate) fn each_entry<K: MapPath, V>(
     directory: &Key,
     tree: &Tree,
     revision: Revision,
     codec: &Codec<V>,
 ) -> (Versioned<BTreeMap<K, V>>, Vec<Problem>) {
     let mut each = Each::new();
-    for (relative, stored) in tree.iter().filter(|(relative, _)| !relative.contains('/') && !key::is_hidden(relative)) {
+    for (relative, stored) in tree.iter().filter(|(relative, _)| is_entry(relative, K::LEVELS)) {
+        if is_replaced(relative, |own| tree.contains_key(own)) {
+            each.cover(std::iter::once(stored));
+            continue;
+        }
         let value = codec.decode(&stored.value).map_err(|reason| {
             let (key, reason) = (directory.descend(relative), reason.to_string());
             vec![Problem { key, kind: ProblemKind::Undecodable, reason, revision: Some(stored.modified) }]
@@ -70,14 +82,18 @@ pub(crate) fn each_entry<K: MapKey, V>(
 }
 
 /// Reads a map of structs.
-pub(crate) fn each_dir<K: MapKey, S: Schema>(
+pub(crate) fn each_dir<K: MapPath, S: Schema>(
     directory: &Key,
     tree: &Tree,
     revision: Revision,
 ) -> (Versioned<BTreeMap<K, S>>, Vec<Problem>) {
     let mut each = Each::new();
-    for child in children(tree, S::TABLE) {
+    for child in children(tree, S::TABLE, K::LEVELS) {
         let below = subtree(tree, child);
+        if is_replaced_dir(tree, child, S::TABLE) {
+            each.cover(below.values());
+            continue;
+        }
         let value = decode::<S>(&directory.descend(child), &below, revision);
         each.add(directory, child, plain(value), below.values());
     }
@@ -86,19 +102,23 @@ pub(crate) fn each_dir<K: MapKey, S: Schema>(
 
 /// Like [`each_dir`], but yields between groups of keys, so that a large directory does not block the
 /// thread.
-pub(crate) async fn each_dir_in_steps<K: MapKey, S: Schema>(
+pub(crate) async fn each_dir_in_steps<K: MapPath, S: Schema>(
     directory: &Key,
     tree: &Tree,
     revision: Revision,
 ) -> (Versioned<BTreeMap<K, S>>, Vec<Problem>) {
     let mut each = Each::new();
     let mut read = 0;
-    for child in children(tree, S::TABLE) {
+    for child in children(tree, S::TABLE, K::LEVELS) {
         let below = subtree(tree, child);
         read += below.len();
         if read > AT_ONCE {
             read = 0;
             yield_now().await;
+        }
+        if is_replaced_dir(tree, child, S::TABLE) {
+            each.cover(below.values());
+            continue;
         }
         let value = decode_in_steps::<S>(&directory.descend(child), &below, revision).await;
         each.add(directory, child, plain(value), below.values());
@@ -111,12 +131,20 @@ fn plain<S>(value: Result<Versioned<S>>) -> Result<S, Vec<Problem>> {
 }
 
 /// The subdirectories in which the struct exists.
-fn children<'t>(tree: &'t Tree, table: &Table) -> Vec<&'t str> {
-    let exists = |relative: &'t String| match split_first(relative) {
-        (child, Some(rest)) if !key::is_hidden(child) && table.is_present_by(rest) => Some(child),
+fn children<'t>(tree: &'t Tree, table: &Table, levels: usize) -> Vec<&'t str> {
+    let exists = |relative: &'t String| match split_levels(relative, levels) {
+        Some((child, Some(rest))) if table.is_present_by(rest) => Some(child),
         _ => None,
     };
     let mut children: Vec<_> = tree.keys().filter_map(exists).collect();
     children.dedup();
     children
+}
+
+/// Whether the struct in this subdirectory is read in another one.
+fn is_replaced_dir(tree: &Tree, child: &str, table: &Table) -> bool {
+    is_replaced(child, |own| {
+        let own = format!("{own}/");
+        with_prefix(tree, &own).any(|(relative, _)| table.is_present_by(&relative[own.len()..]))
+    })
 }

@@ -1,6 +1,6 @@
 //! Converts a struct to its stored form. Records every problem instead of stopping at the first.
 
-use super::{Encoded, Map, MapKey, Schema, Table, Validation, place, segment_of, validated};
+use super::{Encoded, Map, MapPath, Schema, Table, Validation, place, validated};
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::Key;
 use crate::value::{Codec, ValueError, contained};
@@ -132,8 +132,8 @@ impl<'a> Encoder<'a> {
         Some(self.table.fields.get(field)?.segment)
     }
 
-    fn map_segment<K: MapKey>(&mut self, key: &K) -> Option<String> {
-        segment_of(key).map_err(|reason| self.problem("", ProblemKind::Unencodable, &reason)).ok()
+    fn map_segment<K: MapPath>(&mut self, key: &K) -> Option<String> {
+        key.path().map_err(|reason| self.problem("", ProblemKind::Unencodable, &reason)).ok()
     }
 
     fn value<T>(&mut self, segment: &str, value: &T, codec: &Codec<T>) {

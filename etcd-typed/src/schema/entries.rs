@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{MapKey, key_of_segment};
+use super::{MapPath, is_entry};
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
 use crate::revision::Revision;
@@ -16,33 +16,60 @@ use crate::version::{Versioned, Versions};
 pub(crate) struct Entries<K, V> {
     pairs: Vec<(K, V)>,
     problems: Vec<Problem>,
+    /// The entries whose names begin with an escaped `_`, by their names with a plain `_`. In the
+    /// order of the keys, an entry comes before one that replaces it.
+    older: BTreeMap<String, Result<(K, V), Wrong>>,
     /// The oldest creation revision of all entries.
     created: Option<Revision>,
     modified: Revision,
 }
 
-impl<K: MapKey, V> Entries<K, V> {
+impl<K: MapPath, V> Entries<K, V> {
     pub(crate) fn new() -> Self {
-        Self { pairs: Vec::new(), problems: Vec::new(), created: None, modified: Revision::ZERO }
+        Self { pairs: Vec::new(), problems: Vec::new(), older: BTreeMap::new(), created: None, modified: Revision::ZERO }
     }
 
     /// Reads a page. The entries keep no reference to it, so its memory can be freed.
     pub(crate) fn read(&mut self, directory: &Key, codec: &Codec<V>, page: Vec<KeyValue>) {
         self.pairs.reserve(page.len());
         for kv in page {
-            match entry(directory, codec, &kv) {
-                None => continue,
-                Some(Ok(pair)) => self.pairs.push(pair),
-                Some(Err(Wrong { first, second })) => self.problems.extend(std::iter::once(first).chain(second)),
+            let Some(entry) = entry(directory, codec, &kv) else { continue };
+            match directory.below(&kv.key).and_then(key::with_plain_underscores) {
+                Some(own) => drop(self.older.insert(own, entry)),
+                None => {
+                    if !self.older.is_empty() {
+                        directory.below(&kv.key).and_then(|own| self.older.remove(own));
+                    }
+                    self.add(entry);
+                }
             }
             self.created = Some(self.created.map_or(kv.created, |oldest| oldest.min(kv.created)));
             self.modified = self.modified.max(kv.modified);
         }
     }
 
+    fn add(&mut self, entry: Result<(K, V), Wrong>) {
+        match entry {
+            Ok(pair) => self.pairs.push(pair),
+            Err(Wrong { first, second }) => self.problems.extend(std::iter::once(first).chain(second)),
+        }
+    }
+
+    /// Adds the entries that nothing replaces.
+    fn add_older(&mut self) {
+        if self.older.is_empty() {
+            return;
+        }
+        for (_, entry) in std::mem::take(&mut self.older) {
+            self.add(entry);
+        }
+        self.problems.sort_by(|a, b| a.key.as_bytes().cmp(b.key.as_bytes()));
+    }
+
     /// Returns the entries without those that have a problem, and the problems. The metadata covers
     /// both.
-    pub(crate) fn finish_per_entry(self, revision: Revision) -> (Versioned<BTreeMap<K, V>>, Vec<Problem>) {
+    pub(crate) fn finish_per_entry(mut self, revision: Revision) -> (Versioned<BTreeMap<K, V>>, Vec<Problem>) {
+        self.add_older();
         let (created, modified) = (self.created.unwrap_or_default(), self.modified);
         let versions = Versions { revision, created, modified, ..Versions::default() };
         (Versioned::new(self.pairs.into_iter().collect(), versions), self.problems)
@@ -54,7 +81,8 @@ impl<K: MapKey, V> Entries<K, V> {
     /// # Errors
     ///
     /// `Invalid`, with every entry that cannot be decoded or whose name is not valid.
-    pub(crate) fn finish(self, directory: &Key, revision: Revision) -> Result<Versioned<BTreeMap<K, V>>> {
+    pub(crate) fn finish(mut self, directory: &Key, revision: Revision) -> Result<Versioned<BTreeMap<K, V>>> {
+        self.add_older();
         if !self.problems.is_empty() {
             return Err(Error::from_problems(self.problems).at(directory));
         }
@@ -73,10 +101,10 @@ pub(crate) struct Wrong {
 }
 
 /// Reads the entry at a key. `None` if the key does not belong to the map.
-pub(crate) fn entry<K: MapKey, V>(directory: &Key, codec: &Codec<V>, kv: &KeyValue) -> Option<Result<(K, V), Wrong>> {
-    let segment = directory.below(&kv.key).filter(|relative| !relative.contains('/') && !key::is_hidden(relative))?;
+pub(crate) fn entry<K: MapPath, V>(directory: &Key, codec: &Codec<V>, kv: &KeyValue) -> Option<Result<(K, V), Wrong>> {
+    let segment = directory.below(&kv.key).filter(|relative| is_entry(relative, K::LEVELS))?;
     let problem = |(kind, reason)| Problem { key: directory.descend(segment), kind, reason, revision: Some(kv.modified) };
-    let key = key_of_segment(segment).map_err(problem);
+    let key = K::of_path(segment).map_err(problem);
     let value = codec.decode(&kv.value).map_err(|reason| problem((ProblemKind::Undecodable, reason.to_string())));
     Some(match (key, value) {
         (Ok(key), Ok(value)) => Ok((key, value)),
@@ -94,13 +122,14 @@ mod tests {
     use crate::schema;
 
     /// Valid and invalid names, inside and outside of the directory.
-    const KEYS: [&[u8]; 14] = [
+    const KEYS: [&[u8]; 15] = [
         b"/d/1",
         b"/d/2",
         b"/d/03",
         b"/d/a%2Fb",
         b"/d/a%2fb",
         b"/d/_hidden",
+        b"/d/%5Fhidden",
         b"/d/deep/er",
         b"/d/",
         b"/d",
@@ -111,7 +140,7 @@ mod tests {
         "/d/\u{85}".as_bytes(),
     ];
 
-    fn agree<K: MapKey>(kvs: Vec<KeyValue>, at: usize) {
+    fn agree<K: MapPath>(kvs: Vec<KeyValue>, at: usize) {
         let (directory, revision) = (Key::parse("/d").unwrap(), Revision::new(99));
         let tree = schema::tree(&directory, kvs.clone());
         let walked = schema::decode_map::<BTreeMap<K, u8>, _>(&directory, &tree, revision, |decoder| decoder.all_entries(Codec::value()));

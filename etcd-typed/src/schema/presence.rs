@@ -1,7 +1,7 @@
 //! Decides whether a struct exists that may be absent (an entry of a map of structs, or an optional
 //! directory), and which keys belong to it.
 
-use super::{Encoded, Kind, Presence, Table, Tree, split_first, with_prefix};
+use super::{Encoded, Kind, Presence, Table, Tree, is_written, split_first, split_levels, with_prefix};
 use crate::key;
 
 /// A directory that may be absent and is removed as a whole: an entry of a map of structs, or an
@@ -24,8 +24,11 @@ impl Removable<'_> {
 
     /// Whether `encoded` contains a key below this directory.
     pub(crate) fn is_encoded(&self, encoded: &Encoded) -> bool {
-        let prefix = format!("{}/", self.directory);
-        encoded.range(prefix.clone()..).next().is_some_and(|(relative, _)| relative.starts_with(&prefix))
+        let is_in = |directory: &str| {
+            let prefix = format!("{directory}/");
+            encoded.range(prefix.clone()..).next().is_some_and(|(relative, _)| relative.starts_with(&prefix))
+        };
+        is_in(self.directory) || key::with_plain_underscores(self.directory).is_some_and(|own| is_in(&own))
     }
 }
 
@@ -45,9 +48,9 @@ pub(crate) fn left_over(around: &[Removable<'_>], tree: &Tree) -> Option<String>
 
 /// The directories around a key of a map of structs that are removed as a whole, from the outermost
 /// to the innermost.
-pub(crate) fn removable_in_map<'r>(table: &'static Table, relative: &'r str) -> Vec<Removable<'r>> {
+pub(crate) fn removable_in_map<'r>(table: &'static Table, levels: usize, relative: &'r str) -> Vec<Removable<'r>> {
     let mut found = Vec::new();
-    table.add_entry(relative, 0, &mut found);
+    table.add_entry(relative, 0, levels, &mut found);
     found
 }
 
@@ -129,7 +132,7 @@ impl Table {
                 true
             }
             Kind::DirMap { table, .. } => {
-                table.add_entry(relative, end + 1, found);
+                table.add_entry(relative, end + 1, 1, found);
                 true
             }
             Kind::Leaf(_) | Kind::Entries { .. } => false,
@@ -138,9 +141,9 @@ impl Table {
 
     /// `start` is where the map's directory ends in the key. `self` is the struct in the map's
     /// entries.
-    fn add_entry<'r>(&'static self, relative: &'r str, start: usize, found: &mut Vec<Removable<'r>>) {
-        if let (child, Some(_)) = split_first(&relative[start..])
-            && key::unescape(child).is_some()
+    fn add_entry<'r>(&'static self, relative: &'r str, start: usize, levels: usize, found: &mut Vec<Removable<'r>>) {
+        if let Some((child, Some(_))) = split_levels(&relative[start..], levels)
+            && is_written(child)
         {
             let end = start + child.len();
             found.push(Removable { directory: &relative[..end], table: self, is_entry: true });

@@ -91,7 +91,7 @@ const WRONG: [(&str, &str); 10] = [
     ("/app", MASK_OF_STRUCT),
     ("/app/inners/a%2Fb/size", "3 is odd"),
     ("/app/inners/c", "ten"),
-    ("/app/each/%5F", "9 is odd"),
+    ("/app/each/_", "9 is odd"),
     ("/app", MASK_OF_STRUCT),
 ];
 
@@ -219,6 +219,7 @@ fn check_reports_all_problems_at_once() {
         "Rejected /app/inners/b: ten (revision 9)",
         "ForeignKey /app/each/50%: the key's name is not escaped as this library does it: write `50%25` (revision 1)",
         "Rejected /app/each/x: 3 is odd (revision 4)",
+        "Unknown /app/_locks/x: not a key of the schema (revision 13)",
         "Unknown /app/each/deeper/x: not a key of the schema (revision 3)",
         "Unknown /app/hihg: not a key of the schema (revision 5)",
         "Unknown /app/inners/a/sise: not a key of the schema (revision 8)",

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -92,7 +93,8 @@ impl ConnectOptions {
     }
 }
 
-/// The address at which one member accepts clients.
+/// The address at which one member accepts clients. `Display` and `FromStr` use its text, such as
+/// `10.0.0.7:2379` or `[::1]:2379`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// A host name or an IP address. An IPv6 address has no brackets here.
@@ -126,6 +128,28 @@ impl Endpoint {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
+    }
+}
+
+/// Parses `host:port`.
+///
+/// # Errors
+///
+/// `InvalidUrl` if the host is not valid, or the port is missing or not a number. The message does
+/// not quote the text, because it may contain a password.
+impl FromStr for Endpoint {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parsed = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+        let (host, port) = parsed.ok_or_else(|| Error::new(ErrorKind::InvalidUrl, "an endpoint is a host and a port: `10.0.0.7:2379`"))?;
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        if bare.is_none() && host.contains(':') {
+            return Err(Error::new(ErrorKind::InvalidUrl, "an IPv6 address needs brackets: `[::1]:2379`"));
+        }
+        let endpoint = Self { host: bare.unwrap_or(host).to_owned(), port };
+        endpoint.check()?;
+        Ok(endpoint)
     }
 }
 
@@ -205,6 +229,16 @@ impl fmt::Debug for Tls {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn endpoint_is_parsed_as_printed() {
+        for text in ["10.0.0.7:2379", "[::1]:1", "db.example:65535"] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
+        }
+        for nonsense in ["", "host", ":1", "::1:2379", "host:65536", "user:pw@host:1", "a b:1", "host:"] {
+            assert_eq!(nonsense.parse::<Endpoint>().unwrap_err().kind(), ErrorKind::InvalidUrl, "{nonsense:?}");
+        }
+    }
 
     #[test]
     fn connection_attempt_ends_before_read_attempt() {

@@ -38,6 +38,7 @@
 // This file runs the cases; the cases are in the files of their subjects.
 
 mod bench;
+mod between;
 mod commit;
 mod compare;
 mod directory;
@@ -154,6 +155,15 @@ cases! { $
         Shared no_change_returns_current_revision,
         Shared two_writes_of_one_key_are_refused,
         Shared every_change_has_larger_revision,
+    }
+    between {
+        Shared range_contains_keys_from_start_to_before_end,
+        Shared empty_span_is_refused,
+        Shared order_decides_which_keys_limit_cuts_off,
+        Shared count_ignores_limit,
+        Shared page_sees_earlier_operations,
+        Shared comparisons_follow_order_of_operands,
+        Shared range_is_guarded_deleted_and_watched_as_a_whole,
     }
     newest {
         Shared newest_keys_come_newest_first,

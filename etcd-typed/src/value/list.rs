@@ -8,7 +8,9 @@ use std::marker::PhantomData;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
+use super::segment::{key_of_segment, segment_of};
 use super::{Codec, EtcdValue, ValueError, changed, unreadable};
+use crate::error::ProblemKind;
 
 /// How a value is written as an element of a list; see [`EtcdValue::IN_LIST`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -303,6 +305,20 @@ macro_rules! tuples {
             const TYPE: &'static str = Named::<Self>::TUPLE;
             const SECRET: bool = false $(|| $of::SECRET)+;
             const IN_LIST: InList = InList::Json;
+            const SEGMENTS: usize = $length;
+
+            fn segment_types() -> String {
+                [$($of::TYPE),+].join("/")
+            }
+
+            fn to_segments(&self) -> Result<String, ValueError> {
+                Ok([$(segment_of(&self.$at)?),+].join("/"))
+            }
+
+            fn from_segments(path: &str) -> Result<Self, (ProblemKind, String)> {
+                let mut segments = path.split('/');
+                Ok(($(key_of_segment::<$of>(segments.next().unwrap_or_default())?,)+))
+            }
 
             fn encode(&self) -> Result<Bytes, ValueError> {
                 Ok(array(&[$(element($at, &self.$at)?),+]))

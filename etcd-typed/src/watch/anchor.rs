@@ -140,7 +140,7 @@ impl Anchor {
             Span::Key(key) if key.as_bytes() == kv.key => {
                 Self::Written(Box::new(Written { key: key.clone(), mark: Mark::of(kv), until: None }))
             }
-            Span::Key(_) | Span::Below(_) => Self::written(kv),
+            Span::Key(_) | Span::Below(_) | Span::Between { .. } => Self::written(kv),
         }
     }
 

@@ -220,7 +220,7 @@ impl Engine {
     }
 
     fn listed(&mut self, reason: Reason, at: Option<Revision>, answer: Result<RangeReply, Error>) -> Option<Result<Step, Error>> {
-        let reply = match answer {
+        let mut reply = match answer {
             Ok(reply) => reply,
             Err(error) if error.kind() == ErrorKind::HistoryLost && at.is_some() => {
                 // The revision is compacted or in the future. The current list shows which.
@@ -232,6 +232,9 @@ impl Engine {
             Err(error) if !self.started => return self.fail(error),
             Err(error) => return self.broken(error, Then::List(reason)),
         };
+        if matches!(self.span, Span::Key(_)) {
+            reply.make_compact();
+        }
         let revision = at.unwrap_or(reply.revision);
         // The read is linearizable: a server with less history than we saw has another history.
         let reason = if revision < self.resume { Reason::Rewound } else { reason };

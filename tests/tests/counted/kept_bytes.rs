@@ -122,7 +122,7 @@ fn unread_watch_bytes_are_bounded(address: &str, runtime: &Runtime, transactions
             for round in 0..1500 {
                 let mut transaction = client.transaction();
                 for n in 0..100 {
-                    transaction = transaction.set(&map.entry(&format!("small-{n}")).unwrap(), &Bytes::from(vec![b's'; round % 100]));
+                    transaction = transaction.write(map.entry(&format!("small-{n}")).unwrap().set(&Bytes::from(vec![b's'; round % 100])));
                 }
                 last = Some(transaction.await.unwrap());
             }

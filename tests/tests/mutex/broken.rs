@@ -37,7 +37,7 @@ impl Guard {
         let key = Key::parse(&format!("{directory}/{}", lease.id)).unwrap();
         let put = Op::Put { key: key.clone(), value: Default::default(), expiry: Expiry::With(lease.id), previous: false };
         let newest = Op::Newest { below: directory.clone(), before: None, limit: 2 };
-        let made = store.commit(Txn { then: vec![put, newest], ..Txn::default() }).await?;
+        let made = store.commit(Txn::new(vec![put, newest])).await?;
         let guard = Self { store: store.clone(), key, fence: made.revision, lease };
         let mut before = made.results.into_iter().nth(1).map(reply).and_then(|reply| guard.predecessor(reply));
         while let Some(predecessor) = before {
@@ -47,7 +47,7 @@ impl Guard {
             }
             let newest = Op::Newest { below: directory.clone(), before: Some(guard.fence), limit: 1 };
             let present = Compare::key(&guard.key, Condition::Created(guard.fence));
-            let looked = store.commit(Txn { compares: vec![present], then: vec![newest], otherwise: Vec::new() }).await?;
+            let looked = store.commit(Txn::new(vec![newest]).compares(vec![present]).otherwise(Vec::new())).await?;
             if !looked.succeeded {
                 return Err(etcd_typed::Error::new(ErrorKind::GuardLost, "the place is lost"));
             }

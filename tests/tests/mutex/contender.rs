@@ -266,7 +266,7 @@ impl Contender {
         let key = if count == 0 { counter(&format!("{}/visits", self.lock)) } else { counter(&self.lock) };
         then.push(Op::put(&key, Bytes::from(serde_json::to_vec(&mark).unwrap())));
         let compares = if self.all.behaviour == Behaviour::Unguarded { Vec::new() } else { claim.compares() };
-        let (outcome, results) = match self.all.client.store().commit(Txn { compares, then, otherwise: Vec::new() }).await {
+        let (outcome, results) = match self.all.client.store().commit(Txn::new(then).compares(compares).otherwise(Vec::new())).await {
             Ok(committed) if committed.succeeded => (Outcome::Committed(committed.revision.get()), committed.results),
             Ok(_) => (Outcome::Refused("lost".to_owned()), Vec::new()),
             Err(error) => (unwritten(&error), Vec::new()),

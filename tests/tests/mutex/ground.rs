@@ -319,11 +319,11 @@ impl Ground {
 /// The whole history of a store that was never compacted.
 pub(crate) async fn history(store: &dyn Store) -> Vec<Batch> {
     let end = Op::put(&Key::parse("/mutex/end").unwrap(), "here".into());
-    let end = store.commit(Txn { then: vec![end], ..Txn::default() }).await.unwrap().revision;
+    let end = store.commit(Txn::new(vec![end])).await.unwrap().revision;
     let mut batches = Vec::new();
     while batches.last().is_none_or(|batch: &Batch| batch.revision < end) {
         let from = batches.last().map_or(Revision::new(1), |batch| batch.revision);
-        let watch = Watch { span: Span::Below(Key::parse("/mutex").unwrap()), from: WatchFrom::Resumed(from) };
+        let watch = Watch::new(Span::Below(Key::parse("/mutex").unwrap()), WatchFrom::Resumed(from));
         let mut items = store.watch(watch).await.unwrap();
         while let Some(Ok(item)) = items.next().await {
             match item {

@@ -58,7 +58,7 @@ impl Scene {
         let direct = Client::connect(&format!("{scheme}://{}", etcd.endpoint())).await.unwrap();
         let address = format!("{scheme}://{}", proxy.endpoint());
         let client = Client::connect(&address).await.unwrap();
-        let soon = RetryPolicy { call_timeout: Duration::from_millis(300), ..RetryPolicy::default() };
+        let soon = RetryPolicy::new().call_timeout(Duration::from_millis(300));
         let impatient = Client::builder(&address).retry(soon).connect_lazy().unwrap();
         Self { place: Place::Server { etcd: Box::new(etcd), proxy }, client, direct, impatient, said: Outputs::default() }
     }
@@ -162,7 +162,7 @@ impl Scene {
             &vault.leaf.modify(|_| Some(word.clone())),
             &vault.tokens.set(&map),
             &vault.by_name.set(&dirs),
-            &self.client.transaction().set(&vault.leaf, &word).expect(&vault.leaf, Expect::value(&word)),
+            &self.client.transaction().write(vault.leaf.set(&word)).expect(&vault.leaf, Expect::value(&word)),
         ];
         things.iter().for_each(|thing| self.said.say("a write that is to be", thing));
 
@@ -211,7 +211,7 @@ impl Scene {
         self.said.error("a creation", vault.create(&new).non_atomic().await, ErrorKind::AlreadyExists);
         self.said.error("a swap", vault.compare_and_swap(&old, &new).non_atomic().await, ErrorKind::Conflict);
         self.said.error("a deletion", vault.compare_and_delete(&old).non_atomic().await, ErrorKind::Conflict);
-        let transaction = self.client.transaction().expect(&vault.leaf, Expect::value(&Word::good())).set(&vault.leaf, &Word::good());
+        let transaction = self.client.transaction().expect(&vault.leaf, Expect::value(&Word::good())).write(vault.leaf.set(&Word::good()));
         self.said.error("a transaction", transaction.await, ErrorKind::Conflict);
         let refusal: Result<_, UpdateError<Word>> = vault.try_update(|_| Err(Word("no secret".to_owned()))).await;
         self.said.say("an update that is refused", &refusal.err());
@@ -240,7 +240,7 @@ impl Scene {
             self.said.say("a swap of a struct", &swap);
             self.said.error("a swap of a struct", swap.await, kind);
             let transaction =
-                self.client.transaction().expect(&vault.leaf, Expect::Absent).set(&vault.leaf, &Word::good()).guarded_by(&lock);
+                self.client.transaction().expect(&vault.leaf, Expect::Absent).write(vault.leaf.set(&Word::good())).guarded_by(&lock);
             self.said.say("a transaction", &transaction);
             self.said.error("a transaction", transaction.await, kind);
             of.entry::<String>(lock.key().as_str()).unwrap().set(&SECRET.to_owned()).await.unwrap();

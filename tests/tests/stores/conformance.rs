@@ -215,7 +215,7 @@ mod v2 {
         let writers = (0..8).map(async |writer| {
             let key = Key::root().child("noise").child(&format!("{writer}"));
             for _ in 0..130 {
-                store.commit(Txn { then: vec![Op::put(&key, "x".into())], ..Txn::default() }).await.expect("a write");
+                store.commit(Txn::new(vec![Op::put(&key, "x".into())])).await.expect("a write");
             }
         });
         join_all(writers).await;

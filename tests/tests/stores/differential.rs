@@ -202,15 +202,20 @@ impl Comparable for Revision {
 }
 
 impl Comparable for KeyValue {
-    fn normal(self, side: &Side, case: &Case) -> Self {
+    fn normal(mut self, side: &Side, case: &Case) -> Self {
         let named = |id: LeaseId| if (0..3).any(|lease| case.lease(lease) == id) { id } else { LeaseId::new(1).unwrap() };
-        Self { created: self.created.normal(side, case), modified: self.modified.normal(side, case), lease: self.lease.map(named), ..self }
+        self.created = self.created.normal(side, case);
+        self.modified = self.modified.normal(side, case);
+        self.lease = self.lease.map(named);
+        self
     }
 }
 
 impl Comparable for RangeReply {
-    fn normal(self, side: &Side, case: &Case) -> Self {
-        Self { revision: self.revision.normal(side, case), kvs: self.kvs.normal(side, case), ..self }
+    fn normal(mut self, side: &Side, case: &Case) -> Self {
+        self.revision = self.revision.normal(side, case);
+        self.kvs = self.kvs.normal(side, case);
+        self
     }
 }
 
@@ -221,14 +226,16 @@ impl<T: Comparable> Comparable for Vec<T> {
 }
 
 impl Comparable for Committed {
-    fn normal(self, side: &Side, case: &Case) -> Self {
+    fn normal(mut self, side: &Side, case: &Case) -> Self {
         let result = |result| match result {
             OpResult::Get(reply) => OpResult::Get(reply.normal(side, case)),
             OpResult::Put(previous) => OpResult::Put(previous.map(|kv| kv.normal(side, case))),
             OpResult::Delete { deleted, previous } => OpResult::Delete { deleted, previous: previous.normal(side, case) },
             OpResult::Done => OpResult::Done,
         };
-        Self { revision: self.revision.normal(side, case), results: self.results.into_iter().map(result).collect(), ..self }
+        self.revision = self.revision.normal(side, case);
+        self.results = self.results.into_iter().map(result).collect();
+        self
     }
 }
 
@@ -240,8 +247,8 @@ impl Comparable for WatchItem {
             Event::Delete { key, directory, .. } => Event::Delete { key, directory, previous: None },
         };
         match self {
-            Self::Batch(Batch { revision, events }) => {
-                Self::Batch(Batch { revision: revision.normal(side, case), events: events.into_iter().map(event).collect() })
+            Self::Batch(Batch { revision, events, .. }) => {
+                Self::Batch(Batch::new(revision.normal(side, case), events.into_iter().map(event).collect()))
             }
             Self::Skipped(revision) => Self::Skipped(revision.normal(side, case)),
             Self::HistoryLost { oldest } => Self::HistoryLost { oldest: oldest.map(|oldest| oldest.normal(side, case)) },
@@ -340,15 +347,15 @@ impl Case {
                     None => None,
                 };
                 let (at, modified_after) = (revision(at).await, revision(modified_after).await);
-                let range = |side: &Side| Range {
-                    revision: at.map(|at| shifted(at, side)),
-                    limit: *limit,
-                    after: after.map(|after| [self.directory.as_str().as_bytes(), BORDERS[after]].concat().into()),
-                    until: until.map(|until| [self.directory.as_str().as_bytes(), BORDERS[until]].concat().into()),
-                    keys_only: *keys_only,
-                    modified_after: modified_after.map(|after| shifted(after, side)),
-                    consistency: if *stale { Consistency::Stale } else { Consistency::Linearizable },
-                    ..Range::of(self.span(*spot))
+                let range = |side: &Side| {
+                    Range::of(self.span(*spot))
+                        .revision(at.map(|at| shifted(at, side)))
+                        .limit(*limit)
+                        .after(after.map(|after| [self.directory.as_str().as_bytes(), BORDERS[after]].concat().into()))
+                        .until(until.map(|until| [self.directory.as_str().as_bytes(), BORDERS[until]].concat().into()))
+                        .keys_only(*keys_only)
+                        .modified_after(modified_after.map(|after| shifted(after, side)))
+                        .consistency(if *stale { Consistency::Stale } else { Consistency::Linearizable })
                 };
                 self.same(async |side| outcome(side.store.range(range(side)).await, side, self)).await
             }
@@ -389,7 +396,7 @@ impl Case {
             txn.otherwise.push(self.op(*act, side).await);
         }
         for (spot, asked) in compares {
-            txn.compares.push(Compare { span: self.span(*spot), condition: self.condition(*asked, side).await });
+            txn.compares.push(Compare::new(self.span(*spot), self.condition(*asked, side).await));
         }
         txn
     }
@@ -405,7 +412,7 @@ impl Case {
     async fn watches(self: &Arc<Self>, spot: Spot, from: fn(Revision) -> WatchFrom, after: Revision) -> [JoinHandle<Vec<WatchItem>>; 2] {
         let open = async |pick: fn(&Self) -> &Side| {
             let side = pick(self);
-            let watch = Watch { span: self.span(spot), from: from(shifted(after, side)) };
+            let watch = Watch::new(self.span(spot), from(shifted(after, side)));
             let mut items = side.store.watch(watch).await.expect("a watch");
             let case = Arc::clone(self);
             tokio::spawn(async move {
@@ -432,7 +439,7 @@ impl Case {
     /// Writes the end marker to keys that every watched span includes.
     async fn end(&self) -> Result<(), TestCaseError> {
         let end = |name| Op::put(&self.key(name), Bytes::from_static(END));
-        let txn = Txn { then: vec![end(0), end(2)], ..Txn::default() };
+        let txn = Txn::new(vec![end(0), end(2)]);
         self.same(async |side| outcome(side.store.commit(txn.clone()).await, side, self)).await
     }
 }

@@ -63,13 +63,12 @@ fn extreme_builders(address: &str) -> Vec<(String, ClientBuilder)> {
     }
     builders.push(("operations".to_owned(), Client::builder(address).max_operations(usize::MAX)));
     let all = with_retry(Client::builder(address), |retry| {
-        *retry = etcd_typed::RetryPolicy {
-            call_timeout: ENDLESS,
-            read_attempt_timeout: ENDLESS,
-            first_delay: ENDLESS,
-            max_delay: ENDLESS,
-            conflict_budget: u32::MAX,
-        };
+        *retry = etcd_typed::RetryPolicy::new()
+            .call_timeout(ENDLESS)
+            .read_attempt_timeout(ENDLESS)
+            .first_delay(ENDLESS)
+            .max_delay(ENDLESS)
+            .conflict_budget(u32::MAX);
     });
     builders.push(("all".to_owned(), all.connect_timeout(ENDLESS).keep_alive(ENDLESS, ENDLESS)));
     builders
@@ -176,7 +175,7 @@ async fn every_ttl(client: &Client, ttl: Duration, transactions: bool) -> Vec<(&
             ("struct", limits.set(&value).ttl(ttl).await.map(drop)),
             ("update", limits.update(|limits| limits.low += 1).ttl(ttl).await.map(drop)),
             ("map", map.set(&BTreeMap::from([("a".to_owned(), 1)])).ttl(ttl).await.map(drop)),
-            ("transaction", client.transaction().set_for(&entry("transaction"), &1, ttl).await.map(drop)),
+            ("transaction", client.transaction().write(entry("transaction").set(&1).ttl(ttl)).await.map(drop)),
         ]);
     } else {
         let directory = client.directory(&format!("/ttl/directory{}", ttl.as_nanos())).unwrap();

@@ -51,11 +51,11 @@ fn key(path: &str) -> Key {
 }
 
 fn put(key: &Key, value: impl Into<Bytes>) -> Txn {
-    Txn { then: vec![Op::put(key, value.into())], ..Txn::default() }
+    Txn::new(vec![Op::put(key, value.into())])
 }
 
 fn delete(key: &Key) -> Txn {
-    Txn { then: vec![Op::delete(key)], ..Txn::default() }
+    Txn::new(vec![Op::delete(key)])
 }
 
 /// Writes the key and returns the revision.

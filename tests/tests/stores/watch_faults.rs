@@ -141,7 +141,7 @@ async fn v3_watcher_sees_whole_history(faults: &Faults) {
         Box::pin(async move {
             let pair = PairDir::open(&client)?;
             let before = n - 1;
-            once(n, client.transaction().expect(&pair.left, after(&before)).set(&pair.left, &n).set(&pair.right, &n).await)
+            once(n, client.transaction().expect(&pair.left, after(&before)).write(pair.left.set(&n)).write(pair.right.set(&n)).await)
         })
     };
     let counter = PairDir::open(&direct).unwrap().left.clone();

@@ -600,7 +600,7 @@ async fn every_operation_is_a_span_with_pattern() {
     published.withdraw().await.unwrap();
     said("alloc::string::String", &["publish", "set", "withdraw"]);
 
-    client.transaction().set(&dir.rate_limit, &1).await.unwrap();
+    client.transaction().write(dir.rate_limit.set(&1)).await.unwrap();
     said("transaction", &["commit"]);
     listener.check();
 }

@@ -237,10 +237,10 @@ impl Player {
             Call::Transaction(expected, n) => {
                 let value = value_of(expected);
                 let transaction = self.client.transaction().expect(limit, self.expect(expected, &value));
-                told(transaction.set(limit, &n).delete(&shop.note).set(&shop.quotas.entry("t").unwrap(), &1).await)
+                told(transaction.write(limit.set(&n)).delete(&shop.note).write(shop.quotas.entry("t").unwrap().set(&1)).await)
             }
             Call::TransactionOnSeen(n) => match &self.seen {
-                Some(seen) => told(self.client.transaction().expect_unchanged(&shop, seen).set(limit, &n).await),
+                Some(seen) => told(self.client.transaction().expect_unchanged(&shop, seen).write(limit.set(&n)).await),
                 None => String::new(),
             },
         }

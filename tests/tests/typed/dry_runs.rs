@@ -208,10 +208,9 @@ async fn diff_of_invalid_value_is_refused(bench: Bench) {
 
 async fn check_of_valid_struct_is_empty(bench: Bench) {
     let dir = bench.filled().await;
-    // An alias beside the field's own key is not read. Hidden names, as v2 has them, are not
-    // reported.
+    // An alias beside the field's own key is not read. The reserved name is not reported.
     bench.put("/app/minimum", "odd").await;
-    bench.put("/app/_locks/x", "1").await;
+    bench.put("/app/_etcd-typed/x", "1").await;
     let seen = dir.get().await.unwrap();
     let check = dir.check().await.unwrap();
     assert!(check.is_empty(), "{check}");

@@ -296,18 +296,23 @@ async fn writes_of_nested_parts_keep_lease(bench: Bench) {
 
 async fn transaction_keeps_lease(bench: Bench) {
     let (dir, lease) = bench.leased().await;
-    bench.client.transaction().set(&dir.load, &5).await.unwrap();
-    bench.client.transaction().set(&dir.note, &"x".to_owned()).await.unwrap();
+    bench.client.transaction().write(dir.load.set(&5)).await.unwrap();
+    bench.client.transaction().write(dir.note.set(&"x".to_owned())).await.unwrap();
     bench.all_with(&lease).await;
     let seen = dir.load.get().await.unwrap();
     if bench.transactions() {
-        let transaction = bench.client.transaction().expect(&dir.load, &seen).set(&dir.load, &6).set(&dir.weight, &2).delete(&dir.note);
-        transaction.set_dir(&dir.limits, &Limits { low: 1, high: None }).set(&dir.tags.entry("t").unwrap(), &"u".to_owned()).await.unwrap();
+        let transaction =
+            bench.client.transaction().expect(&dir.load, &seen).write(dir.load.set(&6)).write(dir.weight.set(&2)).delete(&dir.note);
+        transaction
+            .set_dir(&dir.limits, &Limits { low: 1, high: None })
+            .write(dir.tags.entry("t").unwrap().set(&"u".to_owned()))
+            .await
+            .unwrap();
         bench.all_with(&lease).await;
-        let error = bench.client.transaction().expect(&dir.load, &seen).set(&dir.load, &7).await.unwrap_err();
+        let error = bench.client.transaction().expect(&dir.load, &seen).write(dir.load.set(&7)).await.unwrap_err();
         assert_eq!((error.kind(), error.current::<u32>().map(|now| **now)), (ErrorKind::Conflict, Some(6)));
     }
-    bench.client.transaction().expect(&dir.load, Expect::Present).set(&dir.load, &8).await.unwrap();
+    bench.client.transaction().expect(&dir.load, Expect::Present).write(dir.load.set(&8)).await.unwrap();
     bench.all_with(&lease).await;
 }
 
@@ -395,7 +400,7 @@ async fn single_entry_keeps_lease_only_in_modify(bench: Bench) {
             1 => drop(entry.replace(&3).await.unwrap()),
             2 => drop(entry.swap(&3).await.unwrap()),
             3 => drop(entry.compare_and_swap(&seen, &3).await.unwrap()),
-            _ => drop(bench.client.transaction().set(&entry, &3).await.unwrap()),
+            _ => drop(bench.client.transaction().write(entry.set(&3)).await.unwrap()),
         }
         assert_eq!(bench.end_of(&entry).await, Some(End::Never));
         entry.modify(|n| n.map(|n| n + 1)).await.unwrap();

@@ -183,7 +183,7 @@ impl Bench {
     }
 
     async fn foreign(&self, ops: Vec<Op>) -> Committed {
-        self.other.store().commit(Txn { then: ops, ..Txn::default() }).await.unwrap()
+        self.other.store().commit(Txn::new(ops)).await.unwrap()
     }
 
     /// Sets what happens before each of the next commits of `client`.
@@ -288,8 +288,8 @@ async fn conflict_is_not_reported_as_lost_guard(bench: Bench) {
             refused(dir.create(&plain()).guarded_by(guard).await.map(drop)),
             refused(dir.compare_and_swap(&stale, &plain()).guarded_by(guard).await.map(drop)),
             refused(dir.compare_and_swap(&stale, &plain()).non_atomic().guarded_by(guard).await.map(drop)),
-            refused(bench.client.transaction().expect(&there, Expect::value(&5)).set(&new, &1).guarded_by(guard).await.map(drop)),
-            refused(bench.client.transaction().expect_unchanged(&dir, &stale).set(&new, &1).guarded_by(guard).await.map(drop)),
+            refused(bench.client.transaction().expect(&there, Expect::value(&5)).write(new.set(&1)).guarded_by(guard).await.map(drop)),
+            refused(bench.client.transaction().expect_unchanged(&dir, &stale).write(new.set(&1)).guarded_by(guard).await.map(drop)),
             refused(bench.client.directory(&bench.path("mapped")).unwrap().delete().guarded_by(guard).await.map(drop)),
         ]
     };
@@ -325,10 +325,10 @@ async fn conflict_is_not_reported_as_lost_guard(bench: Bench) {
             5 => Box::pin(async { dir.compare_and_swap(&stale, &plain()).guarded_by(&lock).await.map(drop) }),
             6 => Box::pin(async { dir.compare_and_swap(&stale, &plain()).non_atomic().guarded_by(&lock).await.map(drop) }),
             7 => Box::pin(async {
-                bench.client.transaction().expect(&there, Expect::value(&5)).set(&new, &1).guarded_by(&lock).await.map(drop)
+                bench.client.transaction().expect(&there, Expect::value(&5)).write(new.set(&1)).guarded_by(&lock).await.map(drop)
             }),
             8 => Box::pin(async {
-                bench.client.transaction().expect_unchanged(&dir, &stale).set(&new, &1).guarded_by(&lock).await.map(drop)
+                bench.client.transaction().expect_unchanged(&dir, &stale).write(new.set(&1)).guarded_by(&lock).await.map(drop)
             }),
             _ => Box::pin(async { bench.client.directory(&bench.path("mapped")).unwrap().delete().guarded_by(&lock).await.map(drop) }),
         };
@@ -411,7 +411,7 @@ async fn guard_counts_against_operation_limit(bench: Bench) {
 
     let entries: Vec<_> = (0..127).map(|n| bench.entry(&format!("e{n}"))).collect();
     let expecting = |count: usize| {
-        let transaction = bench.client.transaction().set(&bench.entry("sum"), &1);
+        let transaction = bench.client.transaction().write(bench.entry("sum").set(&1));
         entries.iter().take(count).fold(transaction, |transaction, entry| transaction.expect(entry, Expect::Absent))
     };
     expecting(126).guarded_by(&lock).await.unwrap();

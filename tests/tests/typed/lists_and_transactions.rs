@@ -70,7 +70,7 @@ async fn newest_list_has_last_created_values(bench: Bench) {
 
 async fn transaction_expects_empty_directory(bench: Bench) {
     let (dir, owner) = (bench.client.directory("/slots").unwrap(), bench.client.entry::<u32>("/owner").unwrap());
-    let claim = || bench.client.transaction().expect_empty(&dir).set(&owner, &1);
+    let claim = || bench.client.transaction().expect_empty(&dir).write(owner.set(&1));
     if !bench.transactions() {
         let error = claim().await.unwrap_err();
         assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("create"), "{error}");
@@ -87,7 +87,7 @@ async fn transaction_deletes_directory(bench: Bench) {
     bench.put(&["/old/a", "/old/b/c", "/older"]).await;
     let (old, moved) = (bench.client.directory("/old").unwrap(), bench.client.entry::<u32>("/moved").unwrap());
     if !bench.transactions() {
-        let error = bench.client.transaction().delete_recursive(&old).set(&moved, &1).await.unwrap_err();
+        let error = bench.client.transaction().delete_recursive(&old).write(moved.set(&1)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         bench.client.transaction().delete_recursive(&old).await.unwrap();
         assert!(!old.exists().await.unwrap());
@@ -96,11 +96,11 @@ async fn transaction_deletes_directory(bench: Bench) {
     let refused = bench.client.transaction().expect(&moved, etcd_typed::Expect::Present).delete_recursive(&old).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Conflict);
     assert!(old.exists().await.unwrap());
-    let written = bench.client.transaction().set(&moved, &1).delete_recursive(&old).await.unwrap();
+    let written = bench.client.transaction().write(moved.set(&1)).delete_recursive(&old).await.unwrap();
     assert!(!old.exists().await.unwrap() && bench.client.entry::<String>("/older").unwrap().exists().await.unwrap());
     assert_eq!(moved.get().await.unwrap().unwrap().modified(), written);
     // A directory without keys is no error.
-    bench.client.transaction().delete_recursive(&old).set(&moved, &2).await.unwrap();
+    bench.client.transaction().delete_recursive(&old).write(moved.set(&2)).await.unwrap();
 }
 
 async fn transaction_reads_at_its_revision(bench: Bench) {
@@ -113,7 +113,7 @@ async fn transaction_reads_at_its_revision(bench: Bench) {
     }
     a.set(&1).await.unwrap();
     pool.set(&Pool { size: 4, name: None }).await.unwrap();
-    let done = bench.client.transaction().get(&b).set(&b, &2).get(&a).get(&b).get_dir(&pool).reads().await.unwrap();
+    let done = bench.client.transaction().get(&b).write(b.set(&2)).get(&a).get(&b).get_dir(&pool).reads().await.unwrap();
     assert_eq!((done.get(&a).unwrap().as_deref(), done.get(&b).unwrap().as_deref()), (Some(&1), Some(&2)));
     assert_eq!(*done.get_dir(&pool).unwrap(), Pool { size: 4, name: None });
     let read = done.get(&b).unwrap().unwrap();

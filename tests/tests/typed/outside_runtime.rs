@@ -141,7 +141,7 @@ fn check_all(address: &str, needs_runtime: bool) {
         "create a directory" => client.directory("/outside/made").unwrap().create(),
         "delete_recursive" => client.directory("/outside/gone").unwrap().delete_recursive(),
         "watch a directory" => directory.watch(),
-        "transaction" => client.transaction().set(&entry, &3),
+        "transaction" => client.transaction().write(entry.set(&3)),
         "acquire" => lock.acquire(),
         "try_acquire" => lock.try_acquire(),
         "acquire_within" => lock.acquire_within(ttl),

@@ -149,7 +149,7 @@ async fn expectation_of_a_transaction_conflicts_with_the_backup() {
     let seen = bench.now().await;
     let client = Client::with_store(bench.store.clone());
     let mark = client.entry::<String>("/mark").unwrap();
-    let transaction = client.transaction().expect_unchanged(&bench.dir, &seen).set(&mark, &"x".to_owned());
+    let transaction = client.transaction().expect_unchanged(&bench.dir, &seen).write(mark.set(&"x".to_owned()));
     let committed = bench.restore_during(transaction).await;
     assert_eq!(committed.unwrap_err().kind(), ErrorKind::Conflict);
     assert!(!mark.exists().await.unwrap());

@@ -448,7 +448,7 @@ async fn v2_writes_each_key_by_itself() {
         plain.create(&plain_value()).await.unwrap_err(),
         mapped.set(&mapped_value(1)).await.unwrap_err(),
         mapped.quotas.set(&BTreeMap::new()).await.unwrap_err(),
-        bench.client.transaction().set(&plain.limit, &1).set(&plain.name, &String::new()).await.unwrap_err(),
+        bench.client.transaction().write(plain.limit.set(&1)).write(plain.name.set(&String::new())).await.unwrap_err(),
     ] {
         assert_eq!(refused.kind(), ErrorKind::Unsupported);
         assert!(refused.to_string().contains("non_atomic"), "{refused}");

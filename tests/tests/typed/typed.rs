@@ -235,12 +235,13 @@ async fn transaction_on_several_handles_is_atomic(bench: Bench) {
     let dir = bench.filled().await;
     let other = bench.entry();
     let limit = dir.rate_limit.get().await.unwrap();
-    let transfer = bench.client.transaction().expect(&dir.rate_limit, &limit).set(&dir.rate_limit, &1).set(&other, &2).delete(&dir.banner);
+    let transfer =
+        bench.client.transaction().expect(&dir.rate_limit, &limit).write(dir.rate_limit.set(&1)).write(other.set(&2)).delete(&dir.banner);
     if !bench.transactions() {
         assert_eq!(transfer.await.unwrap_err().kind(), ErrorKind::Unsupported);
         assert_eq!(*dir.get().await.unwrap(), app());
         // A transaction on one key works like the method of that entry.
-        bench.client.transaction().expect(&dir.rate_limit, &limit).set(&dir.rate_limit, &1).await.unwrap();
+        bench.client.transaction().expect(&dir.rate_limit, &limit).write(dir.rate_limit.set(&1)).await.unwrap();
         assert_eq!(dir.rate_limit.get().await.unwrap().as_deref(), Some(&1));
         return;
     }

@@ -81,7 +81,7 @@ async fn modifier(client: Client, way: Way, times: u32, attempts: Arc<AtomicU32>
                 let mut seen = dir.get().await.unwrap();
                 loop {
                     once();
-                    let write = client.transaction().expect_unchanged(&dir, &seen).set(&dir.ours, &(seen.ours + 1));
+                    let write = client.transaction().expect_unchanged(&dir, &seen).write(dir.ours.set(&(seen.ours + 1)));
                     match write.await {
                         Ok(_) => break Ok(()),
                         Err(error) => seen = error.current::<Counters>().expect("the conflict reports the current value").clone(),

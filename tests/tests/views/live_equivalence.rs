@@ -153,7 +153,7 @@ impl World {
             }
             Step::Change(changes) => {
                 let transaction = changes.iter().fold(self.writer.transaction(), |transaction, (path, text)| match text {
-                    Some(text) => transaction.set(&self.text(path), &(*text).to_owned()),
+                    Some(text) => transaction.write(self.text(path).set(&(*text).to_owned())),
                     None => transaction.delete(&self.text(path)),
                 });
                 transaction.await.unwrap();

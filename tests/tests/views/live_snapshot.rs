@@ -174,7 +174,7 @@ async fn every_kind_of_view_starts_from_disk() {
     bench.put("/n/old", "7").await;
     bench.put("/map/a", "1").await;
     bench.put("/map/b%2Fc", "2").await;
-    bench.put("/map/_hidden", "3").await;
+    bench.put("/map/_etcd-typed", "3").await;
     bench.put("/map/deeper/x", "4").await;
     bench.put("/pools/x/size", "5").await;
     bench.put("/pools/x/password", SECRETS[0]).await;

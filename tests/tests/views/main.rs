@@ -7,6 +7,7 @@ mod live_fire;
 mod live_servers;
 mod live_snapshot;
 mod per_entry;
+mod per_entry_paths;
 mod published;
 mod snapshot;
 mod watch_resync;

@@ -208,7 +208,7 @@ async fn foreign_key_is_left_out_in_memory() {
     bench.put("/ports/a", "1").await;
     let key = Key::parse("/ports/50%").unwrap();
     let put = Op::Put { key, value: Bytes::from_static(b"5"), expiry: Expiry::Never, previous: false };
-    store.commit(Txn { then: vec![put], ..Txn::default() }).await.unwrap();
+    store.commit(Txn::new(vec![put])).await.unwrap();
     let live = soon(bench.ports().live().per_entry()).await.unwrap();
     assert_eq!(**live.get(), map([("a", 1)]));
     assert_eq!((names(live.status().problems()), live.status().problems()[0].kind), (vec!["50%"], ProblemKind::ForeignKey));

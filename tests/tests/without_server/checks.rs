@@ -36,7 +36,7 @@ fn key() -> Key {
 async fn write(store: &MemoryStore) {
     for value in 1..=WRITES {
         let put = Op::put(&key(), value.to_string().into());
-        store.commit(Txn { then: vec![put], ..Txn::default() }).await.unwrap();
+        store.commit(Txn::new(vec![put])).await.unwrap();
         if value % 10 == 0 {
             store.faults().drop_connections();
         }
@@ -50,7 +50,7 @@ async fn write(store: &MemoryStore) {
 async fn watch(store: &MemoryStore, client: Client) -> Vec<Told> {
     let (mut told, mut last, mut from, mut seen) = (Vec::<Told>::new(), Revision::ZERO, Revision::ZERO, 0);
     loop {
-        let watch = Watch { span: Span::Key(key()), from: WatchFrom::Resumed(from) };
+        let watch = Watch::new(Span::Key(key()), WatchFrom::Resumed(from));
         let mut items = store.watch(watch).await.unwrap();
         while let Some(Ok(item)) = items.next().await {
             let batch = match item {

@@ -146,9 +146,9 @@ impl Defect {
                 }
             }
             Self::PerformsOneByOne if txn.compares.is_empty() => {
-                let mut all = Committed { revision: Revision::ZERO, succeeded: true, results: Vec::new() };
+                let mut all = Committed::new(Revision::ZERO, true, Vec::new());
                 for op in txn.then {
-                    let one = store.commit(Txn { then: vec![op], ..Txn::default() }).await?;
+                    let one = store.commit(Txn::new(vec![op])).await?;
                     all.revision = one.revision;
                     all.results.extend(one.results);
                 }
@@ -211,7 +211,7 @@ impl Defect {
             }
             Self::HidesThatHistoryIsLost => {
                 let now = store.status().await?.revision;
-                let again = store.watch(Watch { span, from: WatchFrom::Listed(now) }).await?;
+                let again = store.watch(Watch::new(span, WatchFrom::Listed(now))).await?;
                 items.take_while(|item| std::future::ready(!matches!(item, Ok(WatchItem::HistoryLost { .. })))).chain(again).boxed()
             }
             _ => items,
@@ -221,9 +221,9 @@ impl Defect {
 
 fn without_deletes(item: Result<WatchItem>) -> Option<Result<WatchItem>> {
     match item {
-        Ok(WatchItem::Batch(Batch { revision, mut events })) => {
+        Ok(WatchItem::Batch(Batch { revision, mut events, .. })) => {
             events.retain(|event| matches!(event, Event::Put { .. }));
-            (!events.is_empty()).then_some(Ok(WatchItem::Batch(Batch { revision, events })))
+            (!events.is_empty()).then_some(Ok(WatchItem::Batch(Batch::new(revision, events))))
         }
         other => Some(other),
     }
@@ -231,8 +231,8 @@ fn without_deletes(item: Result<WatchItem>) -> Option<Result<WatchItem>> {
 
 fn split(item: Result<WatchItem>) -> Vec<Result<WatchItem>> {
     match item {
-        Ok(WatchItem::Batch(Batch { revision, events })) => {
-            events.into_iter().map(|event| Ok(WatchItem::Batch(Batch { revision, events: vec![event] }))).collect()
+        Ok(WatchItem::Batch(Batch { revision, events, .. })) => {
+            events.into_iter().map(|event| Ok(WatchItem::Batch(Batch::new(revision, vec![event])))).collect()
         }
         other => vec![other],
     }

@@ -91,7 +91,7 @@ async fn assert_yields<T>(name: &str, work: impl Future<Output = T>) -> T {
 async fn put_all(store: &MemoryStore, keys: impl Iterator<Item = (String, String)>) {
     let ops: Vec<_> = keys.map(|(key, value)| Op::put(&Key::parse(&key).unwrap(), value.into())).collect();
     for some in ops.chunks(100) {
-        store.commit(Txn { then: some.to_vec(), ..Txn::default() }).await.unwrap();
+        store.commit(Txn::new(some.to_vec())).await.unwrap();
     }
 }
 

@@ -348,7 +348,7 @@ async fn view_of_map_follows_its_entries() {
     assert_eq!(before.get("k50"), Some(&50), "a state does not change");
     map.entry("k50").unwrap().delete().await.unwrap();
     map.entry("a/b").unwrap().set(&1).await.unwrap();
-    bench.put("/quotas/_hidden", "x").await;
+    bench.put("/quotas/_etcd-typed", "x").await;
     bench.put("/quotas/deeper/x", "x").await;
     let last = bench.put("/other", "x").await;
     let seen = soon(live.wait_for_revision(last)).await.unwrap();
@@ -368,9 +368,9 @@ async fn map_with_invalid_entry_keeps_former_state() {
     let written = bench
         .client
         .transaction()
-        .set(&text("a"), &"10".to_owned())
-        .set(&text("b"), &"x".to_owned())
-        .set(&text("50%"), &"1".to_owned())
+        .write(text("a").set(&"10".to_owned()))
+        .write(text("b").set(&"x".to_owned()))
+        .write(text("50%").set(&"1".to_owned()))
         .await
         .unwrap();
     let error = soon(live.wait_for_revision(written)).await.unwrap_err();

@@ -12,6 +12,8 @@ mod layering;
 mod live;
 mod panics;
 mod promises;
+mod public_api;
 mod semantics;
 mod unchanged;
+mod usage;
 mod values;

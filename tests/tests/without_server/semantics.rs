@@ -118,7 +118,7 @@ async fn create_is_refused_only_for_schema_keys() {
         }
         assert_eq!(bench.stored().await.len(), 1);
     }
-    for path in ["/app", "/app/unknown", "/app/database/unknown", "/app/quotas/_hidden", "/app/quotas/x/deeper", "/apple/limit"] {
+    for path in ["/app", "/app/unknown", "/app/database/unknown", "/app/quotas/_etcd-typed", "/app/quotas/x/deeper", "/apple/limit"] {
         let bench = Bench::new();
         bench.write(path, "foreign").await;
         bench.app.create(&app()).await.unwrap_or_else(|error| panic!("{path}: {error}"));
@@ -130,20 +130,20 @@ async fn create_is_refused_only_for_schema_keys() {
 #[tokio::test]
 async fn set_deletes_keys_that_value_lacks() {
     let bench = Bench::filled().await;
-    bench.write("/app/quotas/_hidden", "foreign").await;
+    bench.write("/app/quotas/_etcd-typed", "foreign").await;
     bench.write("/app/quotas/a/deeper", "foreign").await;
     bench.write("/app/database/unknown", "foreign").await;
     let smaller = App { limit: 2, name: None, database: None, quotas: BTreeMap::from([("b".to_owned(), 3)]) };
     bench.app.set(&smaller).await.unwrap();
     // An optional directory is removed with all keys below it.
-    let left = [("limit", "2"), ("quotas/b", "3"), ("quotas/_hidden", "foreign"), ("quotas/a/deeper", "foreign")];
+    let left = [("limit", "2"), ("quotas/b", "3"), ("quotas/_etcd-typed", "foreign"), ("quotas/a/deeper", "foreign")];
     assert_eq!(bench.stored().await, map(&left));
     bench.write("/app/database/unknown", "foreign").await;
     assert_eq!(*bench.app.get().await.unwrap(), smaller, "unknown keys do not make an optional directory exist");
     bench.app.quotas.set(&BTreeMap::new()).await.unwrap();
     assert_eq!(bench.stored().await.len(), 4);
     bench.app.delete().await.unwrap();
-    assert_eq!(bench.stored().await, map(&[("quotas/_hidden", "foreign"), ("quotas/a/deeper", "foreign")]));
+    assert_eq!(bench.stored().await, map(&[("quotas/_etcd-typed", "foreign"), ("quotas/a/deeper", "foreign")]));
 }
 
 #[tokio::test]
@@ -221,7 +221,7 @@ async fn every_field_method_uses_alias_value() {
         (ErrorKind::Conflict, Some(text("t")))
     );
     assert_eq!(current(name.compare_and_delete(Expect::value(&text("h"))).await.unwrap_err()), (ErrorKind::Conflict, Some(text("t"))));
-    let refused = bench.client.transaction().expect(name, Expect::Absent).set(name, &text("x")).await.unwrap_err();
+    let refused = bench.client.transaction().expect(name, Expect::Absent).write(name.set(&text("x"))).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Conflict);
     assert_eq!(bench.stored().await, map(&[("title", "t"), ("heading", "h")]));
 

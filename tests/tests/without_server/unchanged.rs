@@ -27,7 +27,7 @@ async fn foreign() -> (MemoryStore, Client) {
     let store = MemoryStore::new();
     for (name, text) in FOREIGN {
         let put = Op::put(&Key::parse(&format!("/n/{name}")).unwrap(), text.into());
-        store.commit(Txn { then: vec![put], ..Txn::default() }).await.unwrap();
+        store.commit(Txn::new(vec![put])).await.unwrap();
     }
     (store.clone(), Client::with_store(store))
 }

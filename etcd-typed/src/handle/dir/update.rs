@@ -152,7 +152,7 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
         let mut retry = OptimisticRetry::new(&context.retry);
         loop {
             let read = schema::decode_in_steps::<S>(&dir.key, &tree, revision).await?;
-            let old = schema::encode_unchecked(&dir.key, &*read)?;
+            let old = dir.context.stored(schema::encode_unchecked(&dir.key, &*read)?);
             let basis = read.versions.basis.clone();
             let unwritten = read.versions.clone();
             let mut value = read.into_inner();

@@ -414,7 +414,17 @@ impl<S: Schema> IntoFuture for DirDelete<S> {
 
     fn into_future(self) -> Self::IntoFuture {
         let (context, atomicity) = (self.dir.context.clone(), self.atomicity);
-        Box::pin(self.operation().run(async move { context.limited(atomicity, self.run()).await }))
+        Box::pin(self.operation().run(async move {
+            let older = self.dir.older.clone().filter(|_| self.seen.is_none());
+            let older = older.map(|key| Self { dir: Dir { key, ..self.dir.clone() }, seen: None, atomicity });
+            let was = context.limited(atomicity, self.run()).await?;
+            match older {
+                Some(older) => match (was, context.limited(atomicity, older.run()).await?) {
+                    (Previous::Nothing, was) | (was, _) => Ok(was),
+                },
+                None => Ok(was),
+            }
+        }))
     }
 }
 

@@ -47,6 +47,7 @@ pub(super) fn holds(condition: &Condition, kv: Option<&KeyValue>) -> bool {
         Condition::Lease(lease) => kv.is_some_and(|kv| kv.lease == Some(*lease)),
         Condition::UnchangedSince(revision) => kv.is_none_or(|kv| kv.modified <= *revision),
         Condition::NeverExpires => kv.is_none_or(|kv| kv.lease.is_none() && kv.ttl.is_none()),
+        Condition::Compared(relation, operand) => operand.relates(kv, *relation),
     }
 }
 

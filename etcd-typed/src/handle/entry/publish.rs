@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Entry;
+use super::{AsValue, Entry};
 use crate::error::Result;
 use crate::lease::TTL;
 use crate::publish::{Published, Target};
@@ -67,8 +67,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// Dropping the future at any point leaves nothing behind: the lease is revoked in the
     /// background as soon as no other value is attached to it, and the key is deleted with it. (v2
     /// has no leases. A write that a v2 server applies after the drop stays for the time to live.)
-    pub fn publish(&self, value: &T) -> Publish<T> {
-        Publish { entry: self.clone(), value: self.encode(value), ttl: TTL }
+    pub fn publish(&self, value: impl AsValue<T>) -> Publish<T> {
+        Publish { entry: self.clone(), value: value.lend(|value| self.encode(value)), ttl: TTL }
     }
 }
 

@@ -20,15 +20,15 @@ use crate::version::{Versioned, Versions};
 /// A write of one key. It runs when it is awaited.
 #[must_use = "a write does nothing until it is awaited"]
 pub struct EntryWrite<T, O> {
-    pub(super) entry: Entry<T>,
+    pub(in crate::handle) entry: Entry<T>,
     /// The name of the handle's method.
-    pub(super) op: &'static str,
-    pub(super) parts: Result<(Bytes, Option<Expected>)>,
-    pub(super) requested: RequestedExpiry,
-    pub(super) previous: bool,
+    pub(in crate::handle) op: &'static str,
+    pub(in crate::handle) parts: Result<(Bytes, Option<Expected>)>,
+    pub(in crate::handle) requested: RequestedExpiry,
+    pub(in crate::handle) previous: bool,
     /// The error if the condition does not hold.
-    pub(super) refusal: ErrorKind,
-    pub(super) finish: fn(&Entry<T>, Committed) -> O,
+    pub(in crate::handle) refusal: ErrorKind,
+    pub(in crate::handle) finish: fn(&Entry<T>, Committed) -> O,
 }
 
 impl<T, O> EntryWrite<T, O> {

@@ -355,7 +355,7 @@ impl Proof {
 /// The first key that can exist in a span.
 fn first_key(span: &Span) -> Bytes {
     match span {
-        Span::Key(key) => Bytes::copy_from_slice(key.as_bytes()),
+        Span::Key(key) | Span::Between { start: key, .. } => Bytes::copy_from_slice(key.as_bytes()),
         Span::Below(directory) => [directory.prefix().as_bytes(), &[0]].concat().into(),
     }
 }

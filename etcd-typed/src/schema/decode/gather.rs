@@ -12,7 +12,7 @@ use std::ops::Bound;
 
 use super::{Decoder, Found};
 use crate::key::Key;
-use crate::schema::{AT_ONCE, Map, Schema, Tree, Validation, with_prefix};
+use crate::schema::{AT_ONCE, Map, MapPath, Schema, Tree, Validation, with_prefix};
 use crate::value::Codec;
 
 /// The maps that were read, by their position in the tree.
@@ -95,7 +95,7 @@ impl<'a> Decoder<'a> {
     /// Reads more of the map of structs at this position.
     pub(super) fn gather_dirs<M: Map<Value: Schema>>(&mut self) {
         self.gather::<M>(
-            |decoder| Rest::Children(decoder.children(M::Value::TABLE).into()),
+            |decoder| Rest::Children(decoder.children(M::Value::TABLE, M::Key::LEVELS).into()),
             |decoder, rest| {
                 let Rest::Children(children) = rest else { return None };
                 let Some(&child) = children.front() else {
@@ -104,7 +104,7 @@ impl<'a> Decoder<'a> {
                 };
                 let below = format!("{}{child}/", decoder.prefix);
                 let keys = with_prefix(decoder.tree, &below).take(AT_ONCE + 1).count();
-                if keys > AT_ONCE {
+                if keys > AT_ONCE && !decoder.is_replaced(child, M::Value::TABLE) {
                     // A large entry: read its maps first.
                     decoder.below(child, Self::whole::<M::Value>);
                     if decoder.left == Some(0) {
@@ -115,7 +115,7 @@ impl<'a> Decoder<'a> {
                 let left = decoder.left.take();
                 let pair = decoder.one_dir(child);
                 decoder.left = left;
-                Some((keys.clamp(1, AT_ONCE), Some(pair)))
+                Some((keys.clamp(1, AT_ONCE), pair))
             },
         );
     }

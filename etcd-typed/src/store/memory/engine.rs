@@ -62,6 +62,7 @@ impl Engine {
         let mut write = self.state.write();
         let results = ops.iter().map(|op| match op {
             Op::Get(span) => OpResult::Get(write.get(span)),
+            Op::Page { span, limit, order } => OpResult::Get(write.page(span, *limit, *order)),
             Op::Newest { below, before, limit } => OpResult::Get(write.newest(below, *before, *limit)),
             Op::Put { key, value, expiry, previous } => {
                 let lease = match expiry {

@@ -38,7 +38,7 @@ use crate::revision::{LeaseId, Revision};
 /// let key = Key::parse("/a")?;
 ///
 /// store.faults().lose_reply(Calls::Commits, 1);
-/// let write = Txn { then: vec![Op::put(&key, "1".into())], ..Txn::default() };
+/// let write = Txn::new(vec![Op::put(&key, "1".into())]);
 /// let error = store.commit(write).await.unwrap_err();
 /// assert!(error.kind() == ErrorKind::Unavailable && error.may_have_applied());
 ///

@@ -235,6 +235,7 @@ impl Store for MemoryStore {
 
     fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
         Box::pin(async move {
+            watch.span.check()?;
             let key = watch.span.key().clone();
             let cursor = self.call(Call::Watch, move |inner, _| Ok(Cursor::new(&self.shared, inner, watch.span, watch.from.revision())));
             Ok(cursor.await.map_err(|error| error.at(&key))?.into_stream())

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
-use crate::store::{Batch, Event, KeyValue, Range, RangeReply, Span};
+use crate::store::{Batch, Event, KeyValue, Order, Range, RangeReply, Span};
 
 /// How much history is kept before the oldest is compacted.
 #[derive(Clone, Copy, Debug)]
@@ -129,6 +129,7 @@ impl State {
 
     /// Reads keys. As in etcd, the compacted revision itself can still be read.
     pub(super) fn range(&self, range: &Range) -> Result<RangeReply> {
+        range.check()?;
         if range.limit == Some(0) {
             return Err(Error::new(ErrorKind::Invalid, "a page with a limit of zero keys"));
         }
@@ -146,12 +147,18 @@ impl State {
             let within = within.take_while(|(key, _)| range.until.as_ref().is_none_or(|until| *key <= until));
             within.filter_map(|(key, versions)| Some((key, at(versions, revision).filter(|version| version.stored.is_some())?)))
         };
+        let count = (range.modified_after.is_some() || range.count_only).then(|| present().count() as u64);
+        if range.count_only {
+            return Ok(RangeReply { revision, count, ..RangeReply::default() });
+        }
         let modified = present().filter(|(_, version)| range.modified_after.is_none_or(|after| version.modified > after));
         let mut kvs = modified.filter_map(|(key, version)| version.key_value(key, range.keys_only));
         let limit = range.limit.unwrap_or(usize::MAX);
-        let page = kvs.by_ref().take(limit).collect();
-        let more = kvs.next().is_some();
-        let count = range.modified_after.map(|_| present().count() as u64);
+        let (page, more) = if range.order.is_natural() {
+            (kvs.by_ref().take(limit).collect(), kvs.next().is_some())
+        } else {
+            first(kvs.collect(), limit, range.order)
+        };
         Ok(RangeReply { revision, kvs: page, more, count, ..RangeReply::default() })
     }
 
@@ -163,6 +170,11 @@ impl State {
     /// Returns whether an existing key is attached to a lease.
     pub(super) fn has_lease(&self, span: &Span) -> bool {
         self.select(span, None).any(|(_, versions)| versions.back().and_then(|it| it.stored.as_ref()).is_some_and(|it| it.lease.is_some()))
+    }
+
+    /// Returns the existing keys of a span.
+    pub(super) fn existing(&self, span: &Span) -> impl Iterator<Item = KeyValue> {
+        self.select(span, None).filter_map(|(key, versions)| versions.back()?.key_value(key, false))
     }
 
     /// Returns the current value of a key.
@@ -246,6 +258,7 @@ impl State {
         // `BTreeMap::range` panics if the start is not before the end. Such a span is empty.
         let empty = match (&from, &to) {
             (Bound::Included(from), Bound::Included(to)) => from > to,
+            (_, Bound::Unbounded) => false,
             (from, to) => inner(from) >= inner(to),
         };
         let range = (!empty).then(|| self.keys.range::<[u8], _>((from.as_ref().map(AsRef::as_ref), to.as_ref().map(AsRef::as_ref))));
@@ -307,6 +320,12 @@ impl Write<'_> {
         RangeReply { revision: self.as_of(), kvs, more, ..RangeReply::default() }
     }
 
+    /// Returns the first keys of a span in an order, as the transaction sees them.
+    pub(super) fn page(&self, span: &Span, limit: usize, order: Order) -> RangeReply {
+        let (kvs, more) = first(self.now(span).collect(), limit, order);
+        RangeReply { revision: self.as_of(), kvs, more, ..RangeReply::default() }
+    }
+
     /// Writes a value and returns the previous one.
     pub(super) fn put(&mut self, key: &[u8], value: Bytes, lease: Option<LeaseId>) -> Option<KeyValue> {
         let previous = self.state.get(key);
@@ -352,7 +371,7 @@ impl Write<'_> {
 
     /// Returns the existing keys of a span, with the writes so far.
     fn now(&self, span: &Span) -> impl Iterator<Item = KeyValue> {
-        self.state.select(span, None).filter_map(|(key, versions)| versions.back()?.key_value(key, false))
+        self.state.existing(span)
     }
 
     /// Returns the revision that a read in this transaction reports.
@@ -371,6 +390,14 @@ impl Write<'_> {
     }
 }
 
+/// Returns the first `limit` keys in this order, and whether there are more.
+fn first(mut kvs: Vec<KeyValue>, limit: usize, order: Order) -> (Vec<KeyValue>, bool) {
+    order.sort(&mut kvs);
+    let more = kvs.len() > limit;
+    kvs.truncate(limit);
+    (kvs, more)
+}
+
 /// Returns the version that is valid at a revision.
 fn at(versions: &VecDeque<Version>, revision: Revision) -> Option<&Version> {
     // Most reads ask for the newest revision.
@@ -387,6 +414,10 @@ fn bounds(span: &Span) -> (Bound<Bytes>, Bound<Bytes>) {
         Span::Key(key) => {
             let key = Bytes::copy_from_slice(key.as_bytes());
             (Bound::Included(key.clone()), Bound::Included(key))
+        }
+        Span::Between { start, end } => {
+            let bytes = |key: &Key| Bytes::copy_from_slice(key.as_bytes());
+            (Bound::Included(bytes(start)), end.as_ref().map_or(Bound::Unbounded, |end| Bound::Excluded(bytes(end))))
         }
         Span::Below(directory) => {
             let prefix = directory.prefix();

@@ -3,7 +3,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::store::{Compare, Condition, Op, Span, Txn};
+use crate::store::{Compare, Condition, Op, Operand, Span, Txn};
 
 use super::state::State;
 
@@ -70,17 +70,23 @@ pub(super) fn holds(state: &State, compare: &Compare) -> bool {
         Condition::Value(value) => key().is_some_and(|kv| kv.value == value),
         Condition::Lease(lease) => key().is_some_and(|kv| kv.lease == Some(*lease)),
         Condition::NeverExpires => !state.has_lease(&compare.span),
+        Condition::Compared(relation, operand) => {
+            let mut found = state.existing(&compare.span).peekable();
+            match found.peek() {
+                None => operand.relates(None, *relation),
+                Some(_) => found.all(|kv| operand.relates(Some(&kv), *relation)),
+            }
+        }
     }
 }
 
 fn check_compare(compare: &Compare) -> Result<()> {
-    match (&compare.span, &compare.condition) {
-        (Span::Key(_), _) | (Span::Below(_), Condition::Absent | Condition::UnchangedSince(_) | Condition::NeverExpires) => Ok(()),
-        (Span::Below(directory), condition) => {
-            Err(Error::new(ErrorKind::Invalid, format!("the condition {} is about one key, not a directory", name(condition)))
-                .at(directory))
-        }
+    compare.span.check()?;
+    if matches!(compare.span, Span::Key(_)) || compare.condition.is_of_many() {
+        return Ok(());
     }
+    let message = format!("the condition {} is about one key, not a directory or a range", name(&compare.condition));
+    Err(Error::new(ErrorKind::Invalid, message).at(compare.span.key()))
 }
 
 /// Returns the name of a condition without its value, because an error message must not contain a
@@ -95,13 +101,16 @@ fn name(condition: &Condition) -> &'static str {
         Condition::Lease(_) => "Lease",
         Condition::UnchangedSince(_) => "UnchangedSince",
         Condition::NeverExpires => "NeverExpires",
+        Condition::Compared(..) => "Compared",
     }
 }
 
 fn check_op(op: &Op) -> Result<()> {
     match op {
         Op::Newest { below, limit: 0, .. } => Err(Error::new(ErrorKind::Invalid, "a limit of zero keys for `Op::Newest`").at(below)),
-        Op::Get(_) | Op::Newest { .. } | Op::Put { .. } | Op::Delete { .. } => Ok(()),
+        Op::Page { span, limit: 0, .. } => Err(Error::new(ErrorKind::Invalid, "a limit of zero keys for `Op::Page`").at(span.key())),
+        Op::Get(span) | Op::Page { span, .. } | Op::Delete { span, .. } => span.check(),
+        Op::Newest { .. } | Op::Put { .. } => Ok(()),
         Op::MakeDir { key, .. } | Op::UpdateDir { key, .. } | Op::RemoveDir { key } => {
             let message = "memory has no directories of their own, as etcd v3 has none: write or delete the keys below it";
             Err(Error::new(ErrorKind::Unsupported, message).at(key))
@@ -130,14 +139,17 @@ fn check_written_once(ops: &[Op]) -> Result<()> {
 
 fn size(txn: &Txn) -> usize {
     let compares = txn.compares.iter().map(|compare| {
-        let value = if let Condition::Value(value) = &compare.condition { value.len() } else { 0 };
+        let value = match &compare.condition {
+            Condition::Value(value) | Condition::Compared(_, Operand::Value(value)) => value.len(),
+            _ => 0,
+        };
         OVERHEAD_OF_OPERATION + compare.span.key().as_str().len() + value
     });
     let ops = txn.then.iter().chain(&txn.otherwise).map(|op| {
         OVERHEAD_OF_OPERATION
             + match op {
                 Op::Put { key, value, .. } => key.as_str().len() + value.len(),
-                Op::Get(span) | Op::Delete { span, .. } => span.key().as_str().len(),
+                Op::Get(span) | Op::Page { span, .. } | Op::Delete { span, .. } => span.key().as_str().len(),
                 Op::Newest { below: key, .. } | Op::MakeDir { key, .. } | Op::UpdateDir { key, .. } | Op::RemoveDir { key } => {
                     key.as_str().len()
                 }

@@ -116,6 +116,7 @@ impl StepPlan {
                 Span::Key(compared) if compared == key => conditions.push(compare.condition),
                 Span::Key(_) => return Err(no_transactions("a condition on another key").at(&key)),
                 Span::Below(_) => return Err(no_transactions("a condition on all keys of a directory").at(&key)),
+                Span::Between { .. } => return Err(no_ranges().at(&key)),
             }
         }
         let read_otherwise = match read {
@@ -165,6 +166,8 @@ pub(super) fn holds(condition: &Condition, found: Option<&KeyValue>) -> bool {
         (Condition::UnchangedSince(revision), Some(kv)) => kv.modified <= *revision,
         (Condition::Value(value), Some(kv)) => kv.value == *value,
         (Condition::NeverExpires, Some(kv)) => kv.ttl.is_none(),
+        // `check_compare` refuses it.
+        (Condition::Compared(..), Some(_)) => false,
     }
 }
 
@@ -176,6 +179,10 @@ pub(super) fn seconds(ttl: Duration) -> u64 {
 
 fn check_compare(compare: &Compare) -> Result<()> {
     match (&compare.span, &compare.condition) {
+        (span, Condition::Compared(..)) => {
+            Err(Error::new(ErrorKind::Unsupported, "etcd v2 compares only for equality: use another condition, or etcd v3").at(span.key()))
+        }
+        (Span::Between { start, .. }, _) => Err(no_ranges().at(start)),
         (Span::Key(_), _) | (Span::Below(_), Condition::Absent | Condition::UnchangedSince(_) | Condition::NeverExpires) => Ok(()),
         (Span::Below(directory), _) => {
             Err(Error::new(ErrorKind::Invalid, "a condition on a single key was used for a directory").at(directory))
@@ -200,9 +207,14 @@ fn check_written_once(ops: &[Op]) -> Result<()> {
     Ok(())
 }
 
+/// The error for a range of keys.
+pub(super) fn no_ranges() -> Error {
+    Error::new(ErrorKind::Unsupported, "etcd v2 has no ranges of keys: read or watch a directory, or use etcd v3")
+}
+
 fn target(op: &Op) -> &Key {
     match op {
-        Op::Get(span) | Op::Delete { span, .. } => span.key(),
+        Op::Get(span) | Op::Page { span, .. } | Op::Delete { span, .. } => span.key(),
         Op::Newest { below: key, .. }
         | Op::Put { key, .. }
         | Op::MakeDir { key, .. }
@@ -216,6 +228,7 @@ fn step(op: Option<Op>) -> Result<Step> {
         None => Step::Check,
         Some(Op::Get(Span::Key(_))) => Step::Read,
         Some(Op::Get(Span::Below(_))) => Step::ReadBelow,
+        Some(Op::Page { .. } | Op::Get(Span::Between { .. }) | Op::Delete { span: Span::Between { .. }, .. }) => return Err(no_ranges()),
         Some(Op::Newest { .. }) => {
             return Err(Error::new(
                 ErrorKind::Unsupported,

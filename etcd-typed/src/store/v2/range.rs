@@ -23,9 +23,13 @@ impl V2Store {
         if range.modified_after.is_some() {
             return unsupported("reads of what was modified after a revision");
         }
+        if !range.order.is_natural() || range.count_only {
+            return unsupported("sorted reads and no counts");
+        }
         let reply = match &range.span {
             Span::Key(key) => self.read_key(key, range.consistency).await,
             Span::Below(key) => self.read_below(key, range.consistency, Depth::All).await,
+            Span::Between { .. } => return unsupported("ranges of keys"),
         };
         let mut reply = reply.map_err(|error| error.at(key))?;
         if range.keys_only {

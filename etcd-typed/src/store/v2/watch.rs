@@ -15,10 +15,11 @@ use super::V2Store;
 use super::http::{EndpointIndex, Http, Poll};
 use super::json::{self, Again, Answer, Fault};
 use super::machine::{Machine, Seen};
+use super::plan::no_ranges;
 use super::queue::{Queue, queue};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
-use crate::store::{Watch, WatchItem, WatchStream};
+use crate::store::{Span, Watch, WatchItem, WatchStream};
 
 /// A silent poll is replaced early once the store is this many events ahead, out of its window of
 /// 1000 events.
@@ -31,6 +32,9 @@ const STALE_DELAY: Duration = Duration::from_millis(50);
 impl V2Store {
     pub(super) async fn open_watch(&self, watch: Watch) -> Result<WatchStream> {
         let key = watch.span.key().clone();
+        if matches!(watch.span, Span::Between { .. }) {
+            return Err(no_ranges().at(&key));
+        }
         let start = watch.from.revision();
         let follower = Follower {
             http: self.http.clone(),

@@ -273,8 +273,11 @@ impl CoalescedReads {
         let questions: Vec<_> = requests.iter().map(|request| is_question(request).then(|| request.key.clone())).collect();
         match self.together(requests).await {
             Ok(answers) => {
-                for ((outcomes, answer), question) in outcomes.into_iter().zip(answers).zip(questions) {
+                for ((outcomes, mut answer), question) in outcomes.into_iter().zip(answers).zip(questions) {
                     self.learn(question.as_deref(), false, &answer);
+                    if outcomes.len() > 1 {
+                        compact(&mut answer);
+                    }
                     let answer = Arc::new(answer);
                     outcomes.into_iter().for_each(|outcome| tell(outcome, Outcome::Answered(Arc::clone(&answer))));
                 }
@@ -432,6 +435,15 @@ fn is_coalescible(request: &RangeRequest) -> bool {
 /// key.
 fn is_question(request: &RangeRequest) -> bool {
     !request.range_end.is_empty() && is_coalescible(request)
+}
+
+/// Copies the values of an answer that several readers share. Otherwise each reader that keeps its
+/// value, as a watch does, would copy it.
+fn compact(answer: &mut RangeResponse) {
+    for kv in &mut answer.kvs {
+        kv.value = Bytes::copy_from_slice(&kv.value);
+    }
+    answer.compact = true;
 }
 
 /// Splits the answer to a transaction of `count` reads into one answer for each read.

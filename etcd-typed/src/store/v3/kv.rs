@@ -9,10 +9,12 @@ use super::wire::{self, CompareResult, CompareTarget, RequestOp, ResponseOp, Sor
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
-use crate::store::{Committed, Compare, Condition, Expiry, KeyValue, Op, OpResult, RangeReply, Span, Txn};
+use crate::store::{
+    Committed, Compare, Condition, Expiry, KeyValue, Op, OpResult, Operand, Order, RangeReply, Relation, SortBy, Span, Txn,
+};
 
 /// Returns the bounds of a span as `key` and `range_end`: its first key, and the first key after
-/// it. `range_end` is empty for a single key.
+/// it. `range_end` is empty for a single key, and a zero byte for a span without an end.
 ///
 /// The key `/app/` is not below `/app`, so the span begins right after `/app/`.
 pub(super) fn bounds(span: &Span) -> (Bytes, Bytes) {
@@ -26,8 +28,15 @@ pub(super) fn bounds(span: &Span) -> (Bytes, Bytes) {
             end.push(b'/' + 1);
             (successor(&prefix), end.into())
         }
+        Span::Between { start, end } => {
+            let bytes = |key: &Key| Bytes::copy_from_slice(key.as_bytes());
+            (bytes(start), end.as_ref().map_or(Bytes::from_static(ALL), bytes))
+        }
     }
 }
+
+/// The `range_end` of a range without an end.
+const ALL: &[u8] = &[0];
 
 /// Returns the bounds of the part of a span that is after one key and up to another.
 pub(super) fn bounds_within(span: &Span, after: Option<&Bytes>, until: Option<&Bytes>) -> (Bytes, Bytes) {
@@ -37,7 +46,12 @@ pub(super) fn bounds_within(span: &Span, after: Option<&Bytes>, until: Option<&B
     }
     let end = if end.is_empty() { successor(&start) } else { end };
     let start = after.map_or(start.clone(), |after| start.max(successor(after)));
-    let end = until.map_or(end.clone(), |until| end.min(successor(until)));
+    let end = match until {
+        Some(until) if end == ALL => successor(until),
+        Some(until) => end.min(successor(until)),
+        None if end == ALL => return (start, end),
+        None => end,
+    };
     // An end before the start could have a special meaning in etcd.
     let end = end.max(start.clone());
     (start, end)
@@ -49,6 +63,21 @@ pub(super) fn successor(key: &[u8]) -> Bytes {
     next.extend_from_slice(key);
     next.push(0);
     next.into()
+}
+
+/// Converts an order to etcd's numbers.
+pub(super) fn sorted(order: Order) -> (i32, i32) {
+    if order.is_natural() {
+        return (0, 0);
+    }
+    let target = match order.by {
+        SortBy::Key => SortTarget::Key,
+        SortBy::Created => SortTarget::Create,
+        SortBy::Modified => SortTarget::Mod,
+        SortBy::Version => SortTarget::Version,
+        SortBy::Value => SortTarget::Value,
+    };
+    (if order.descending { SortOrder::Descend } else { SortOrder::Ascend }.into(), target.into())
 }
 
 /// Converts a revision to etcd's number.
@@ -175,9 +204,9 @@ pub(super) fn plan(txn: &Txn, max_operations: usize, max_value: usize) -> Result
 fn translate_compare(compare: &Compare) -> Result<wire::Compare> {
     use CompareResult::{Equal, Greater, Less};
     use CompareTarget as T;
-    let of_many = matches!(compare.condition, Condition::Absent | Condition::UnchangedSince(_) | Condition::NeverExpires);
-    if matches!(compare.span, Span::Below(_)) && !of_many {
-        let message = "only Absent, UnchangedSince and NeverExpires can be asked of all keys below a directory";
+    compare.span.check()?;
+    if !matches!(compare.span, Span::Key(_)) && !compare.condition.is_of_many() {
+        let message = "only Absent, UnchangedSince, NeverExpires and Compared can be asked of all keys of a directory or a range";
         return Err(Error::new(ErrorKind::Invalid, message).at(compare.span.key()));
     }
     let never = (Less, T::Version, TargetUnion::Version(0));
@@ -193,6 +222,22 @@ fn translate_compare(compare: &Compare) -> Result<wire::Compare> {
         Condition::Lease(id) => (Equal, T::Lease, TargetUnion::Lease(lease_number(*id))),
         Condition::NeverExpires => (Equal, T::Lease, TargetUnion::Lease(0)),
         Condition::UnchangedSince(at) => (Less, T::Mod, TargetUnion::ModRevision(number(at.next()))),
+        Condition::Compared(relation, operand) => {
+            let (target, union) = match operand {
+                Operand::Value(value) => (T::Value, TargetUnion::Value(value.clone())),
+                Operand::Version(version) => (T::Version, TargetUnion::Version(i64::try_from(*version).unwrap_or(i64::MAX))),
+                Operand::Created(at) => (T::Create, TargetUnion::CreateRevision(number(*at))),
+                Operand::Modified(at) => (T::Mod, TargetUnion::ModRevision(number(*at))),
+                Operand::Lease(id) => (T::Lease, TargetUnion::Lease(id.map_or(0, lease_number))),
+            };
+            let result = match relation {
+                Relation::Equal => Equal,
+                Relation::NotEqual => CompareResult::NotEqual,
+                Relation::Less => Less,
+                Relation::Greater => Greater,
+            };
+            (result, target, union)
+        }
     };
     let (key, range_end) = bounds(&compare.span);
     Ok(wire::Compare { result: result.into(), target: target.into(), key, target_union: Some(union), range_end })
@@ -205,8 +250,19 @@ fn translate_ops(ops: &[Op], then: bool, max_value: usize, leases: &mut Vec<NewL
 fn translate_op(op: &Op, then: bool, max_value: usize, leases: &mut Vec<NewLease>) -> Result<RequestOp> {
     let request = match op {
         Op::Get(span) => {
+            span.check()?;
             let (key, range_end) = bounds(span);
             wire::Request::Range(wire::RangeRequest { key, range_end, ..Default::default() })
+        }
+        Op::Page { span, limit, order } => {
+            span.check()?;
+            if *limit == 0 {
+                return Err(Error::new(ErrorKind::Invalid, "a limit of zero keys for `Op::Page`").at(span.key()));
+            }
+            let (key, range_end) = bounds(span);
+            let (sort_order, sort_target) = sorted(*order);
+            let limit = i64::try_from(*limit).unwrap_or(i64::MAX);
+            wire::Request::Range(wire::RangeRequest { key, range_end, limit, sort_order, sort_target, ..Default::default() })
         }
         Op::Newest { below, before, limit } => {
             if *limit == 0 {
@@ -239,6 +295,7 @@ fn translate_op(op: &Op, then: bool, max_value: usize, leases: &mut Vec<NewLease
             wire::Request::Put(wire::PutRequest { key, value: value.clone(), lease, prev_kv: *previous })
         }
         Op::Delete { span, previous } => {
+            span.check()?;
             let (key, range_end) = bounds(span);
             wire::Request::DeleteRange(wire::DeleteRangeRequest { key, range_end, prev_kv: *previous })
         }
@@ -328,14 +385,15 @@ fn delete_result(answer: wire::DeleteRangeResponse) -> OpResult {
 }
 
 pub(super) fn range_reply(answer: wire::RangeResponse, revision: Revision) -> RangeReply {
-    RangeReply { revision, kvs: answer.kvs.into_iter().map(key_value).collect(), more: answer.more, ..RangeReply::default() }
+    let wire::RangeResponse { kvs, more, compact, .. } = answer;
+    RangeReply { revision, kvs: kvs.into_iter().map(key_value).collect(), more, compact, ..RangeReply::default() }
 }
 
 /// Returns the key if a transaction is about a single one, for its errors.
 pub(super) fn only_key(txn: &Txn) -> Option<&Key> {
     let spans = txn.compares.iter().map(|compare| compare.span.key());
     let ops = txn.then.iter().chain(&txn.otherwise).map(|op| match op {
-        Op::Get(span) | Op::Delete { span, .. } => span.key(),
+        Op::Get(span) | Op::Page { span, .. } | Op::Delete { span, .. } => span.key(),
         Op::Newest { below: key, .. }
         | Op::Put { key, .. }
         | Op::MakeDir { key, .. }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::coalesce::CoalescedReads;
 use super::how::How;
-use super::kv::{bounds, bounds_within, header_revision, key_value, number, range_reply};
+use super::kv::{bounds, bounds_within, header_revision, key_value, number, range_reply, sorted};
 use super::rights;
 use super::status::{Failure, Row};
 use super::wire::RangeRequest;
@@ -23,7 +23,11 @@ const RESTARTS: u32 = 8;
 
 /// Implements [`Store::range`](crate::store::Store::range).
 pub(super) fn range(reads: Arc<CoalescedReads>, range: Range) -> BoxFuture<'static, Result<RangeReply>> {
-    let whole = range.after.is_none() && range.until.is_none() && range.limit.is_none() && range.modified_after.is_none();
+    if let Err(error) = range.check() {
+        return Box::pin(std::future::ready(Err(error)));
+    }
+    let whole =
+        range.after.is_none() && range.until.is_none() && range.limit.is_none() && range.modified_after.is_none() && !range.count_only;
     if matches!(range.span, Span::Key(_)) && whole && range.revision.is_none() {
         return Box::pin(present(reads, &range));
     }
@@ -81,6 +85,7 @@ async fn pages(reads: &Arc<CoalescedReads>, range: &Range) -> Result<RangeReply,
         // Revision zero means the newest to etcd.
         return Err(Stop::Failed(Failure::new(Row::Compacted, "revision zero cannot be read: it is before the first one")));
     }
+    let (sort_order, sort_target) = if asked.is_some() { sorted(range.order) } else { (0, 0) };
     let mut page = asked.unwrap_or(FIRST_PAGE);
     let mut reply = RangeReply { revision: range.revision.unwrap_or_default(), ..RangeReply::default() };
     let mut after = range.after.clone();
@@ -95,6 +100,9 @@ async fn pages(reads: &Arc<CoalescedReads>, range: &Range) -> Result<RangeReply,
             revision: number(reply.revision),
             serializable: range.consistency == Consistency::Stale,
             keys_only: range.keys_only,
+            sort_order,
+            sort_target,
+            count_only: range.count_only,
             // Zero would mean no bound. No key was modified before revision 2.
             min_mod_revision: range.modified_after.map_or(0, |after| number(after.next())),
             ..RangeRequest::default()
@@ -113,7 +121,7 @@ async fn pages(reads: &Arc<CoalescedReads>, range: &Range) -> Result<RangeReply,
         if first && range.revision.is_none() {
             reply.revision = header_revision(answer.header.as_ref());
         }
-        if first && range.modified_after.is_some() {
+        if first && (range.modified_after.is_some() || range.count_only) {
             // The server counts all keys of the range, including those that its filters and the
             // limit leave out.
             reply.count = u64::try_from(answer.count).ok();
@@ -124,6 +132,9 @@ async fn pages(reads: &Arc<CoalescedReads>, range: &Range) -> Result<RangeReply,
         reply.more = answer.more;
         // A server that reports more keys but returns none would cause an endless loop.
         if asked.is_some() || !answer.more || last.is_none() {
+            if asked.is_none() {
+                range.order.sort(&mut reply.kvs);
+            }
             return Ok(reply);
         }
         after = last;

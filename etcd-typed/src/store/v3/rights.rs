@@ -42,6 +42,7 @@ impl Access {
         let what = match self.span {
             Span::Key(_) => "this key",
             Span::Below(_) => "the keys below this directory",
+            Span::Between { .. } => "the keys of the range that begins here",
         };
         let (verb, right) = match self.right {
             Right::Read => ("read", "read"),
@@ -79,7 +80,7 @@ fn accesses(txn: &Txn) -> Vec<Access> {
     }
     for op in txn.then.iter().chain(&txn.otherwise) {
         match op {
-            Op::Get(span) => add(span, Right::Read),
+            Op::Get(span) | Op::Page { span, .. } => add(span, Right::Read),
             Op::Newest { below, .. } => add(&Span::Below(below.clone()), Right::Read),
             Op::Put { key, previous, .. } => {
                 let span = Span::Key(key.clone());

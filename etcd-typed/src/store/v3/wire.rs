@@ -201,13 +201,18 @@ message! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub(super) enum SortOrder {
+    Ascend = 1,
     Descend = 2,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub(super) enum SortTarget {
+    Key = 0,
+    Version = 1,
     Create = 2,
+    Mod = 3,
+    Value = 4,
 }
 
 /// `Message` is implemented by hand in `wire/range.rs`, because answers may contain tens of
@@ -218,6 +223,8 @@ pub(super) struct RangeResponse {
     pub(super) kvs: Vec<KeyValue>,
     pub(super) more: bool,
     pub(super) count: i64,
+    /// See [`RangeReply::compact`](crate::store::RangeReply::compact). Not part of the message.
+    pub(super) compact: bool,
 }
 
 message! {
@@ -291,7 +298,6 @@ pub(super) enum CompareResult {
     Equal = 0,
     Greater = 1,
     Less = 2,
-    #[allow(dead_code, reason = "unused, but part of `rpc.proto`")]
     NotEqual = 3,
 }
 

@@ -204,7 +204,7 @@ impl<'s> Bench<'s> {
 
 fn key_of(op: &Op) -> &Key {
     match op {
-        Op::Get(span) | Op::Delete { span, .. } => span.key(),
+        Op::Get(span) | Op::Page { span, .. } | Op::Delete { span, .. } => span.key(),
         Op::Newest { below: key, .. }
         | Op::Put { key, .. }
         | Op::MakeDir { key, .. }

@@ -131,14 +131,16 @@ pub(super) async fn long_key_works_or_is_refused(bench: &Bench<'_>) {
 pub(super) async fn map_keys_cannot_escape_their_segment(bench: &Bench<'_>) {
     let data = ["..", ".", "", "/", "../admin", "a/b", "/etc", "\0", "\n", "_hidden", "%", "%2F", "a//b"];
     let map = bench.key("map");
+    // Handles escape a leading `_` where the store hides such names.
+    let child = |name: &str| if bench.capabilities().directories { map.hidden_child(name) } else { map.child(name) };
     for name in data {
-        bench.put(&map.child(name), name).await;
+        bench.put(&child(name), name).await;
     }
-    let mut expected: Vec<String> = data.iter().map(|name| map.child(name).to_string()).collect();
+    let mut expected: Vec<String> = data.iter().map(|name| child(name).to_string()).collect();
     expected.sort_unstable();
     assert_eq!(keys(&bench.list().await), expected, "all of them are keys of the map, and there are no others");
     for name in data {
-        assert_eq!(bench.value(&map.child(name)).await, name);
+        assert_eq!(bench.value(&child(name)).await, name);
     }
 }
 

@@ -677,3 +677,20 @@ fn unexpected_input_is_ignored() {
     story.quiet(Input::Read(Ok(list(99, &[]))));
     story.yields(11);
 }
+
+#[test]
+fn snapshot_of_one_key_releases_its_message() {
+    for compact in [false, true] {
+        let message = Bytes::from(vec![b'm'; 100_000]);
+        let mut reply = list(10, &[("/a", 7)]);
+        reply.kvs[0].value = message.slice(10..20);
+        reply.compact = compact;
+        let key = Key::parse("/a").expect("a key");
+        let mut story = Story { engine: Engine::new(Span::Key(key), "/a", PAST, Start::Now) };
+        story.quiet(Input::Read(Ok(reply)));
+        let snapshot = story.reset(Input::Opened(Ok(())));
+        assert_eq!(snapshot.kvs[0].value, message.slice(10..20));
+        // A reply that says that it is compact is not copied again.
+        assert_eq!(message.is_unique(), !compact);
+    }
+}

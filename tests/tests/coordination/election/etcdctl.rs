@@ -134,12 +134,25 @@ async fn etcdctl_listener_shows_values_unchanged() {
 #[tokio::test]
 async fn etcdctl_shares_elections_of_any_name() {
     let etcd = Etcd::start().await;
-    let client = Client::connect(&etcd.url_v3()).await.unwrap();
-    for name in ["/a", "/a/", "/a//", "a", "a/b", "/", "dlock:x", " a b ", "größe/ü"] {
-        let election = client.election::<String>(name);
+    shares_elections(&etcd, &["/a", "/a/", "/a//", "a", "a/b", "/", "dlock:x", " a b ", "größe/ü"].map(|name| ("", name))).await;
+}
+
+/// The queue is the namespace and the name, byte for byte.
+#[tokio::test]
+async fn etcdctl_shares_elections_of_any_namespace() {
+    let etcd = Etcd::start().await;
+    let names = ["v1", "dynamo:/", "prod.", "/prod", "a//b"].map(|namespace| (namespace, "/x"));
+    shares_elections(&etcd, &[&names[..], &[("", "__metasrv_election"), ("__metasrv", "_election")]].concat()).await;
+}
+
+async fn shares_elections(etcd: &Etcd, names: &[(&str, &str)]) {
+    for (namespace, own) in names {
+        let client = Client::builder(&etcd.url_v3()).namespace(*namespace).connect().await.unwrap();
+        let election = client.election::<String>(own);
+        let name = &format!("{namespace}{own}");
         let mut changes = election.observe().await.unwrap();
         assert_eq!(told(&mut changes).await, None);
-        let mut theirs = Elect::at(&etcd, &[name, "theirs"]).await;
+        let mut theirs = Elect::at(etcd, &[name, "theirs"]).await;
         let (key, value) = theirs.shows().await;
         assert!(key.starts_with(&format!("{name}/")), "{name:?}: {key}");
         let seen = next(&mut changes).await.unwrap().unwrap();
@@ -149,7 +162,7 @@ async fn etcdctl_shares_elections_of_any_name() {
         theirs.interrupt().await;
         let ours = led(waiting).await;
         assert_eq!(told(&mut changes).await, Some((text("ours"), ours.fence())));
-        let mut theirs = Elect::at(&etcd, &[name, "theirs"]).await;
+        let mut theirs = Elect::at(etcd, &[name, "theirs"]).await;
         eventually(async || values(&election).await == ["ours", "theirs"]).await;
         assert!(timeout(Duration::from_millis(100), theirs.lines.next_line()).await.is_err(), "{name:?}: two candidates lead");
         ours.resign().await.unwrap();

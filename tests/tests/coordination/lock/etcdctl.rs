@@ -24,6 +24,8 @@ const WHILE: Duration = Duration::from_millis(500);
 
 struct Bench {
     client: Client,
+    /// The text before every name of this client.
+    namespace: &'static str,
     name: &'static str,
     endpoint: String,
 }
@@ -34,7 +36,12 @@ impl Bench {
     }
 
     async fn at(etcd: &Etcd, name: &'static str) -> Self {
-        Self { client: Client::connect(&etcd.url_v3()).await.unwrap(), name, endpoint: etcd.endpoint() }
+        Self::within("", etcd, name).await
+    }
+
+    async fn within(namespace: &'static str, etcd: &Etcd, name: &'static str) -> Self {
+        let client = Client::builder(&etcd.url_v3()).namespace(namespace).connect().await.unwrap();
+        Self { client, namespace, name, endpoint: etcd.endpoint() }
     }
 
     fn lock(&self) -> NamedLock {
@@ -66,7 +73,7 @@ impl Bench {
 
     /// Starts `etcdctl lock` and waits until the queue has `queued` keys.
     async fn tool(&self, queued: usize) -> Tool {
-        let mut child = self.etcdctl(&["lock", "--ttl=2", self.name]).spawn().expect("an etcdctl");
+        let mut child = self.etcdctl(&["lock", "--ttl=2", &format!("{}{}", self.namespace, self.name)]).spawn().expect("an etcdctl");
         let output = BufReader::new(child.stdout.take().unwrap()).lines();
         self.queued(queued).await;
         Tool { child, output }
@@ -191,8 +198,21 @@ async fn lock_taken_away_by_etcdctl_is_lost() {
 #[tokio::test]
 async fn etcdctl_shares_locks_of_any_name() {
     let etcd = Etcd::start().await;
-    for name in NAMES {
-        let bench = Bench::at(&etcd, name).await;
+    shares_locks(&etcd, NAMES.map(|name| ("", name)).as_slice()).await;
+}
+
+/// The queue is the namespace and the name, byte for byte.
+#[tokio::test]
+async fn etcdctl_shares_locks_of_any_namespace() {
+    let etcd = Etcd::start().await;
+    let names = ["v1", "dynamo:/", "prod.", "/prod", "a//b", "ü/"].map(|namespace| [(namespace, "/x"), (namespace, "__metasrv")]);
+    shares_locks(&etcd, &[names.concat(), vec![("", "__metasrv_election"), ("__metasrv", "_election")]].concat()).await;
+}
+
+async fn shares_locks(etcd: &Etcd, names: &[(&'static str, &'static str)]) {
+    for &(namespace, name) in names {
+        let bench = Bench::within(namespace, etcd, name).await;
+        let name = format!("{namespace}{name}");
         let mut tool = bench.tool(1).await;
         let key = tool.has_it().await;
         assert!(key.starts_with(&format!("{name}/")), "{name:?}: {key}");

@@ -121,7 +121,7 @@ async fn v3_leased_key_of_any_name_is_in_queue() {
 }
 
 fn delete(token: &Token) -> etcd_typed::store::Txn {
-    etcd_typed::store::Txn { then: vec![etcd_typed::store::Op::delete(token.key())], ..etcd_typed::store::Txn::default() }
+    etcd_typed::store::Txn::new(vec![etcd_typed::store::Op::delete(token.key())])
 }
 
 #[tokio::test]

@@ -66,12 +66,12 @@ impl Bench {
             Some(_) => Expiry::After(Duration::from_secs(5)),
         };
         let put = Op::Put { key, value: "foreign".into(), expiry, previous: false };
-        self.foreigner().await.store().commit(Txn { then: vec![put], ..Txn::default() }).await.unwrap();
+        self.foreigner().await.store().commit(Txn::new(vec![put])).await.unwrap();
     }
 
     /// Deletes a key as another client.
     async fn delete(&self, key: &Key) {
-        let delete = Txn { then: vec![Op::delete(key)], ..Txn::default() };
+        let delete = Txn::new(vec![Op::delete(key)]);
         self.foreigner().await.store().commit(delete).await.unwrap();
     }
 

@@ -88,10 +88,13 @@ async fn stats_self(bed: Bed) {
     }
     let stats = bed.client.stats(StatsKind::Member).await.unwrap();
     let [member] = <[_; 1]>::try_from(bed.client.members().await.unwrap()).unwrap();
-    assert_eq!(stats.fields["name"], member.name.as_str());
-    assert_eq!(stats.fields["id"], member.id.as_str());
-    assert_eq!(stats.fields["state"], "StateLeader");
+    assert_eq!(stats.get::<String>("name").unwrap(), member.name);
+    assert_eq!(stats.get::<String>("id").unwrap(), member.id);
+    assert_eq!(stats.get::<String>("state").unwrap(), "StateLeader");
 }
+
+/// The followers in the statistics of a leader, by their ids.
+type Followers = std::collections::BTreeMap<String, serde_json::Value>;
 
 /// `stats(etcd, "leader")`.
 async fn stats_leader(bed: Bed) {
@@ -100,8 +103,8 @@ async fn stats_leader(bed: Bed) {
         return;
     }
     let stats = bed.client.stats(StatsKind::Leader).await.unwrap();
-    assert_eq!(stats.fields["leader"].as_str(), bed.client.status().await.unwrap().leader.as_deref());
-    assert!(stats.fields["followers"].as_object().unwrap().is_empty());
+    assert_eq!(stats.get::<String>("leader"), bed.client.status().await.unwrap().leader);
+    assert!(stats.get::<Followers>("followers").unwrap().is_empty());
 }
 
 /// Only the leader has these statistics. The client finds it whichever member comes first in its
@@ -115,6 +118,6 @@ async fn v2_leader_stats_are_found_in_cluster() {
         order.rotate_left(1);
         let client = Client::connect(&format!("etcd2://{}", order.join(","))).await.unwrap();
         let stats = client.stats(StatsKind::Leader).await.unwrap();
-        assert_eq!(stats.fields["followers"].as_object().unwrap().len(), 2);
+        assert_eq!(stats.get::<Followers>("followers").unwrap().len(), 2);
     }
 }

@@ -360,7 +360,7 @@ impl Task {
         let compares = conditions.map(|condition| Compare::key(guard.key(), condition)).into();
         let visit = Op::put(&Key::parse(&format!("/soak/visits/{name}")).unwrap(), Bytes::new());
         let read = Op::Get(Span::Key(Key::parse(&guarded(name)).unwrap()));
-        let committed = self.client.store().commit(Txn { compares, then: vec![visit, read], otherwise: Vec::new() }).await;
+        let committed = self.client.store().commit(Txn::new(vec![visit, read]).compares(compares).otherwise(Vec::new())).await;
         match committed {
             Ok(committed) if committed.succeeded => match committed.results.into_iter().nth(1) {
                 Some(OpResult::Get(reply)) => {

@@ -52,7 +52,7 @@ async fn servers_other_than_etcd_fail_in_time() {
     for (server, expected) in servers {
         let port = server.start().await;
         for scheme in ["etcd", "etcd2"] {
-            let retry = RetryPolicy { call_timeout: Duration::from_millis(600), ..RetryPolicy::default() };
+            let retry = RetryPolicy::new().call_timeout(Duration::from_millis(600));
             let builder = Client::builder(&format!("{scheme}://127.0.0.1:{port}")).retry(retry).connect_timeout(Duration::from_millis(300));
             let connected = timeout(LIMIT, builder.clone().connect()).await.expect("an answer in time");
             let error = connected.expect_err("the server is not etcd");

@@ -93,7 +93,7 @@ async fn watches_survive_expired_token() {
     let a = key("/anna/a");
     let span = Span::Below(key("/anna"));
     let first = write(&store, &a, "0").await;
-    let watch = |from| Watch { span: span.clone(), from };
+    let watch = |from| Watch::new(span.clone(), from);
     let mut old = store.watch(watch(WatchFrom::Listed(Revision::new(first)))).await.unwrap();
     let_token_expire().await;
     // No call in between has renewed the token.
@@ -119,7 +119,7 @@ async fn missing_permission_is_refused() {
     assert_eq!((error.kind(), error.key(), error.may_have_applied()), (ErrorKind::PermissionDenied, Some(&theirs), false));
     let error = store.range(Range::of(Span::Key(theirs.clone()))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-    let error = store.watch(Watch { span: Span::Below(key("/other")), from: WatchFrom::Listed(Revision::new(1)) }).await.err().unwrap();
+    let error = store.watch(Watch::new(Span::Below(key("/other")), WatchFrom::Listed(Revision::new(1)))).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
     // The client still works.
     write(&store, &key("/anna/a"), "1").await;
@@ -136,7 +136,7 @@ async fn wrong_credentials_fail_at_once() {
     assert!(!format!("{error} {error:?}").contains("gr8-wrong"), "G5: {error:?}");
     for credentials in [Some("wrong"), None] {
         let store = credentials.map_or_else(|| store(&etcd.endpoint()), |password| as_user(&etcd, "anna", password));
-        let watch = Watch { span: Span::Key(key("/anna/a")), from: WatchFrom::Listed(Revision::new(1)) };
+        let watch = Watch::new(Span::Key(key("/anna/a")), WatchFrom::Listed(Revision::new(1)));
         let error = store.watch(watch).await.err().unwrap();
         // Old servers report a missing token as a missing permission.
         assert!(matches!(error.kind(), ErrorKind::Unauthenticated | ErrorKind::PermissionDenied), "{error}");

@@ -120,8 +120,8 @@ async fn creates_through_nginx_happen_once() {
         tokio::spawn(async move {
             for number in 0..EACH {
                 let new = key(&format!("/created/{writer}-{number}"));
-                let absent = Compare { span: Span::Key(new.clone()), condition: Condition::Absent };
-                let create = Txn { compares: vec![absent], then: vec![Op::put(&new, "1".into())], ..Txn::default() };
+                let absent = Compare::new(Span::Key(new.clone()), Condition::Absent);
+                let create = Txn::new(vec![Op::put(&new, "1".into())]).compares(vec![absent]);
                 let committed = store.commit(create).await.unwrap_or_else(|error| panic!("{new}: {error}"));
                 assert!(committed.succeeded, "{new} was created before");
             }
@@ -246,7 +246,7 @@ async fn unanswered_creation_moves_next_watch_elsewhere() {
     let mut old = watch(&store, Span::Key(key("/old")), at(listed)).await;
     let connections = proxy.accepted();
     proxy.lose_requests();
-    let lost = store.watch(Watch { span: Span::Key(key("/new")), from: at(listed) }).await.err().expect("no answer");
+    let lost = store.watch(Watch::new(Span::Key(key("/new")), at(listed))).await.err().expect("no answer");
     assert_eq!(lost.kind(), ErrorKind::Timeout, "{lost}");
     let mut new = watch(&store, Span::Key(key("/new")), at(listed)).await;
     write(&direct, &key("/new"), "1").await;

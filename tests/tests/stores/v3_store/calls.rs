@@ -20,7 +20,7 @@ async fn requests(etcd: &Etcd, method: &str) -> f64 {
 }
 
 async fn holds(store: &V3Store, compare: Compare) -> bool {
-    store.commit(Txn { compares: vec![compare], ..Txn::default() }).await.unwrap().succeeded
+    store.commit(Txn::new(Vec::new()).compares(vec![compare])).await.unwrap().succeeded
 }
 
 #[tokio::test]
@@ -30,7 +30,7 @@ async fn long_range_has_one_revision() {
     let numbers: Vec<usize> = (0..25_000).collect();
     for chunk in numbers.chunks(100) {
         let then = chunk.iter().map(|number| Op::put(&key(&format!("/app/{number:05}")), Bytes::from("0"))).collect();
-        store.commit(Txn { then, ..Txn::default() }).await.unwrap();
+        store.commit(Txn::new(then)).await.unwrap();
     }
     let before = requests(&etcd, "Range").await;
     let writer = {
@@ -40,7 +40,7 @@ async fn long_range_has_one_revision() {
             for round in 0.. {
                 let value = Bytes::from(round.to_string());
                 let then = vec![Op::put(&key("/app/00000"), value.clone()), Op::put(&key("/app/24999"), value)];
-                writing.commit(Txn { then, ..Txn::default() }).await.unwrap();
+                writing.commit(Txn::new(then)).await.unwrap();
             }
         })
     };
@@ -59,7 +59,7 @@ async fn long_range_has_one_revision() {
     let mut seen = Vec::new();
     let mut after = None;
     loop {
-        let range = Range { revision: Some(all.revision), limit: Some(9_999), after, ..Range::of(Span::Below(key("/app"))) };
+        let range = Range::of(Span::Below(key("/app"))).revision(all.revision).limit(9_999).after(after);
         let page = store.range(range).await.unwrap();
         assert_eq!(page.revision, all.revision);
         after = page.kvs.last().map(|kv| kv.key.clone());
@@ -93,7 +93,7 @@ async fn large_range_is_read_in_smaller_pages() {
     let reply = store.range(Range::of(Span::Below(key("/app")))).await.unwrap();
     assert_eq!((reply.kvs.len(), reply.more), (75, false));
     assert!(reply.kvs.iter().all(|kv| kv.value.len() == 1_000_000));
-    let keys = store.range(Range { keys_only: true, ..Range::of(Span::Below(key("/app"))) }).await.unwrap();
+    let keys = store.range(Range::of(Span::Below(key("/app"))).keys_only(true)).await.unwrap();
     assert!(keys.kvs.len() == 75 && keys.kvs.iter().all(|kv| kv.value.is_empty()));
 }
 
@@ -104,7 +104,7 @@ async fn read_of_compacted_or_future_revision_is_history_lost() {
     let a = key("/a");
     let first = write(&store, &a, "1").await;
     let second = write(&store, &a, "2").await;
-    let at = |revision: u64| Range { revision: Some(Revision::new(revision)), ..Range::of(Span::Key(a.clone())) };
+    let at = |revision: u64| Range::of(Span::Key(a.clone())).revision(Revision::new(revision));
     let past = store.range(at(first)).await.unwrap();
     assert_eq!((past.revision, past.kvs[0].value.clone()), (Revision::new(first), Bytes::from("1")));
     Admin::of(&etcd.endpoint()).compact(second).await;
@@ -112,7 +112,7 @@ async fn read_of_compacted_or_future_revision_is_history_lost() {
         let error = store.range(at(revision)).await.unwrap_err();
         assert_eq!((error.kind(), error.key()), (ErrorKind::HistoryLost, Some(&a)), "{revision}: {error}");
     }
-    let stale = Range { consistency: Consistency::Stale, ..at(second) };
+    let stale = at(second).consistency(Consistency::Stale);
     assert_eq!(store.range(stale).await.unwrap().kvs[0].value, Bytes::from("2"));
 }
 
@@ -127,7 +127,7 @@ async fn conditions_match_their_documentation() {
     store.grant(lease, Duration::from_secs(60)).await.unwrap();
     let created = Revision::new(write(&store, &a, "0").await);
     let op = Op::Put { key: a.clone(), value: Bytes::from("1"), expiry: Expiry::With(lease), previous: false };
-    let modified = store.commit(Txn { then: vec![op], ..Txn::default() }).await.unwrap().revision;
+    let modified = store.commit(Txn::new(vec![op])).await.unwrap().revision;
     let value = |text: &'static str| Condition::Value(Bytes::from_static(text.as_bytes()));
     let of_a = [
         (Condition::Present, true),
@@ -175,7 +175,7 @@ async fn write_returns_previous_value() {
     let store = store(&etcd.endpoint());
     let a = key("/a");
     let swap = |value: &'static str| Op::Put { key: a.clone(), value: Bytes::from(value), expiry: Expiry::Never, previous: true };
-    let only = |op| Txn { then: vec![op], ..Txn::default() };
+    let only = |op| Txn::new(vec![op]);
     assert_eq!(store.commit(only(swap("1"))).await.unwrap().results, [OpResult::Put(None)]);
     let before = store.range(Range::of(Span::Key(a.clone()))).await.unwrap().kvs.remove(0);
     assert_eq!(store.commit(only(swap("2"))).await.unwrap().results, [OpResult::Put(Some(before))]);
@@ -194,7 +194,7 @@ async fn unused_ttl_lease_is_revoked() {
     let store = store(&etcd.endpoint());
     let a = key("/a");
     let expiring = Op::Put { key: a.clone(), value: Bytes::from("1"), expiry: Expiry::After(Duration::from_millis(1500)), previous: false };
-    let create = Txn { compares: vec![Compare::key(&a, Condition::Absent)], then: vec![expiring], otherwise: Vec::new() };
+    let create = Txn::new(vec![expiring]).compares(vec![Compare::key(&a, Condition::Absent)]).otherwise(Vec::new());
     assert!(store.commit(create.clone()).await.unwrap().succeeded);
     let lease = store.range(Range::of(Span::Key(a.clone()))).await.unwrap().kvs[0].lease.expect("a lease");
     assert!(store.time_to_live(lease).await.unwrap().is_some());
@@ -228,13 +228,13 @@ async fn leases_are_granted_kept_and_revoked() {
     assert_eq!(store.keep_alive(id).await.unwrap(), ttl);
     assert!(store.time_to_live(id).await.unwrap().is_some_and(|left| left <= ttl));
     let op = Op::Put { key: key("/a"), value: Bytes::new(), expiry: Expiry::With(id), previous: false };
-    store.commit(Txn { then: vec![op.clone()], ..Txn::default() }).await.unwrap();
+    store.commit(Txn::new(vec![op.clone()])).await.unwrap();
     store.revoke(id).await.unwrap();
     assert!(store.range(Range::of(Span::Key(key("/a")))).await.unwrap().kvs.is_empty(), "the keys are deleted with their lease");
     store.revoke(id).await.unwrap();
     assert_eq!(store.time_to_live(id).await.unwrap(), None);
     assert_eq!(store.keep_alive(id).await.unwrap_err().kind(), ErrorKind::LeaseLost);
-    let error = store.commit(Txn { then: vec![op], ..Txn::default() }).await.unwrap_err();
+    let error = store.commit(Txn::new(vec![op])).await.unwrap_err();
     assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::LeaseLost, false));
     // Servers have a shortest time to live.
     assert_eq!(store.grant(LeaseId::random(), Duration::from_millis(1)).await.unwrap(), Duration::from_secs(2));
@@ -245,7 +245,7 @@ async fn refused_writes_are_classified_and_not_applied() {
     let etcd = Etcd::builder().flag("--max-txn-ops", "4").start().await;
     let store = store(&etcd.endpoint());
     let a = key("/a");
-    let txn = |then| Txn { then, ..Txn::default() };
+    let txn = |then| Txn::new(then);
     let large = |path: &str| Op::put(&key(path), Bytes::from(vec![0; 1_400_000]));
     let cases = [
         (put(&a, vec![0; 1_572_864]), ErrorKind::TooLarge),

@@ -41,7 +41,7 @@ async fn count_up(entry: Entry<u64>, mut end: oneshot::Receiver<()>) -> BTreeSet
 async fn written(endpoint: &str, path: &str) -> BTreeSet<u64> {
     let direct = store(endpoint);
     let now = direct.range(Range::of(Span::Key(key(path)))).await.unwrap();
-    let watch = Watch { span: Span::Key(key(path)), from: WatchFrom::Resumed(Revision::new(1)) };
+    let watch = Watch::new(Span::Key(key(path)), WatchFrom::Resumed(Revision::new(1)));
     let mut history = direct.watch(watch).await.unwrap();
     let mut values = BTreeSet::new();
     let newest: u64 = std::str::from_utf8(&now.kvs[0].value).unwrap().parse().unwrap();

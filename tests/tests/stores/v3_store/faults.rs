@@ -42,7 +42,7 @@ async fn unsent_write_is_not_applied() {
     let error = failed_write(&store).await;
     assert_eq!((error.kind(), error.may_have_applied(), error.is_retryable()), (ErrorKind::Unavailable, false, true), "{error}");
     assert_eq!(failed_read(&store).await.kind(), ErrorKind::Unavailable);
-    let conditional = Txn { compares: Vec::new(), then: vec![Op::delete(&key("/a")), Op::delete(&key("/b"))], otherwise: Vec::new() };
+    let conditional = Txn::new(vec![Op::delete(&key("/a")), Op::delete(&key("/b"))]).compares(Vec::new()).otherwise(Vec::new());
     assert!(!store.commit(conditional).await.unwrap_err().may_have_applied());
 }
 
@@ -97,7 +97,7 @@ async fn calls_move_to_other_endpoint() {
     let lease = LeaseId::random();
     store.grant(lease, Duration::from_secs(5)).await.unwrap();
     store.keep_alive(lease).await.unwrap();
-    let watch = Watch { span: Span::Key(a), from: WatchFrom::Listed(Revision::new(1)) };
+    let watch = Watch::new(Span::Key(a), WatchFrom::Listed(Revision::new(1)));
     assert!(store.watch(watch).await.is_ok());
     assert_eq!(second.accepted(), 3, "calls, leases and watches have one connection each");
 }
@@ -185,7 +185,7 @@ async fn isolated_member_serves_only_stale_reads() {
     assert!(error.is_retryable(), "{error}");
     let error = failed_write(&alone).await;
     assert!(error.is_retryable() && !error.may_have_applied(), "{error}");
-    let stale = Range { consistency: Consistency::Stale, ..Range::of(Span::Key(key("/a"))) };
+    let stale = Range::of(Span::Key(key("/a"))).consistency(Consistency::Stale);
     assert_eq!(alone.range(stale).await.unwrap().kvs.len(), 1);
 }
 

@@ -46,7 +46,7 @@ fn numbered(number: usize) -> Key {
 async fn fill(store: &V3Store, count: usize) {
     for chunk in (0..count).collect::<Vec<_>>().chunks(100) {
         let then = chunk.iter().map(|&number| Op::put(&numbered(number), Bytes::from(number.to_string()))).collect();
-        store.commit(Txn { then, ..Txn::default() }).await.unwrap();
+        store.commit(Txn::new(then)).await.unwrap();
     }
 }
 
@@ -131,7 +131,7 @@ async fn concurrent_reads_share_requests_where_safe() {
 /// The read by which a live view checks whether its directory has changed.
 fn modified_after(directory: &str, revision: Revision) -> Range {
     let below = Range::of(Span::Below(key(directory)));
-    Range { keys_only: true, limit: Some(1), modified_after: Some(revision), ..below }
+    below.keys_only(true).limit(1).modified_after(revision)
 }
 
 #[tokio::test]
@@ -141,7 +141,7 @@ async fn checks_of_directories_share_requests() {
     let directory = |n: usize| format!("/dirs/{n}");
     for n in 0..DIRECTORIES {
         let keys = (0..n % 3).map(|k| Op::put(&key(&format!("{}/{k}", directory(n))), Bytes::from("1"))).collect();
-        store.commit(Txn { then: keys, ..Txn::default() }).await.unwrap();
+        store.commit(Txn::new(keys)).await.unwrap();
     }
     let seen = read(&store, &numbered(0)).await.unwrap().revision;
     for n in (0..DIRECTORIES).step_by(5) {
@@ -167,7 +167,7 @@ async fn checks_of_large_directories_are_sent_alone() {
     let (etcd, store) = acquainted(10).await;
     for chunk in 0..11 {
         let keys = (0..100).map(|k| Op::put(&key(&format!("/large/{chunk}-{k}")), Bytes::from("1"))).collect();
-        store.commit(Txn { then: keys, ..Txn::default() }).await.unwrap();
+        store.commit(Txn::new(keys)).await.unwrap();
     }
     let seen = read(&store, &numbered(0)).await.unwrap().revision;
     let large = || store.range(modified_after("/large", seen));
@@ -190,7 +190,7 @@ async fn first_read_is_a_range_request() {
     }
     assert_eq!(reads_got(&etcd).await, (ranges + 30, txns));
     // A read by transaction is a range request too, and joins others.
-    let get = Txn { then: vec![Op::Get(Span::Key(numbered(1)))], ..Txn::default() };
+    let get = Txn::new(vec![Op::Get(Span::Key(numbered(1)))]);
     assert!(matches!(&store.commit(get.clone()).await.unwrap().results[..], [OpResult::Get(reply)] if reply.kvs[0].value == "1"));
     assert_eq!(reads_got(&etcd).await, (ranges + 31, txns));
     let (ranges, txns) = reads_got(&etcd).await;
@@ -208,10 +208,10 @@ async fn past_stale_and_paged_reads_share_no_request() {
     let (ranges, txns) = reads_got(&etcd).await;
     let of = |number| Range::of(Span::Key(numbered(number)));
     let others = [
-        Range { consistency: Consistency::Stale, ..of(3) },
-        Range { revision: Some(first.revision), ..of(3) },
-        Range { limit: Some(1), ..Range::of(Span::Below(key("/app"))) },
-        Range { after: Some(Bytes::from("/app/002")), ..Range::of(Span::Below(key("/app"))) },
+        of(3).consistency(Consistency::Stale),
+        of(3).revision(first.revision),
+        Range::of(Span::Below(key("/app"))).limit(1),
+        Range::of(Span::Below(key("/app"))).after(Bytes::from("/app/002")),
     ];
     let reads = others.iter().cycle().take(40).map(|range| store.range(range.clone()));
     let mut replies = join_all(reads).await.into_iter().map(Result::unwrap);
@@ -225,7 +225,7 @@ async fn past_stale_and_paged_reads_share_no_request() {
     // Reads without values and reads of missing keys are joined.
     let missing = key("/app/none");
     let reads = (0..40).map(|number| match number % 4 {
-        0 => store.range(Range { keys_only: true, ..of(3) }),
+        0 => store.range(of(3).keys_only(true)),
         1 => store.range(Range::of(Span::Key(missing.clone()))),
         _ => store.range(of(3)),
     });

@@ -93,7 +93,7 @@ async fn increments_apply_at_most_once_while_connection_stalls() {
     let proxy = Arc::new(Proxy::to(etcd.endpoint()).await);
     let direct = Client::connect(&etcd.url_v3()).await.unwrap().entry::<u64>("/sum").unwrap();
     let client = Client::builder(&format!("etcd://{}", proxy.endpoint()))
-        .retry(etcd_typed::RetryPolicy { call_timeout: Duration::from_millis(700), ..Default::default() })
+        .retry(etcd_typed::RetryPolicy::new().call_timeout(Duration::from_millis(700)))
         .connect()
         .await
         .unwrap();

@@ -24,7 +24,7 @@ async fn learner_is_skipped() {
     write(&store(&voter), &key("/a"), "1").await;
 
     let alone = store(&learner);
-    let stale = Range { consistency: Consistency::Stale, ..Range::of(Span::Key(key("/a"))) };
+    let stale = Range::of(Span::Key(key("/a"))).consistency(Consistency::Stale);
     soon(async { while alone.range(stale.clone()).await.unwrap().kvs.is_empty() {} }).await;
     let mut options = options([learner.as_str()]);
     options.retry.call_timeout = Duration::from_secs(1);

@@ -161,7 +161,7 @@ async fn timed_out_call_reports_last_ended_attempt() {
                 }
             }
         });
-        let retry = RetryPolicy { call_timeout, max_delay: Duration::from_millis(50), ..RetryPolicy::default() };
+        let retry = RetryPolicy::new().call_timeout(call_timeout).max_delay(Duration::from_millis(50));
         let client = Client::builder(&format!("{scheme}://{endpoint}")).retry(retry).connect_lazy().unwrap();
         let error = client.entry::<u64>("/a").unwrap().get().await.expect_err("an error");
         assert_says(&error, ErrorKind::Unavailable, &[&endpoint, "connection", "800ms"]);
@@ -174,7 +174,7 @@ async fn timed_out_calls_name_their_cause() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let refusing = listener.local_addr().unwrap().to_string();
     drop(listener);
-    let retry = RetryPolicy { call_timeout: Duration::from_millis(600), ..RetryPolicy::default() };
+    let retry = RetryPolicy::new().call_timeout(Duration::from_millis(600));
     for (address, cause) in [(refusing.as_str(), "Connection refused"), ("no-such-host.invalid:1", "lookup")] {
         for scheme in ["etcd", "etcd2"] {
             let client = Client::builder(&format!("{scheme}://{address}")).retry(retry.clone()).connect_lazy().unwrap();
@@ -221,7 +221,7 @@ async fn put_many(client: &Client, keys: usize) -> Result<(), Error> {
     let map = client.entries::<u32, u32>("/many").unwrap();
     let mut transaction = client.transaction();
     for key in 0..u32::try_from(keys).unwrap() {
-        transaction = transaction.set(&map.entry(&key).unwrap(), &1);
+        transaction = transaction.write(map.entry(&key).unwrap().set(&1));
     }
     transaction.await.map(drop)
 }

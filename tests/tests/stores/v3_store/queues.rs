@@ -18,7 +18,7 @@ use super::{PATIENCE, delete, key, store, write};
 
 async fn newest(store: &V3Store, before: Option<u64>, limit: usize) -> RangeReply {
     let op = Op::Newest { below: key("/q"), before: before.map(Revision::new), limit };
-    let committed = store.commit(Txn { then: vec![op], ..Txn::default() }).await.unwrap();
+    let committed = store.commit(Txn::new(vec![op])).await.unwrap();
     match <[OpResult; 1]>::try_from(committed.results) {
         Ok([OpResult::Get(reply)]) => reply,
         other => panic!("{other:?}"),
@@ -26,7 +26,7 @@ async fn newest(store: &V3Store, before: Option<u64>, limit: usize) -> RangeRepl
 }
 
 async fn watch(store: &V3Store, from: WatchFrom) -> WatchStream {
-    store.watch(Watch { span: Span::Below(key("/app")), from }).await.unwrap()
+    store.watch(Watch::new(Span::Below(key("/app")), from)).await.unwrap()
 }
 
 /// Writes keys that no test watches until `stop` is set.
@@ -54,8 +54,7 @@ async fn no_key_is_older_than_first_write() {
     for before in [3, u64::MAX] {
         assert_eq!(newest(&store, Some(before), 1).await.kvs.len(), 1, "before {before}");
     }
-    let error =
-        store.commit(Txn { then: vec![Op::Newest { below: key("/q"), before: None, limit: 0 }], ..Txn::default() }).await.unwrap_err();
+    let error = store.commit(Txn::new(vec![Op::Newest { below: key("/q"), before: None, limit: 0 }])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid, "the server would treat a limit of zero as no limit: {error}");
 }
 

@@ -25,7 +25,7 @@ async fn history(store: &V3Store, revisions: u64, every: u64) -> Vec<Revision> {
             let number = round * 100 + number;
             let path = if number.is_multiple_of(every) { format!("/app/{}", number % 7) } else { "/elsewhere".to_owned() };
             async move {
-                let txn = Txn { then: vec![Op::put(&key(&path), Bytes::from(number.to_string()))], ..Txn::default() };
+                let txn = Txn::new(vec![Op::put(&key(&path), Bytes::from(number.to_string()))]);
                 (path.starts_with("/app"), store.commit(txn).await.unwrap().revision)
             }
         });
@@ -50,7 +50,7 @@ fn assert_same(seen: &[Revision], written: &[Revision]) {
 
 /// Reads this many revisions after `after`. Returns them and the watch.
 async fn replay(store: &V3Store, after: Revision, count: usize) -> (Vec<Revision>, WatchStream) {
-    let watch = async |from| store.watch(Watch { span: Span::Below(key("/app")), from: WatchFrom::Resumed(from) }).await.unwrap();
+    let watch = async |from| store.watch(Watch::new(Span::Below(key("/app")), WatchFrom::Resumed(from))).await.unwrap();
     let mut stream = watch(after).await;
     let mut seen = Vec::new();
     while seen.len() < count {

@@ -229,11 +229,11 @@ async fn permission_error_names_key_and_right() {
     for key in ["/readable/r", "/other/o"] {
         root.entry::<u64>(key).unwrap().set(&1).await.unwrap();
     }
-    let mut set_all = client.transaction().set(&own, &1);
+    let mut set_all = client.transaction().write(own.set(&1));
     for number in 0..40 {
-        set_all = set_all.set(&entry(&format!("/anna/{number}")), &1);
+        set_all = set_all.write(entry(&format!("/anna/{number}")).set(&1));
     }
-    let condition = client.transaction().expect(&other, etcd_typed::Expect::Absent).set(&own, &1);
+    let condition = client.transaction().expect(&other, etcd_typed::Expect::Absent).write(own.set(&1));
     let cases = [
         (other.get().await.map(drop), "/other/o", "may not read this key"),
         (other.set(&1).await.map(drop), "/other/o", "may not write this key"),
@@ -241,7 +241,7 @@ async fn permission_error_names_key_and_right() {
         (readable.compare_and_swap(etcd_typed::Expect::value(&1), &2).await.map(drop), "/readable/r", "may not write this key"),
         (readable.modify(|_| Some(3)).await.map(drop), "/readable/r", "may not write this key"),
         (readable.delete().await.map(drop), "/readable/r", "may not delete this key"),
-        (set_all.set(&readable, &1).await.map(drop), "/readable/r", "may not write this key"),
+        (set_all.write(readable.set(&1)).await.map(drop), "/readable/r", "may not write this key"),
         (condition.await.map(drop), "/other/o", "may not read this key"),
         (client.directory("/other").unwrap().list_recursive().await.map(drop), "/other", "may not read the keys below"),
         (client.directory("/readable").unwrap().delete_recursive().await.map(drop), "/readable", "may not delete"),

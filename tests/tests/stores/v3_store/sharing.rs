@@ -18,7 +18,7 @@ use super::watches::{WATCHERS, until_metric};
 use super::{PATIENCE, key, metric_of, store, write};
 
 async fn watch(store: &V3Store, path: &str, from: WatchFrom) -> WatchStream {
-    store.watch(Watch { span: Span::Key(key(path)), from }).await.unwrap()
+    store.watch(Watch::new(Span::Key(key(path)), from)).await.unwrap()
 }
 
 /// The revision of the next batch.

@@ -31,7 +31,7 @@ fn call<'c, T>(name: &'static str, work: impl Future<Output = Result<T>> + 'c) -
 async fn every_call_ends_on_silent_server() {
     let etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
-    let retry = RetryPolicy { call_timeout: Duration::from_secs(1), ..RetryPolicy::default() };
+    let retry = RetryPolicy::new().call_timeout(Duration::from_secs(1));
     let client = Client::builder(&format!("etcd://{}", proxy.endpoint())).retry(retry).connect().await.unwrap();
     let seconds = Duration::from_secs(60);
     let locks = |name: &str| client.lock(name).ttl(seconds);
@@ -81,7 +81,7 @@ async fn every_call_ends_on_silent_server() {
         "publish": entry.publish(&1).await;
         "withdraw": published.withdraw().await;
         "set of a published value": changed.set(&2).await;
-        "transaction": client.transaction().set(&entry, &1).await;
+        "transaction": client.transaction().write(entry.set(&1)).await;
         "get of a struct": dir.get().await;
         "exists of a struct": dir.exists().await;
         "set of a struct": dir.set(&Settings { limit: 3 }).await;
@@ -154,7 +154,7 @@ async fn every_call_ends_on_silent_server() {
 async fn view_starts_while_its_watch_is_silent() {
     let etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
-    let retry = RetryPolicy { call_timeout: Duration::from_secs(1), ..RetryPolicy::default() };
+    let retry = RetryPolicy::new().call_timeout(Duration::from_secs(1));
     let client = Client::builder(&format!("etcd://{}", proxy.endpoint())).retry(retry).connect().await.unwrap();
     let entry = client.entry::<u64>("/entry").unwrap();
     entry.set(&1).await.unwrap();

@@ -39,7 +39,7 @@ async fn refusal(store: &V3Store) -> ErrorKind {
     let error = store.commit(put(&key("/a"), "1")).await.unwrap_err();
     assert!(!error.may_have_applied(), "{error}");
     let read = store.range(Range::of(Span::Below(Key::root()))).await.unwrap_err();
-    let watch = store.watch(Watch { span: Span::Below(Key::root()), from: WatchFrom::Listed(1.into()) }).await.err().unwrap();
+    let watch = store.watch(Watch::new(Span::Below(Key::root()), WatchFrom::Listed(1.into()))).await.err().unwrap();
     let lease = store.grant(LeaseId::random(), Duration::from_secs(5)).await.unwrap_err();
     assert_eq!([read.kind(), watch.kind(), lease.kind()], [error.kind(); 3], "{error} {read} {watch} {lease}");
     error.kind()
@@ -47,7 +47,7 @@ async fn refusal(store: &V3Store) -> ErrorKind {
 
 async fn works(store: &V3Store) {
     let revision = store.commit(put(&key("/a"), "1")).await.unwrap().revision;
-    assert!(store.watch(Watch { span: Span::Below(Key::root()), from: WatchFrom::Listed(revision) }).await.is_ok());
+    assert!(store.watch(Watch::new(Span::Below(Key::root()), WatchFrom::Listed(revision))).await.is_ok());
     store.grant(LeaseId::random(), Duration::from_secs(5)).await.unwrap();
     assert_eq!(store.range(Range::of(Span::Below(Key::root()))).await.unwrap().kvs.len(), 1);
 }

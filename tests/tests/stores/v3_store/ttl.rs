@@ -15,7 +15,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 fn expiring(name: &str, ttl: Duration) -> Txn {
     let put = Op::Put { key: key(name), value: Bytes::from("v"), expiry: Expiry::After(ttl), previous: false };
-    Txn { then: vec![put], ..Txn::default() }
+    Txn::new(vec![put])
 }
 
 async fn granted(etcd: &Etcd) -> f64 {
@@ -93,7 +93,7 @@ async fn refused_write_keeps_shared_lease() {
     store.commit(expiring("/one", HOUR)).await.unwrap();
     let lease = lease_of(&store, "/one").await;
     for _ in 0..10 {
-        let refused = Txn { compares: vec![Compare::key(&key("/one"), Condition::Absent)], ..expiring("/two", HOUR) };
+        let refused = expiring("/two", HOUR).compares(vec![Compare::key(&key("/one"), Condition::Absent)]);
         assert!(!store.commit(refused).await.unwrap().succeeded);
     }
     assert_eq!(granted(&etcd).await, 1.0);

@@ -17,7 +17,7 @@ use super::{PATIENCE, delete, key, metric_of, options, put, store, write};
 pub(super) const WATCHERS: &str = "etcd_debugging_mvcc_watcher_total";
 
 pub(super) async fn watch(store: &V3Store, span: Span, from: WatchFrom) -> WatchStream {
-    store.watch(Watch { span, from }).await.unwrap()
+    store.watch(Watch::new(span, from)).await.unwrap()
 }
 
 pub(super) async fn next(stream: &mut WatchStream) -> WatchItem {
@@ -66,7 +66,7 @@ async fn watch_yields_whole_revisions_in_order() {
     let mut single = watch(&store, Span::Key(b.clone()), WatchFrom::Listed(Revision::new(listed))).await;
     write(&store, &key("/apple"), "not below /app").await;
     write(&store, &app, "not below itself").await;
-    let txn = Txn { then: vec![Op::put(&a, Bytes::from("1")), Op::put(&b, Bytes::from("2"))], ..Txn::default() };
+    let txn = Txn::new(vec![Op::put(&a, Bytes::from("1")), Op::put(&b, Bytes::from("2"))]);
     let both = store.commit(txn).await.unwrap().revision;
     let gone = store.commit(delete(&a)).await.unwrap().revision;
 
@@ -154,7 +154,7 @@ async fn watch_of_wiped_server_is_behind() {
 async fn eventually(store: &V3Store, span: Span, from: WatchFrom) -> WatchStream {
     let attempts = async {
         loop {
-            match store.watch(Watch { span: span.clone(), from }).await {
+            match store.watch(Watch::new(span.clone(), from)).await {
                 Ok(stream) => return stream,
                 Err(error) => assert!(error.is_retryable(), "{error}"),
             }
@@ -181,7 +181,7 @@ async fn watch_yields_whole_history_over_kills() {
             if number % 3 == 0 {
                 then.push(Op::put(&key("/app/also"), Bytes::from(number.to_string())));
             }
-            let txn = Txn { then, ..Txn::default() };
+            let txn = Txn::new(then);
             // A write in doubt may or may not appear in the history.
             if let Ok(committed) = store.commit(txn).await {
                 written.push((committed.revision, number));
@@ -287,7 +287,7 @@ async fn repeated_watches_leave_nothing_on_server() {
         let opened = watch(&store, Span::Key(key("/app/b")), listed).await;
         if round % 2 == 0 {
             // This watch is dropped while it is created.
-            let second = store.watch(Watch { span: Span::Key(key("/app/b")), from: listed });
+            let second = store.watch(Watch::new(Span::Key(key("/app/b")), listed));
             drop(timeout(Duration::from_micros(50), second).await);
         }
         drop(opened);
@@ -345,7 +345,7 @@ async fn fragmented_replay_misses_nothing() {
     let value = Bytes::from(vec![b'y'; 600_000]);
     for _ in 0..40 {
         let then = vec![Op::put(&key("/app/a"), value.clone()), Op::put(&key("/app/b"), value.clone())];
-        store.commit(Txn { then, ..Txn::default() }).await.unwrap();
+        store.commit(Txn::new(then)).await.unwrap();
     }
     let now = store.range(Range::of(Span::Key(key("/app/a")))).await.unwrap().revision;
     let mut stream = watch(&store, Span::Below(key("/app")), WatchFrom::Resumed(Revision::ZERO)).await;
@@ -374,7 +374,7 @@ async fn watch_notices_frozen_server() {
 #[tokio::test]
 async fn watch_without_server_is_unavailable() {
     let store = store("127.0.0.1:1");
-    let wanted = Watch { span: Span::Key(Key::root().child("a")), from: WatchFrom::Listed(Revision::new(1)) };
+    let wanted = Watch::new(Span::Key(Key::root().child("a")), WatchFrom::Listed(Revision::new(1)));
     let error = store.watch(wanted).await.err().expect("no server listens");
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(!error.may_have_applied());

@@ -32,7 +32,7 @@ async fn keeping_expiry_costs_at_most_one_request_on_memory() {
         cost(1);
         dir.tags.entry(note).unwrap().set(&note.to_owned()).await.unwrap();
         cost(1);
-        client.transaction().set(&dir.load, &set).set(&dir.weight, &set).await.unwrap();
+        client.transaction().write(dir.load.set(&set)).write(dir.weight.set(&set)).await.unwrap();
         cost(1);
     }
     let lease = client.lease(LONG).await.unwrap();

@@ -111,7 +111,7 @@ impl Writer<'_> {
             10 => dir.limits.delete().non_atomic().await.map(drop),
             11 => dir.tags.entry("x").unwrap().set(&text).await.map(drop),
             12 => dir.zones.dir("x").unwrap().high.set(&n).await.map(drop),
-            13 => self.bench.client.transaction().set(&dir.note, &text).await.map(drop),
+            13 => self.bench.client.transaction().write(dir.note.set(&text)).await.map(drop),
             14 => dir.load.compare_and_swap(Expect::Present, &n).await.map(drop),
             15 => {
                 // Only the published field has the publisher's lease.

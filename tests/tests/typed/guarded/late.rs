@@ -23,8 +23,8 @@ async fn lost_guard_ends_retries(bench: Bench) {
         bench.fill().await;
         let lock = bench.lock().await;
         let (limit, quota) = (Key::parse(&bench.path("mapped/limit")).unwrap(), Key::parse(&bench.path("mapped/quotas/q000")).unwrap());
-        let conflict = Txn { then: vec![Op::put(&limit, "70".into()), Op::put(&quota, "71".into())], ..Txn::default() };
-        let delete = Txn { then: vec![Op::delete(lock.key())], ..Txn::default() };
+        let conflict = Txn::new(vec![Op::put(&limit, "70".into()), Op::put(&quota, "71".into())]);
+        let delete = Txn::new(vec![Op::delete(lock.key())]);
         bench.requests();
         bench.before_commits([BeforeCommit::Nothing, BeforeCommit::Commit(conflict), BeforeCommit::Commit(delete)]);
         let error = timeout(LIMIT, write(&bench, Some(&lock))).await.unwrap().unwrap_err();
@@ -39,7 +39,7 @@ async fn lost_guard_ends_retries(bench: Bench) {
 async fn every_step_checks_guard(bench: Bench) {
     bench.fill().await;
     let lock = bench.lock().await;
-    let delete = Txn { then: vec![Op::delete(lock.key())], ..Txn::default() };
+    let delete = Txn::new(vec![Op::delete(lock.key())]);
     // The read and the first step pass, and the guard is lost before the second step.
     bench.before_commits([BeforeCommit::Nothing, BeforeCommit::Nothing, BeforeCommit::Commit(delete)]);
     bench.requests();

@@ -77,9 +77,9 @@ pub(super) const WRITES: &[(&str, Write)] = writes! {
     "dirs set": |bench| bench.client.dirs::<String, Plain>(&bench.path("plains")).unwrap().set(&BTreeMap::new());
     "dirs set, in steps": |bench| bench.client.dirs::<String, Plain>(&bench.path("plains")).unwrap().set(&BTreeMap::new()).non_atomic();
     "directory delete_recursive": |bench| bench.client.directory(&bench.path("mapped")).unwrap().delete_recursive();
-    "transaction set": |bench| bench.client.transaction().set(&bench.entry("there"), &2);
+    "transaction set": |bench| bench.client.transaction().write(bench.entry("there").set(&2));
     "transaction set_dir, delete": |bench| bench.client.transaction().set_dir(&bench.plain(), &plain()).delete(&bench.entry("there"));
-    "transaction expect": |bench| bench.client.transaction().expect(&bench.entry("there"), Expect::Present).set(&bench.entry("new"), &2);
+    "transaction expect": |bench| bench.client.transaction().expect(&bench.entry("there"), Expect::Present).write(bench.entry("new").set(&2));
 };
 
 /// Writes that change nothing, because the stored state is already the wanted one.

@@ -12,7 +12,7 @@ etcd_typed_tests::on_every_store! { "removals":
 /// Writes what an older version of this library left behind: keys with defaults, optional keys and
 /// a map.
 pub(super) async fn write_leftovers(bench: &Bench, directory: &str) {
-    for (name, value) in [("tls", "not even a bool"), ("note", "n"), ("tags/t", "300"), ("_locks/x", "x")] {
+    for (name, value) in [("tls", "not even a bool"), ("note", "n"), ("tags/t", "300"), ("_etcd-typed/x", "x")] {
         bench.put(&format!("{directory}/{name}"), value).await;
     }
 }
@@ -73,7 +73,7 @@ async fn leftover_keys_make_no_entry(bench: Bench) {
     // The `delete` of the incomplete struct removes it, and so does a `set` of the whole struct.
     let was = dir.regions.dir("us").unwrap().delete().non_atomic().await.unwrap();
     assert!(matches!(was, Previous::Unreadable(_)), "{was:?}");
-    assert!(!bench.exists("/app/regions/us/_locks/x").await);
+    assert!(!bench.exists("/app/regions/us/_etcd-typed/x").await);
     dir.set(&wanted).non_atomic().await.unwrap();
     assert!(dir.check().await.unwrap().is_empty() && bench.below("/app/backup").await.is_empty());
 }

@@ -108,7 +108,7 @@ async fn struct_without_required_fields_needs_one_key(bench: Bench) {
     for path in ["note", "tags/1", "parts/x/size", "parts/x/inner/size", "part/size", "part/inner/size"] {
         bench.put(&format!("/soft/{}/{path}", path.replace('/', ".")), "1").await;
     }
-    for path in ["unknown", "tags/_x", "parts/x/unknown", "part/unknown", "tags/x/deeper"] {
+    for path in ["unknown", "tags/_etcd-typed", "parts/x/unknown", "part/unknown", "tags/x/deeper"] {
         bench.put(&format!("/soft/not-{}/{path}", path.replace('/', ".")), "1").await;
     }
     let all = map.get().await.unwrap();

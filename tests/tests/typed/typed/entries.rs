@@ -188,7 +188,7 @@ async fn watch_reports_set_and_delete(bench: Bench) {
     let set = entry.set(&2).await.unwrap();
     entry.delete().await.unwrap();
     let change = changes.next().await.unwrap().unwrap();
-    let expected = Change { key: entry.key().clone(), old: Some(1), new: Some(2), revision: set, resynced: false, secret: false };
+    let expected = Change::new(entry.key().clone(), Some(1), Some(2), set);
     assert_eq!(change, expected);
     assert!(change.is_modified());
     let change = changes.next().await.unwrap().unwrap();
@@ -245,7 +245,7 @@ async fn equal_values_match_in_any_stored_form(bench: Bench) {
     assert_eq!(conflict.current::<Duration>().map(|now| **now), Some(longer));
 
     write("wait", "1m 30 s\n").await;
-    bench.client.transaction().expect(&dir.wait, Expect::value(&wait)).set(&dir.wait, &longer).await.unwrap();
+    bench.client.transaction().expect(&dir.wait, Expect::value(&wait)).write(dir.wait.set(&longer)).await.unwrap();
     write("wait", "0h 90000ms").await;
     assert_eq!(dir.wait.compare_and_delete(Expect::value(&wait)).await.unwrap().as_deref(), Some(&wait));
 

@@ -174,8 +174,8 @@ async fn watch_of_struct_reports_each_revision(bench: Bench) {
 
     let revision = dir.database.pool.set(&16).await.unwrap();
     let update = changes.next().await.unwrap().unwrap();
-    let pool = Change { key: dir.database.pool.key().clone(), old: Some(8), new: Some(16), revision, resynced: false, secret: false };
-    assert_eq!(update, Update { revision, changes: vec![AppChange::Database(DatabaseChange::Pool(pool))], resynced: false });
+    let pool = Change::new(dir.database.pool.key().clone(), Some(8), Some(16), revision);
+    assert_eq!(update, Update::new(revision, vec![AppChange::Database(DatabaseChange::Pool(pool))]));
 
     dir.regions.dir("eu").unwrap().replicas.set(&5).await.unwrap();
     let update = changes.next().await.unwrap().unwrap();

@@ -46,7 +46,7 @@ impl Debug for Program {
     }
 }
 
-const PATHS: [&str; 27] = [
+const PATHS: [&str; 32] = [
     "low",
     "high",
     "name",
@@ -63,6 +63,7 @@ const PATHS: [&str; 27] = [
     "quotas/%61",
     "quotas/50%",
     "quotas/_x",
+    "quotas/%5Fx",
     "quotas/deeper/x",
     "regions/a/host",
     "regions/a/pool",
@@ -70,6 +71,10 @@ const PATHS: [&str; 27] = [
     "regions/b%2Fc/host",
     "regions/b%2Fc/pool",
     "regions/50%/host",
+    "regions/_s/host",
+    "regions/_s/pool",
+    "regions/%5Fs/host",
+    "regions/%5Fs/pool",
     "regions/leaf",
     "regions/a/tags/x",
     "regions/a/tags/50%",

@@ -3,7 +3,7 @@
 use super::*;
 
 fn lazy(url: &str) -> Client {
-    let retry = RetryPolicy { call_timeout: Duration::from_millis(500), ..RetryPolicy::default() };
+    let retry = RetryPolicy::new().call_timeout(Duration::from_millis(500));
     Client::builder(url).retry(retry).connect_lazy().unwrap()
 }
 

@@ -337,7 +337,7 @@ async fn cancelled_call_leaves_nothing() {
             let published = entry.publish(&1).ttl(6 * TEN).await.unwrap();
             match what {
                 0 => {
-                    let delete = Txn { then: vec![Op::delete(entry.key())], ..Txn::default() };
+                    let delete = Txn::new(vec![Op::delete(entry.key())]);
                     inner.commit(delete).await.unwrap();
                     sleep(Duration::from_millis(20)).await;
                     poll_times(std::future::pending::<()>(), times).await;

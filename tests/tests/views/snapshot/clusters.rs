@@ -32,7 +32,7 @@ async fn file_of_another_memory_store_is_refused() {
 }
 
 fn client(url: &str) -> Client {
-    let retry = RetryPolicy { call_timeout: Duration::from_millis(500), ..RetryPolicy::default() };
+    let retry = RetryPolicy::new().call_timeout(Duration::from_millis(500));
     Client::builder(url).retry(retry).connect_lazy().unwrap()
 }
 

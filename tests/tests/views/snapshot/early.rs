@@ -12,7 +12,7 @@ struct Rate {
 }
 
 fn patient(address: &str) -> Client {
-    let retry = RetryPolicy { call_timeout: Duration::from_secs(3600), ..RetryPolicy::default() };
+    let retry = RetryPolicy::new().call_timeout(Duration::from_secs(3600));
     Client::builder(address).retry(retry).connect_lazy().unwrap()
 }
 

@@ -87,7 +87,7 @@ async fn open_takes_one_argument_per_parameter() {
     assert_eq!(open("../b"), "/env-..%2Fb/7/..%2Fb/x/fixed");
     assert_eq!(open(".."), "/env-../7/%2E%2E/x/fixed");
     assert_eq!(open(""), "/env-/7/%/x/fixed");
-    assert_eq!(open("_\0"), "/env-_%00/7/%5F%00/x/fixed");
+    assert_eq!(open("_\0"), "/env-_%00/7/_%00/x/fixed");
     assert_eq!(Parameters::describe().prefix, Some("/env-{env}/{app}/{env}/{type}/fixed"));
 }
 
@@ -118,16 +118,16 @@ mod elsewhere {
     mod private {
         #[derive(etcd_typed::EtcdSchema)]
         pub(in crate::derive::names) struct Inner {
-            b: u8,
+            pub(in crate::derive::names) b: u8,
         }
     }
 
     #[derive(EtcdSchema)]
     #[etcd(prefix = "/a")]
     pub(super) struct Outer {
-        /// The field is private, but public on the handle.
+        /// The handle's field is as visible as this one.
         #[etcd(dir)]
-        a: private::Inner,
+        pub(super) a: private::Inner,
     }
 }
 

@@ -37,7 +37,7 @@ async fn concurrent_updates_lose_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn last_conflict_returns_current_value() {
-    let retry = RetryPolicy { conflict_budget: 2, ..RetryPolicy::default() };
+    let retry = RetryPolicy::new().conflict_budget(2);
     let client = Client::builder("memory:").retry(retry).connect().await.unwrap();
     let limit = client.entry::<u32>("/app/limit").unwrap();
     limit.set(&0).await.unwrap();
@@ -119,7 +119,7 @@ async fn swap_of_struct_detects_every_change() {
             bench.app.compare_and_swap(&seen, &App { limit: 9, ..app() }).await.map(drop),
             bench.app.compare_and_swap(&seen, &seen).await.map(drop),
             bench.app.compare_and_delete(&seen).await.map(drop),
-            bench.client.transaction().expect_unchanged(&bench.app, &seen).set(&bench.app.limit, &9).await.map(drop),
+            bench.client.transaction().expect_unchanged(&bench.app, &seen).write(bench.app.limit.set(&9)).await.map(drop),
         ] {
             let conflict = conflict.expect_err(path);
             assert_eq!((conflict.kind(), conflict.key()), (ErrorKind::Conflict, Some(bench.app.key())), "{path}");
@@ -155,19 +155,19 @@ async fn failed_transaction_names_first_conflicting_key() {
         .expect(limit, Expect::value(&1))
         .expect(&b, Expect::value(&9))
         .expect(name, Expect::Absent)
-        .set(limit, &5)
+        .write(limit.set(&5))
         .delete(&b)
         .await
         .unwrap_err();
     assert_eq!((conflict.kind(), conflict.key()), (ErrorKind::Conflict, Some(b.key())));
     assert_eq!(conflict.current::<u64>().map(|now| **now), Some(2));
-    let twice = bench.client.transaction().set(limit, &5).set(limit, &6).await.unwrap_err();
+    let twice = bench.client.transaction().write(limit.set(&5)).write(limit.set(&6)).await.unwrap_err();
     assert_eq!((twice.kind(), twice.may_have_applied()), (ErrorKind::Invalid, false));
     let mapped = bench.client.transaction().set_dir(&bench.app, &app()).await.unwrap_err();
     assert_eq!(mapped.kind(), ErrorKind::Unsupported);
     assert!(mapped.to_string().contains("update"), "{mapped}");
     assert_eq!(bench.stored().await, before);
-    let at = bench.client.transaction().expect(limit, Expect::value(&1)).set(limit, &5).delete(&b).await.unwrap();
+    let at = bench.client.transaction().expect(limit, Expect::value(&1)).write(limit.set(&5)).delete(&b).await.unwrap();
     assert_eq!(limit.get().await.unwrap().map(|now| (*now, now.modified())), Some((5, at)));
     assert!(!b.exists().await.unwrap());
 }
@@ -188,7 +188,7 @@ async fn write_with_lost_reply_is_not_repeated() {
                 "create" => bench.app.create(&app()).await.map(drop),
                 "update" => bench.app.update(|app| app.limit = 9).await.map(drop),
                 "delete" => bench.app.delete().await.map(drop),
-                "transaction" => bench.client.transaction().set(&bench.app.limit, &9).await.map(drop),
+                "transaction" => bench.client.transaction().write(bench.app.limit.set(&9)).await.map(drop),
                 _ => bench.app.limit.modify(|_| Some(9)).await.map(drop),
             };
             let error = error.expect_err(write);

@@ -40,7 +40,7 @@ async fn map_of(names: impl Iterator<Item = String>) -> (MemoryStore, CountingSt
     let store = MemoryStore::new();
     let puts: Vec<_> = names.map(|name| Op::put(&Key::parse(&format!("/many/{name}")).unwrap(), "1".into())).collect();
     for then in puts.chunks(100) {
-        store.commit(Txn { then: then.to_vec(), ..Txn::default() }).await.unwrap();
+        store.commit(Txn::new(then.to_vec())).await.unwrap();
     }
     let counting = CountingStore::new(Arc::new(store.clone()));
     (store, counting.clone(), Client::with_store(counting).entries("/many").unwrap())
@@ -62,7 +62,7 @@ async fn map_of_many_pages() -> (MemoryStore, CountingStore, EntryMap<String, u3
 async fn write_between_pages(store: &MemoryStore) {
     tokio::time::sleep(Duration::from_millis(75)).await;
     let then = [0, ENTRIES - 1].map(|last| Op::put(&Key::parse(&format!("/many/{}", number(last))).unwrap(), "2".into())).into();
-    store.commit(Txn { then, ..Txn::default() }).await.unwrap();
+    store.commit(Txn::new(then)).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@
 use super::encode::{self, Parameters};
 use super::json::{Action, Change, Node};
 use crate::error::Result;
-use crate::key::{Key, is_hidden};
+use crate::key::{Key, is_hidden_on_v2};
 use crate::revision::Revision;
 use crate::store::{Batch, Event, KeyValue, Span, Watch, WatchItem};
 
@@ -44,7 +44,8 @@ impl Machine {
         let parameters = Parameters::default().flag("wait").number("waitIndex", self.next.max(revision.next()).get());
         let parameters = match self.span {
             Span::Key(_) => parameters,
-            Span::Below(_) => parameters.flag("recursive"),
+            // `open_watch` refuses ranges.
+            Span::Below(_) | Span::Between { .. } => parameters.flag("recursive"),
         };
         Ok(parameters.behind(&encode::path(self.span.key())?))
     }
@@ -54,7 +55,7 @@ impl Machine {
     pub(super) fn probe(&self) -> Result<String> {
         let key = match &self.span {
             Span::Key(key) => key.clone(),
-            Span::Below(directory) => directory.descend("_"),
+            Span::Below(directory) | Span::Between { start: directory, .. } => directory.descend("_"),
         };
         Ok(Parameters::default().flag("quorum").behind(&encode::path(&key)?))
     }
@@ -113,12 +114,12 @@ impl Machine {
             Span::Key(watched) if watched.as_str() == key => KeyPosition::Inside,
             Span::Key(_) if above(key) => KeyPosition::Above,
             Span::Below(_) => match root.below(key.as_bytes()) {
-                Some(relative) if relative.split('/').any(is_hidden) => KeyPosition::Elsewhere,
+                Some(relative) if relative.split('/').any(is_hidden_on_v2) => KeyPosition::Elsewhere,
                 Some(_) => KeyPosition::Inside,
                 None if root.as_str() == key || above(key) => KeyPosition::Above,
                 None => KeyPosition::Elsewhere,
             },
-            Span::Key(_) => KeyPosition::Elsewhere,
+            Span::Key(_) | Span::Between { .. } => KeyPosition::Elsewhere,
         }
     }
 }

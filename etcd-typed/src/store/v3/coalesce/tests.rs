@@ -69,7 +69,7 @@ fn shared_answer_is_split_or_rejected() {
     let answer = |responses: &[ResponseOp]| TxnResponse { header: header.clone(), succeeded: true, responses: responses.to_vec() };
     let (a, none) = (range(vec![kv("/a")]), range(Vec::new()));
     let each = ranges(answer(&[a.clone(), none.clone()]), 2).expect("it fits");
-    let expected = |kvs| RangeResponse { header: header.clone(), kvs, more: false, count: 0 };
+    let expected = |kvs| RangeResponse { header: header.clone(), kvs, ..RangeResponse::default() };
     assert_eq!(each, [expected(vec![kv("/a")]), expected(Vec::new())]);
     let put = ResponseOp { response: Some(wire::Response::Put(wire::PutResponse::default())) };
     for wrong in
@@ -103,4 +103,14 @@ fn equal_reads_share_request_in_arrival_order() {
     assert_eq!(words(&waiting.take(9)), [(Bytes::from("/a"), true, 1), (Bytes::from("/c"), false, 2), (Bytes::from("/a"), false, 1)]);
     assert!(waiting.take(9).is_empty());
     assert!(waiting.add(&request("/a", false), oneshot::channel().0));
+}
+
+#[test]
+fn shared_answer_releases_its_message() {
+    let message = Bytes::from(vec![b'm'; 100_000]);
+    let kv = KeyValue { value: message.slice(10..20), ..KeyValue::default() };
+    let mut answer = RangeResponse { kvs: vec![kv], ..RangeResponse::default() };
+    compact(&mut answer);
+    assert!(message.is_unique() && answer.compact);
+    assert_eq!(answer.kvs[0].value, message.slice(10..20));
 }

@@ -267,7 +267,7 @@ mod fuzz {
                 header,
                 kvs,
                 more,
-                count: 0
+                ..Default::default()
             })),
             (header(), proptest::option::of(kv())).prop_map(|(header, prev_kv)| wire::Response::Put(wire::PutResponse { header, prev_kv })),
             (header(), number(), kvs()).prop_map(|(header, deleted, prev_kvs)| wire::Response::DeleteRange(wire::DeleteRangeResponse {

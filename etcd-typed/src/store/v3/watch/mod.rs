@@ -137,6 +137,7 @@ impl Watches {
 
     /// Implements [`Store::watch`](crate::store::Store::watch).
     pub(super) async fn watch(self: Arc<Self>, watch: Watch) -> Result<WatchStream> {
+        watch.span.check()?;
         let following = self.establish(&watch, Part::All).await.map_err(|failure| rights::unreadable(&watch.span, failure.into()))?;
         if let WatchFrom::Resumed(start) = watch.from
             && following.shared.stream.reached().get().saturating_sub(start.get()) > replay::FAR

@@ -154,7 +154,7 @@ mod tests {
             cut in proptest::option::of(any::<prop::sample::Index>()),
         ) {
             let header = revision.map(|revision| super::super::ResponseHeader { revision, ..Default::default() });
-            let ours = RangeResponse { header, kvs, more, count };
+            let ours = RangeResponse { header, kvs, more, count, compact: false };
             let derived = Derived { header: ours.header.clone(), kvs: ours.kvs.clone(), more, count };
             let mut message = ours.encode_to_vec();
             prop_assert_eq!(&message, &derived.encode_to_vec());

@@ -41,6 +41,7 @@ fn range_messages_match_expected_bytes() {
         kvs: vec![KeyValue { key: b("k"), create_revision: 5, mod_revision: 6, version: 7, value: b("v"), lease: 8 }],
         more: true,
         count: 9,
+        compact: false,
     };
     assert_eq!(RangeResponse::decode(&answer[..]), Ok(expected));
 }

@@ -9,7 +9,7 @@ async fn guard_is_watched_after_failed_reads() {
     let lock = bench.lock().acquire().await.unwrap();
     bench.memory.faults().fail(Calls::Reads, 3, ErrorKind::Unavailable);
     sleep(Duration::from_secs(1)).await;
-    let gone = Txn { then: vec![etcd_typed::store::Op::delete(lock.key())], ..Txn::default() };
+    let gone = Txn::new(vec![etcd_typed::store::Op::delete(lock.key())]);
     bench.memory.commit(gone).await.unwrap();
     let lost = timeout(Duration::from_millis(100), lock.lost()).await.expect("the loss is seen at once");
     assert_eq!(lost.reason(), LostReason::KeyDeleted);
@@ -17,7 +17,7 @@ async fn guard_is_watched_after_failed_reads() {
 
 /// Deletes the key of a lock without its guard, as an administrator may.
 async fn delete_key(bench: &Bench, lock: &Lock) {
-    let gone = Txn { then: vec![etcd_typed::store::Op::delete(lock.key())], ..Txn::default() };
+    let gone = Txn::new(vec![etcd_typed::store::Op::delete(lock.key())]);
     bench.memory.commit(gone).await.unwrap();
 }
 

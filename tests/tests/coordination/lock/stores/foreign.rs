@@ -222,7 +222,7 @@ async fn memory_wiped_store_loses_all_locks() {
     let lease = LeaseId::random();
     client.store().grant(lease, LIMIT).await.unwrap();
     let put = Op::Put { key: forged, value: "".into(), expiry: Expiry::With(lease), previous: false };
-    let made = client.store().commit(Txn { then: vec![put], ..Txn::default() }).await.unwrap();
+    let made = client.store().commit(Txn::new(vec![put])).await.unwrap();
     assert!(made.revision >= first.fence(), "{} {}", made.revision, first.fence());
     assert_eq!(first.verify().await.unwrap_err().kind(), ErrorKind::GuardLost);
     lost(first).await;

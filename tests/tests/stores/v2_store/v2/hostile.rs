@@ -105,12 +105,12 @@ async fn read(store: &V2Store) -> Result<Revision, Error> {
 }
 
 async fn put(store: &V2Store) -> Result<Revision, Error> {
-    let txn = Txn { then: vec![Op::put(&key(), Bytes::from_static(b"v"))], ..Txn::default() };
+    let txn = Txn::new(vec![Op::put(&key(), Bytes::from_static(b"v"))]);
     Ok(timeout(LIMIT, store.commit(txn)).await.expect("an end")?.revision)
 }
 
 async fn watch(store: &V2Store) -> Error {
-    let watch = Watch { span: Span::Below(key()), from: WatchFrom::Listed(Revision::new(3)) };
+    let watch = Watch::new(Span::Below(key()), WatchFrom::Listed(Revision::new(3)));
     match timeout(LIMIT, store.watch(watch)).await.expect("an end") {
         Err(error) => error,
         Ok(mut stream) => timeout(LIMIT, async {
@@ -261,7 +261,7 @@ async fn errors_show_no_value_or_password() {
     options.credentials = Some(Credentials { user: "me".to_owned(), password: "open sesame".to_owned() });
     let store = V2Store::new(options).unwrap();
     let value = Bytes::from_static(b"top-secret");
-    let txn = Txn { compares: vec![Compare::key(&key(), Condition::Value(value))], then: vec![Op::delete(&key())], otherwise: Vec::new() };
+    let txn = Txn::new(vec![Op::delete(&key())]).compares(vec![Compare::key(&key(), Condition::Value(value))]).otherwise(Vec::new());
     let error = store.commit(txn).await.unwrap_err();
     let mut shown = format!("{error} {error:?} {store:?}");
     let mut cause = std::error::Error::source(&error);

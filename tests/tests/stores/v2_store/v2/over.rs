@@ -21,7 +21,7 @@ async fn two() -> (Etcd, Client, Client) {
 
 fn write(key: &Key, ttl: u64, compares: Vec<Compare>) -> Txn {
     let put = Op::Put { key: key.clone(), value: Bytes::from("gone"), expiry: Expiry::After(Duration::from_secs(ttl)), previous: false };
-    Txn { compares, then: vec![put], otherwise: Vec::new() }
+    Txn::new(vec![put]).compares(compares).otherwise(Vec::new())
 }
 
 async fn find(client: &Client, key: &Key) -> Option<KeyValue> {

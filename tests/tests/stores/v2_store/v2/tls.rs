@@ -82,7 +82,7 @@ fn trusting(ca: &Authority) -> Tls {
 
 async fn put(store: &V2Store) -> Result<Revision> {
     let key = Key::parse("/a").unwrap();
-    let txn = Txn { then: vec![Op::put(&key, Bytes::from_static(b"v"))], ..Txn::default() };
+    let txn = Txn::new(vec![Op::put(&key, Bytes::from_static(b"v"))]);
     Ok(store.commit(txn).await?.revision)
 }
 
@@ -105,7 +105,7 @@ async fn server_is_trusted_by_authority_and_name() {
 
     let good = store(&etcd, Some(trusting(&authority))).unwrap();
     let start = put(&good).await.unwrap();
-    let watched = Watch { span: Span::Below(Key::root()), from: WatchFrom::Listed(start) };
+    let watched = Watch::new(Span::Below(Key::root()), WatchFrom::Listed(start));
     assert!(good.watch(watched).await.is_ok());
     let named = |name: &str| {
         let mut tls = trusting(&authority);

@@ -37,7 +37,7 @@ fn key(path: &str) -> Key {
 }
 
 async fn commit(store: &V2Store, op: Op) -> Revision {
-    store.commit(Txn { then: vec![op], ..Txn::default() }).await.expect("a write").revision
+    store.commit(Txn::new(vec![op])).await.expect("a write").revision
 }
 
 async fn put(store: &V2Store, path: &str, value: &str) -> Revision {
@@ -49,7 +49,7 @@ async fn delete_below(store: &V2Store, path: &str) -> Revision {
 }
 
 async fn watch(store: &V2Store, span: Span, after: Revision) -> WatchStream {
-    store.watch(Watch { span, from: WatchFrom::Listed(after) }).await.expect("a watch")
+    store.watch(Watch::new(span, WatchFrom::Listed(after))).await.expect("a watch")
 }
 
 fn below(path: &str) -> Span {
@@ -238,7 +238,7 @@ async fn watch_yields_whole_history_over_kills() {
             }
         };
         assert!(error.is_retryable(), "{error:?}");
-        let refused = store.watch(Watch { span: below("/app"), from: WatchFrom::Resumed(yielded) }).await;
+        let refused = store.watch(Watch::new(below("/app"), WatchFrom::Resumed(yielded))).await;
         assert!(refused.err().expect("no server").is_retryable());
         etcd.restart().await;
     }
@@ -313,7 +313,7 @@ async fn watch_leaves_isolated_member() {
 async fn resume(store: &V2Store, start: Revision) -> WatchStream {
     let deadline = Instant::now() + LIMIT;
     loop {
-        match store.watch(Watch { span: below("/app"), from: WatchFrom::Resumed(start) }).await {
+        match store.watch(Watch::new(below("/app"), WatchFrom::Resumed(start))).await {
             Ok(stream) => return stream,
             Err(error) => assert!(error.is_retryable() && Instant::now() < deadline, "{error}"),
         }
@@ -370,7 +370,7 @@ async fn dropped_watch_ends_on_server() {
 #[tokio::test]
 async fn watch_without_v2_api_is_refused() {
     let etcd = Etcd::builder().v2(false).start().await;
-    let refused = connect(etcd.port()).watch(Watch { span: below("/app"), from: WatchFrom::Listed(Revision::new(1)) }).await;
+    let refused = connect(etcd.port()).watch(Watch::new(below("/app"), WatchFrom::Listed(Revision::new(1)))).await;
     assert_eq!(refused.err().map(|error| error.kind()), Some(ErrorKind::Unsupported));
 }
 

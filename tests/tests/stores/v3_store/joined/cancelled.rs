@@ -84,7 +84,7 @@ async fn cancelled_read_transaction_crashes_no_server() {
     fill(&store, KEYS).await;
     let all = Op::Get(Span::Below(key("/app")));
     let one = key("/app/000");
-    let txn = Txn { compares: vec![Compare::key(&one, Condition::Present)], then: vec![all.clone()], otherwise: vec![all] };
+    let txn = Txn::new(vec![all.clone()]).compares(vec![Compare::key(&one, Condition::Present)]).otherwise(vec![all]);
     for round in 0..40 {
         let (store, txn) = (Arc::clone(&store), txn.clone());
         let read = tokio::spawn(async move { store.commit(txn).await });

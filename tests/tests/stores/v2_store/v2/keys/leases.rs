@@ -44,7 +44,7 @@ async fn lease_keeps_and_deletes_its_keys() {
     assert_eq!(store.grant(id, LIMIT).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
     let created = store.commit(with(&a, id)).await.unwrap().revision;
     store.commit(with(&b, id)).await.unwrap();
-    let held = Txn { compares: vec![Compare::key(&a, Condition::Lease(id))], then: vec![Op::Get(Span::Key(a.clone()))], otherwise: vec![] };
+    let held = Txn::new(vec![Op::Get(Span::Key(a.clone()))]).compares(vec![Compare::key(&a, Condition::Lease(id))]).otherwise(vec![]);
     // The loop takes longer than the keys would live without keep-alives.
     for _ in 0..8 {
         sleep(Duration::from_millis(500)).await;

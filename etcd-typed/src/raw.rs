@@ -1,0 +1,396 @@
+//! Plain operations on byte keys, with the guarantees of the typed layer, which uses the same calls.
+//!
+//! [`Client::raw`](crate::Client::raw) is for keys that are no paths (`dms.rpc/7587`, binary keys,
+//! `//` within a key), and for layers that have their own format: the key-value backend of a
+//! database, a queue, a migration. For values with a type, use the handles of
+//! [`Client`](crate::Client).
+//!
+//! - A key is any bytes except none at all. The [namespace](crate::ClientBuilder::namespace) of the
+//!   client precedes every key, byte for byte, and is removed from the keys of answers.
+//! - A read is repeated on another endpoint after a failure. A write is repeated only when it cannot
+//!   have been applied, so it is applied at most once;
+//!   [`may_have_applied`](crate::Error::may_have_applied) tells whether the outcome of a failed
+//!   write is unknown.
+//! - Reads of single keys share requests when many run at once. [`stale_reads`](crate::Client::stale_reads)
+//!   applies.
+//! - Writes accept guards of locks and elections (`guarded_by`).
+//! - A watch resumes by itself, without a gap, and reports lost history as a difference.
+//!
+//! v2 has no byte keys and no ranges: every call returns `Unsupported` there, before anything is
+//! sent.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+//! use etcd_typed::Client;
+//! use etcd_typed::raw::{Condition, Keys};
+//!
+//! let client = Client::builder("memory:").namespace("v1").connect().await?;
+//! let raw = client.raw();
+//! raw.put("dms.rpc/7587", "10.0.0.1").await?; // the key `v1dms.rpc/7587`
+//! raw.put([0xff, 0], vec![1, 2]).await?;
+//!
+//! let found = raw.get("dms.rpc/7587").await?.expect("the key was written");
+//! assert_eq!((&found.key[..], &found.value[..]), (&b"dms.rpc/7587"[..], &b"10.0.0.1"[..]));
+//! let page = raw.range(Keys::prefix("dms.rpc/")).limit(100).await?;
+//! assert_eq!((page.kvs.len(), page.more), (1, false));
+//!
+//! let swap = raw.transaction().when("dms.rpc/7587", Condition::Modified(found.modified)).put("dms.rpc/7587", "10.0.0.2");
+//! assert!(swap.await?.succeeded);
+//! assert_eq!(raw.delete_range(..).await?.deleted, 2);
+//! # Ok(()) }
+//! ```
+//!
+//! # Errors
+//!
+//! Every call may return `Unavailable`, `Timeout`, `Unauthenticated`, `PermissionDenied` or `Server`.
+//! `InvalidKey` for the empty key, `Invalid` for a range whose end is not after its start, and
+//! `Unsupported` on v2: nothing was sent. A write may return `TooLarge`, `NoSpace`, `LeaseLost` for a
+//! lease that does not exist, and `GuardLost`: nothing was written. Each method lists its additional
+//! errors.
+//!
+//! # Cancel safety
+//!
+//! Dropping the future of a read is safe. A write whose future was dropped may have been applied.
+
+mod keys;
+mod transaction;
+mod watch;
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+pub use self::keys::Keys;
+pub use self::transaction::RawTransaction;
+pub use self::watch::{RawChanges, RawUpdate, RawWatching};
+pub use crate::store::{Committed, Condition, Event, Expiry, KeyValue, OpResult, Operand, Order, RangeReply, Relation, SortBy};
+
+use self::keys::{Outside, stored};
+use crate::error::{Error, ErrorKind, Result};
+use crate::handle::SharedContext;
+use crate::key::Key;
+use crate::queue::Guard;
+use crate::revision::{LeaseId, Revision};
+use crate::store::{BoxFuture, Op, Range, Span, Txn};
+use crate::telemetry::Operation;
+
+/// The name of byte keys in metrics and events.
+const PATTERN: &str = "raw";
+
+/// Plain operations on the byte keys of a client; created by
+/// [`Client::raw`](crate::Client::raw). The [module page](self) has the rules for all methods.
+#[derive(Clone, Debug)]
+pub struct Raw {
+    context: SharedContext,
+    namespace: Key,
+}
+
+impl Raw {
+    pub(crate) fn new(context: SharedContext, namespace: Key) -> Self {
+        Self { context, namespace }
+    }
+
+    /// Reads one key. Returns `None` if it does not exist.
+    pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<KeyValue>> {
+        let span = stored(&self.namespace, key.as_ref()).map(Span::Key);
+        let mut page = RawRange { range: span.map(|span| self.now(span)), op: "get", raw: self.clone() }.await?;
+        Ok(page.kvs.pop())
+    }
+
+    /// Reads the keys of a range at one revision, in byte order.
+    ///
+    /// # Errors
+    ///
+    /// `HistoryLost` if the requested revision is compacted, or has not been reached. `Invalid` for a
+    /// limit of zero.
+    pub fn range(&self, keys: impl Into<Keys>) -> RawRange {
+        let span = keys.into().within(&self.namespace);
+        RawRange { range: span.map(|span| self.now(span)), op: "range", raw: self.clone() }
+    }
+
+    /// Writes a value. Without [`lease`](RawPut::lease) or [`ttl`](RawPut::ttl) the key never expires
+    /// afterwards, whatever it was attached to.
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> RawPut {
+        let op = stored(&self.namespace, key.as_ref()).map(|key| Op::put(&key, value.into()));
+        RawPut { raw: self.clone(), op }
+    }
+
+    /// Deletes one key. A key that does not exist is not an error.
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> RawDelete {
+        let span = stored(&self.namespace, key.as_ref()).map(Span::Key);
+        RawDelete { raw: self.clone(), span, previous: false, op: "delete" }
+    }
+
+    /// Deletes the keys of a range, in one revision. `..` deletes all keys of the namespace.
+    pub fn delete_range(&self, keys: impl Into<Keys>) -> RawDelete {
+        let span = keys.into().within(&self.namespace);
+        RawDelete { raw: self.clone(), span, previous: false, op: "delete_range" }
+    }
+
+    /// Starts a transaction: conditions, and operations that are performed if all conditions hold, or
+    /// if one fails.
+    pub fn transaction(&self) -> RawTransaction {
+        RawTransaction::new(self.clone())
+    }
+
+    /// Watches the changes of the keys of a range from now on.
+    pub fn watch(&self, keys: impl Into<Keys>) -> RawWatching {
+        RawWatching::new(self.clone(), keys.into().within(&self.namespace))
+    }
+
+    fn now(&self, span: Span) -> Range {
+        Range { consistency: self.context.reads, ..Range::of(span) }
+    }
+
+    fn outside(&self) -> Outside {
+        Outside::of(&self.namespace)
+    }
+
+    /// Refuses every call on a store without byte keys.
+    fn check(&self) -> Result<()> {
+        let capabilities = self.context.store.capabilities();
+        if capabilities.transactions && capabilities.past_revisions && !capabilities.directories {
+            return Ok(());
+        }
+        let message = format!("{} has no byte keys and no ranges of them: use the typed handles, or etcd v3", capabilities.name);
+        Err(Error::new(ErrorKind::Unsupported, message))
+    }
+
+    /// Sends a transaction. The keys in the answer are without the namespace.
+    async fn commit(&self, txn: Txn) -> Result<Committed> {
+        self.check()?;
+        let outside = self.outside();
+        let committed = self.context.retry.one_call(self.context.commit(txn)).await?;
+        let result = |result| match result {
+            OpResult::Get(reply) => OpResult::Get(RangeReply { kvs: outside.kvs(reply.kvs), ..reply }),
+            OpResult::Put(previous) => OpResult::Put(previous.map(|kv| outside.kv(kv))),
+            OpResult::Delete { deleted, previous } => OpResult::Delete { deleted, previous: outside.kvs(previous) },
+            OpResult::Done => OpResult::Done,
+        };
+        Ok(Committed { results: committed.results.into_iter().map(result).collect(), ..committed })
+    }
+}
+
+fn operation(op: &'static str) -> Operation {
+    Operation::new(op, PATTERN)
+}
+
+/// The answer to a read of a range.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RawPage {
+    /// The revision of the read. Another read [`at`](RawRange::at) this revision shows the same
+    /// state.
+    pub revision: Revision,
+    /// The keys that were found.
+    pub kvs: Vec<KeyValue>,
+    /// Whether the range has more keys than the limit.
+    pub more: bool,
+}
+
+/// A read of a range. It runs when it is awaited.
+#[must_use = "a read does nothing until it is awaited"]
+#[derive(Debug)]
+pub struct RawRange {
+    raw: Raw,
+    range: Result<Range>,
+    op: &'static str,
+}
+
+impl RawRange {
+    fn with(mut self, change: impl FnOnce(&mut Range)) -> Self {
+        self.range = self.range.map(|mut range| {
+            change(&mut range);
+            range
+        });
+        self
+    }
+
+    /// Returns at most this many keys, at least one. Without a limit all keys are read, in as many
+    /// requests as necessary, at one revision. To read the next page, start the range after the last
+    /// key, at the same [revision](Self::at).
+    pub fn limit(self, keys: usize) -> Self {
+        self.with(|range| range.limit = Some(keys))
+    }
+
+    /// Sets the order of the keys, which also decides which keys a limit cuts off. Default: ascending
+    /// keys. With any other order and a limit, the server reads and sorts the whole range.
+    pub fn order(self, order: Order) -> Self {
+        self.with(|range| range.order = order)
+    }
+
+    /// Reads at this past revision.
+    pub fn at(self, revision: impl Into<Revision>) -> Self {
+        let revision = revision.into();
+        self.with(|range| range.revision = Some(revision))
+    }
+
+    /// Leaves out the values. The answer may lack the leases too, since a server of 3.7 and later
+    /// does not know them without the values.
+    pub fn keys_only(self) -> Self {
+        self.with(|range| range.keys_only = true)
+    }
+
+    /// Returns only keys that were written after this revision.
+    pub fn modified_after(self, revision: impl Into<Revision>) -> Self {
+        let revision = revision.into();
+        self.with(|range| range.modified_after = Some(revision))
+    }
+
+    /// Counts the keys of the range instead of reading them. A limit has no effect.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Raw::range`].
+    pub async fn count(self) -> Result<u64> {
+        let (_, reply) = self.with(|range| (range.count_only, range.limit) = (true, None)).run("count").await?;
+        Ok(reply.count.unwrap_or_default())
+    }
+
+    async fn run(self, op: &'static str) -> Result<(Outside, RangeReply)> {
+        let Self { raw, range, .. } = self;
+        let work = async {
+            raw.check()?;
+            raw.context.retry.one_call(raw.context.asked().range(range?)).await
+        };
+        Ok((raw.outside(), operation(op).run(work).await?))
+    }
+}
+
+impl IntoFuture for RawRange {
+    type Output = Result<RawPage>;
+    type IntoFuture = BoxFuture<'static, Result<RawPage>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let op = self.op;
+            let (outside, reply) = self.run(op).await?;
+            Ok(RawPage { revision: reply.revision, kvs: outside.kvs(reply.kvs), more: reply.more })
+        })
+    }
+}
+
+/// The answer to a [`RawPut`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawWritten {
+    /// The revision of the write.
+    pub revision: Revision,
+    /// The previous value, if it was requested and existed.
+    pub previous: Option<KeyValue>,
+}
+
+/// A write of one key. It runs when it is awaited.
+#[must_use = "a write does nothing until it is awaited"]
+pub struct RawPut {
+    raw: Raw,
+    op: Result<Op>,
+}
+
+impl RawPut {
+    fn with(mut self, change: impl FnOnce(&mut Expiry, &mut bool)) -> Self {
+        if let Ok(Op::Put { expiry, previous, .. }) = &mut self.op {
+            change(expiry, previous);
+        }
+        self
+    }
+
+    /// Attaches the key to this lease.
+    pub fn lease(self, lease: impl Into<LeaseId>) -> Self {
+        self.with(|expiry, _| *expiry = Expiry::With(lease.into()))
+    }
+
+    /// Lets the key expire after this time; see [`Expiry::After`] for what it costs.
+    pub fn ttl(self, ttl: Duration) -> Self {
+        self.with(|expiry, _| *expiry = Expiry::After(ttl))
+    }
+
+    /// Also returns the previous value.
+    pub fn previous(self) -> Self {
+        self.with(|_, previous| *previous = true)
+    }
+
+    /// Applies the write only while this guard is held; see
+    /// [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
+    pub fn guarded_by(mut self, guard: &Guard) -> Self {
+        self.raw.context = self.raw.context.guarded_by(guard);
+        self
+    }
+}
+
+impl IntoFuture for RawPut {
+    type Output = Result<RawWritten>;
+    type IntoFuture = BoxFuture<'static, Result<RawWritten>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { raw, op } = self;
+        Box::pin(operation("put").run(async move {
+            let committed = raw.commit(Txn { then: vec![op?], ..Txn::default() }).await?;
+            let previous = match committed.results.into_iter().next() {
+                Some(OpResult::Put(previous)) => previous,
+                _ => None,
+            };
+            Ok(RawWritten { revision: committed.revision, previous })
+        }))
+    }
+}
+
+impl fmt::Debug for RawPut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawPut").field("raw", &self.raw).finish_non_exhaustive()
+    }
+}
+
+/// The answer to a [`RawDelete`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawDeleted {
+    /// The revision of the deletion. If no key existed, the revision of the store.
+    pub revision: Revision,
+    /// How many keys were deleted.
+    pub deleted: u64,
+    /// The deleted values, if they were requested, in byte order of their keys.
+    pub previous: Vec<KeyValue>,
+}
+
+/// A deletion of one key or of a range. It runs when it is awaited.
+#[must_use = "a deletion does nothing until it is awaited"]
+#[derive(Debug)]
+pub struct RawDelete {
+    raw: Raw,
+    span: Result<Span>,
+    previous: bool,
+    op: &'static str,
+}
+
+impl RawDelete {
+    /// Also returns the deleted values.
+    pub fn previous(mut self) -> Self {
+        self.previous = true;
+        self
+    }
+
+    /// Applies the deletion only while this guard is held; see
+    /// [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by). If the range contains the key of
+    /// the guard, the deletion ends the guard.
+    pub fn guarded_by(mut self, guard: &Guard) -> Self {
+        self.raw.context = self.raw.context.guarded_by(guard);
+        self
+    }
+}
+
+impl IntoFuture for RawDelete {
+    type Output = Result<RawDeleted>;
+    type IntoFuture = BoxFuture<'static, Result<RawDeleted>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { raw, span, previous, op } = self;
+        Box::pin(operation(op).run(async move {
+            let committed = raw.commit(Txn { then: vec![Op::Delete { span: span?, previous }], ..Txn::default() }).await?;
+            let (deleted, previous) = match committed.results.into_iter().next() {
+                Some(OpResult::Delete { deleted, previous }) => (deleted, previous),
+                _ => (0, Vec::new()),
+            };
+            Ok(RawDeleted { revision: committed.revision, deleted, previous })
+        }))
+    }
+}
