@@ -215,7 +215,7 @@ pub(super) fn words_of_a_server(words: &str) -> Option<Row> {
         ("watch canceled", Row::Failing),
         ("connection is closing", Row::Failing),
         ("unhealthy cluster", Row::Failing),
-        ("not a primary lease_pool", Row::NotThisMember),
+        ("not a primary lessor", Row::NotThisMember),
         ("etcdserver: not leader", Row::NotThisMember),
         ("not supported for learner", Row::NotThisMember),
         ("not capable", Row::NotThisMember),

@@ -145,7 +145,7 @@ fn dropped_proposal_is_retried_elsewhere() {
 #[test]
 fn request_to_unsuitable_member_is_retried_elsewhere() {
     for status in [
-        said(Code::Unknown, "etcdserver: not a primary lease_pool"),
+        said(Code::Unknown, "etcdserver: not a primary lessor"),
         said(Code::FailedPrecondition, "etcdserver: not leader"),
         said(Code::FailedPrecondition, "etcdserver: rpc not supported for learner"),
         said(Code::Unavailable, "etcdserver: not capable"),
