@@ -21,15 +21,16 @@ pub(crate) fn elapsed(since: std::time::Instant) -> Duration {
     Instant::from_std(since).elapsed()
 }
 
-/// Like [`tokio::time::sleep`], but continues on the runtime that polls it.
+/// Like [`tokio::time::sleep`], but may be polled on a runtime other than the one that created it.
 pub(crate) async fn sleep(time: Duration) {
     let far = Duration::from_secs(86_400 * 365 * 30);
     let now = Instant::now();
     sleep_until(now.checked_add(time).unwrap_or_else(|| now + far)).await;
 }
 
-/// Like [`tokio::time::sleep_until`], but continues on the runtime that polls it. Outside of a
-/// runtime there are no timers, so it then completes only when it is polled within one.
+/// Like [`tokio::time::sleep_until`], but may be polled on a runtime other than the one that
+/// created it. Outside of a runtime there are no timers, so the future completes only when it is
+/// polled within a runtime.
 pub(crate) async fn sleep_until(at: Instant) {
     let mut is_over = false;
     while !is_over {
