@@ -139,19 +139,19 @@ impl Cluster {
         &self.members
     }
 
-    /// The client addresses of all members, separated by commas.
+    /// Returns the client addresses of all members, separated by commas.
     #[must_use]
     pub fn endpoints(&self) -> String {
         self.members.iter().map(Etcd::endpoint).collect::<Vec<_>>().join(",")
     }
 
-    /// All members in one URL: `etcd://127.0.0.1:PORT,127.0.0.1:PORT,…`.
+    /// Returns a URL for a v3 client with all members: `etcd://127.0.0.1:PORT,127.0.0.1:PORT,…`.
     #[must_use]
     pub fn url_v3(&self) -> String {
         self.url(Etcd::url_v3)
     }
 
-    /// All members in one URL: `etcd2://127.0.0.1:PORT,127.0.0.1:PORT,…`.
+    /// Returns a URL for a v2 client with all members: `etcd2://127.0.0.1:PORT,127.0.0.1:PORT,…`.
     ///
     /// # Panics
     ///
@@ -168,7 +168,7 @@ impl Cluster {
     }
 }
 
-/// Waits until all members answer. Returns false if another program took a port first.
+/// Waits until all members answer. Returns false if another program has taken one of the ports.
 async fn first_start(members: &mut [Etcd]) -> bool {
     let began = Instant::now();
     for member in members {
