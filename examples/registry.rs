@@ -34,7 +34,7 @@ use tokio::sync::oneshot;
 /// quick. In a real program, an outage of etcd that lasts longer removes services that still run.
 const TTL: Duration = Duration::from_secs(3);
 
-/// What a service publishes about itself.
+/// The data that a service publishes about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Endpoint {
     address: String,

@@ -19,7 +19,7 @@ struct Checkout {
     #[etcd(default = 100)]
     rate_limit: u32,
     banner: Option<String>,
-    /// A secret is never written to the disk, so it is none in a state from the disk.
+    /// Always `None` in a state from the disk, since a secret is never written to the disk.
     token: Option<Secret<String>>,
 }
 
@@ -49,7 +49,7 @@ async fn play(path: &Path) -> Result<()> {
 
     let live = checkout.live().or_snapshot(path).await?;
     show("with a server", &live);
-    // A task writes the file a moment later.
+    // A background task writes the file a moment later.
     while !path.exists() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }

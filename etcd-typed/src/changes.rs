@@ -249,7 +249,7 @@ impl<C, T> Stream for Changes<C, T> {
     }
 }
 
-/// No field is pinned in place, since everything that is polled is boxed.
+/// `Changes` is always `Unpin`: every future and stream that it polls is boxed.
 impl<C, T> Unpin for Changes<C, T> {}
 
 impl<C, T> fmt::Debug for Changes<C, T> {
@@ -259,7 +259,7 @@ impl<C, T> fmt::Debug for Changes<C, T> {
     }
 }
 
-/// The steps of a watch after its start.
+/// The steps of a watch, with its start separate from the later steps.
 pub(crate) struct Steps {
     follow: Follow,
     start: Start,
@@ -271,7 +271,7 @@ pub(crate) struct Steps {
 /// The state at the start of a stream.
 pub(crate) enum Begun {
     At(Snapshot),
-    /// The state at this revision cannot be read.
+    /// The stream starts at this revision, whose state cannot be read.
     Unknown(Revision),
 }
 
@@ -312,7 +312,7 @@ impl Steps {
     }
 }
 
-/// The error of [`Changes::current`] while the state is unknown.
+/// Returns the error of [`Changes::current`] while the state is unknown.
 fn start_unknown(key: &Key) -> Error {
     let message = "the state at the revision that the watch started from cannot be read; later changes are still delivered";
     Error::new(ErrorKind::HistoryLost, message).at(key)

@@ -45,7 +45,7 @@ struct Inner {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The key has no value, and the call needs one.
+    /// The call needs a value, but the key has none.
     NotFound,
     /// The call was to create the key, but the key already exists.
     AlreadyExists,
@@ -67,7 +67,7 @@ pub enum ErrorKind {
     InvalidUrl,
     /// A parent of the key holds a value and so cannot be a directory (v2).
     NotADirectory,
-    /// The key is a directory, and the call needs a value (v2).
+    /// The call needs a value, but the key is a directory (v2).
     IsADirectory,
     /// The directory is not empty. Delete it recursively, or delete its contents first.
     DirectoryNotEmpty,
@@ -363,7 +363,7 @@ impl From<KeyError> for Error {
     }
 }
 
-/// One thing that is wrong with a stored value, or with a value that was to be stored.
+/// A single problem with a stored value, or with a value that was about to be stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Problem {
@@ -393,8 +393,8 @@ pub enum ProblemKind {
     Rejected,
     /// A map has a key that is not in the form that this library writes.
     ForeignKey,
-    /// A key that no read looks at: it is not in the schema, or it remains from a struct that does
-    /// not exist. Only [`Dir::check`](crate::Dir::check) and similar methods report such keys.
+    /// A key that reads ignore: it is not in the schema, or it remains from a struct that no longer
+    /// exists. Only [`Dir::check`](crate::Dir::check) and similar methods report such keys.
     Unknown,
 }
 

@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn unescape_refuses_what_escape_never_writes() {
+    fn unescape_refuses_segments_that_escape_never_writes() {
         for foreign in ["50%", "%2f", "%41", "_etcd-typed", ".", "..", "%zz", "%2", "a%", "%+1", "x%5F", "%5f"] {
             assert_eq!(unescape(foreign), None, "{foreign:?}");
         }

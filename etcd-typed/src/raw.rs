@@ -138,7 +138,7 @@ impl Raw {
         RawTransaction::new(self.clone())
     }
 
-    /// Watches the changes of the keys of a range from now on.
+    /// Watches the keys of a range from now on.
     pub fn watch(&self, keys: impl Into<Keys>) -> RawWatching {
         RawWatching::new(self.clone(), keys.into().within(&self.namespace))
     }
@@ -161,7 +161,7 @@ impl Raw {
         Err(Error::new(ErrorKind::Unsupported, message))
     }
 
-    /// Sends a transaction. The keys in the answer are without the namespace.
+    /// Sends a transaction, and removes the namespace from the keys in the answer.
     async fn commit(&self, txn: Txn) -> Result<Committed> {
         self.check()?;
         let outside = self.outside();
@@ -303,7 +303,7 @@ impl RawPut {
         self.with(|expiry, _| *expiry = Expiry::With(lease.into()))
     }
 
-    /// Lets the key expire after this time; see [`Expiry::After`] for what it costs.
+    /// Lets the key expire after this time; see [`Expiry::After`] for the cost.
     pub fn ttl(self, ttl: Duration) -> Self {
         self.with(|expiry, _| *expiry = Expiry::After(ttl))
     }

@@ -1,4 +1,4 @@
-//! The two numbers that a store assigns: `Revision` and `LeaseId`.
+//! `Revision` identifies a state in a store's history, and `LeaseId` a lease.
 
 use std::fmt;
 use std::num::ParseIntError;
@@ -6,11 +6,12 @@ use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
-/// A point in a store's history. Every committed transaction that changes something gets a
-/// revision, larger than all earlier ones.
+/// A point in a store's history. Every transaction that changes a key gets a new revision, which is
+/// larger than all earlier revisions.
 ///
 /// On etcd v3 and in memory this is the `revision` of the response header and the `mod_revision` of
-/// a key. On v2 it is the `X-Etcd-Index` and the `modifiedIndex`. Zero is before all changes.
+/// a key. On v2 it is the `X-Etcd-Index` and the `modifiedIndex`. Revision zero comes before all
+/// changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Revision(u64);

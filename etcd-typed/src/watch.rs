@@ -27,7 +27,7 @@ use crate::store::{Batch, BoxFuture, KeyValue, RangeReply, Span, Store, Watch, W
 use crate::telemetry::{self, Pattern};
 use crate::watch::engine::{Engine, Input, Want};
 
-/// Where a watch begins.
+/// The point in history at which a watch begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Start {
     /// The watch begins with the current state, followed by every later change.

@@ -1,4 +1,4 @@
-//! The change stream of one key.
+//! `EntryChanges`: the typed change stream of one key.
 
 use std::any::type_name;
 use std::fmt;

@@ -35,7 +35,7 @@ pub(crate) struct StepChanges {
 }
 
 impl Mirror {
-    /// Starts with a snapshot.
+    /// Creates a mirror with the state of a snapshot.
     #[cfg(any(test, feature = "snapshot"))]
     pub(crate) fn new(directory: Key, start: Snapshot) -> Self {
         let (tree, others) = split(&directory, start.kvs);
@@ -49,7 +49,7 @@ impl Mirror {
         Self { directory, tree, others, revision: start.revision, complete: start.known }
     }
 
-    /// Starts at a revision whose state cannot be read.
+    /// Creates an empty mirror at a revision whose state cannot be read.
     pub(crate) fn unknown(directory: Key, revision: Revision) -> Self {
         Self { directory, tree: Tree::new(), others: HashSet::new(), revision, complete: false }
     }
@@ -71,7 +71,7 @@ impl Mirror {
         self.complete
     }
 
-    /// The number of keys in the directory.
+    /// Returns the number of keys in the directory.
     pub(crate) fn count(&self) -> u64 {
         (self.tree.len() + self.others.len()) as u64
     }
@@ -94,7 +94,7 @@ impl Mirror {
         same && found == self.tree.len()
     }
 
-    /// Records that no other key changed up to this revision.
+    /// Records that the mirror has all changes up to this revision.
     pub(crate) fn advance(&mut self, revision: Revision) {
         self.revision = self.revision.max(revision);
     }

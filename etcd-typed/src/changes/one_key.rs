@@ -27,18 +27,18 @@ pub(super) struct OneKey {
 pub(super) struct OneKeyChange {
     pub(super) revision: Revision,
     pub(super) resynced: bool,
-    /// Whether the earlier value was known.
+    /// True if the value before the step was known.
     pub(super) known: bool,
     pub(super) before: Option<Stored>,
 }
 
 impl OneKey {
-    /// Starts with a snapshot.
+    /// Creates a value with the state of a snapshot.
     pub(super) fn new(key: &Key, start: Snapshot) -> Self {
         Self { revision: start.revision, complete: start.known, now: find(key, start) }
     }
 
-    /// Starts at a revision whose state cannot be read.
+    /// Creates an unknown value at a revision whose state cannot be read.
     pub(super) fn unknown(revision: Revision) -> Self {
         Self { now: None, revision, complete: false }
     }
@@ -104,7 +104,7 @@ impl OneKey {
             }
             Event::Delete { key: deleted, directory: false, previous } if is(key, &deleted) => {
                 let old = self.now.take().map(|stored| *stored);
-                // The deletion of a key that is known not to exist is not a change.
+                // If the key is known not to exist, its deletion is not a change.
                 (old.is_some() || !complete).then(|| old.or_else(|| told(previous, complete)))
             }
             Event::Delete { key: deleted, directory: true, .. } if is_below(key, &deleted) => self.now.take().map(|stored| Some(*stored)),

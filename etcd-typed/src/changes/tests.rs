@@ -182,7 +182,7 @@ async fn emptied_server_yields_resynced_update() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn watch_starts_since_past_revision() {
+async fn watch_since_past_revision_starts_with_past_state() {
     let store = MemoryStore::new();
     let then = commit(&store, vec![put("/n/a", "1")]).await;
     commit(&store, vec![put("/n/a", "2")]).await;
@@ -192,7 +192,7 @@ async fn watch_starts_since_past_revision() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn since_compacted_revision_starts_with_current_state() {
+async fn watch_since_compacted_revision_starts_with_current_state() {
     let store = MemoryStore::new();
     let then = commit(&store, vec![put("/n/a", "1")]).await;
     let now = commit(&store, vec![put("/n/one", "2")]).await;

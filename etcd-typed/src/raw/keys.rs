@@ -126,7 +126,7 @@ pub(super) fn stored(namespace: &Key, key: &[u8]) -> Result<Key> {
     Ok(namespace.then_bytes(key))
 }
 
-/// Removes the namespace from stored keys.
+/// Removes the namespace from stored keys. The number is the namespace's length in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outside(usize);
 

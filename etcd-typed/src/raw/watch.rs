@@ -190,7 +190,7 @@ impl Stream for RawChanges {
     }
 }
 
-/// No field is pinned in place, since everything that is polled is boxed.
+/// Every future and stream that is polled is boxed, so the fields need no pinning.
 impl Unpin for RawChanges {}
 
 impl fmt::Debug for RawChanges {

@@ -217,7 +217,7 @@ fn waiter_without_any_runtime_returns_none() {
 }
 
 #[test]
-fn ended_task_is_dropped_on_any_runtime() {
+fn future_of_ended_task_is_dropped_on_any_runtime() {
     let runtimes = Runtimes::new();
     let (driven, undriven, ended) = (multi_thread(), current_thread(), current_thread());
     let mut tickers = [&driven, &undriven, &ended].map(|runtime| runtime.block_on(async { Ticker::start(&runtimes) }));
@@ -344,7 +344,7 @@ fn value_is_created_once_per_runtime() {
         assert_eq!(*other.block_on(async { own.here(|| 2) }), 2);
         assert_eq!(*own.here(|| 3), 3, "outside of a runtime");
     }
-    // A runtime that is not driven now may be driven later.
+    // `other` is not driven now, but still exists, so it keeps its value.
     drop(one);
     current_thread().block_on(async { own.here(|| 4) });
     assert_eq!(*other.block_on(async { own.here(|| 5) }), 2);

@@ -11,12 +11,12 @@ use tokio::time::Instant;
 
 use super::current;
 
-/// The time on tokio's clock, which tests can pause, as the type that the public API uses.
+/// Returns the time on tokio's clock, which tests can pause, as the type in the public API.
 pub(crate) fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
-/// The time since `since` on tokio's clock.
+/// Returns the time since `since` on tokio's clock.
 pub(crate) fn elapsed(since: std::time::Instant) -> Duration {
     Instant::from_std(since).elapsed()
 }

@@ -61,7 +61,7 @@ pub enum MetricKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MetricUnit {
-    /// A number of things.
+    /// A count without a unit.
     Count,
     /// Seconds, with fractions.
     Seconds,

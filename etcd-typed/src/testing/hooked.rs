@@ -135,7 +135,7 @@ impl fmt::Debug for HookedStore {
     }
 }
 
-/// A call of a method of a [`Store`], with its arguments.
+/// A method call on a [`Store`], with its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Call {
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn call_is_made_when_awaited() {
+    async fn call_is_sent_only_when_awaited() {
         let memory = MemoryStore::new();
         let store = HookedStore::new(Arc::new(memory.clone()), |call, store| async move { call.send(&store).await });
         let put = store.commit(Txn { then: vec![Op::put(&Key::parse("/a").unwrap(), "1".into())], ..Txn::default() });

@@ -43,9 +43,9 @@ pub enum Mode {
     /// Connections are accepted and stay open, but no bytes pass, as on a network that loses all
     /// packets.
     Stall,
-    /// Requests pass, answers do not.
+    /// Requests pass, but answers do not.
     StallAnswers,
-    /// Answers pass, requests do not.
+    /// Answers pass, but requests do not.
     StallRequests,
 }
 

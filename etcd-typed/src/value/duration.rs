@@ -152,7 +152,7 @@ fn nanos_of(unit: &str) -> Result<u128, String> {
     const HOUR: u128 = 3600 * NANOS_PER_SECOND;
     Ok(match unit {
         "ns" | "nsec" | "nsecs" | "nanos" | "nanosecond" | "nanoseconds" => 1,
-        // The micro sign, and the Greek letter mu.
+        // `\u{b5}` is the micro sign, and `\u{3bc}` the Greek letter mu.
         "us" | "\u{b5}s" | "\u{3bc}s" | "usec" | "usecs" | "micros" | "microsecond" | "microseconds" => 1000,
         "ms" | "msec" | "msecs" | "millis" | "millisecond" | "milliseconds" => 1_000_000,
         "s" | "sec" | "secs" | "second" | "seconds" => NANOS_PER_SECOND,
@@ -187,7 +187,7 @@ mod of_jiff {
         fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
             let text = text(bytes)?.trim();
             let (is_negative, unsigned) = sign(text);
-            // Formats that only jiff parses: `1 hour, 2 minutes`, `1:30:00`, `5m ago`.
+            // Only jiff parses the formats `1 hour, 2 minutes`, `1:30:00` and `5m ago`.
             let is_iso = unsigned.starts_with(['P', 'p']);
             if !is_iso && unsigned.contains([',', ':']) || unsigned.ends_with("ago") {
                 return text.parse().map_err(|reason: jiff::Error| not_a_duration(reason.to_string()));

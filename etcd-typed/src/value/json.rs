@@ -1,4 +1,4 @@
-//! JSON values of serde types, and the check that nothing is lost when they are written.
+//! Stores values of serde types as JSON, and checks that reading the JSON returns the same value.
 
 use std::hash::{DefaultHasher, Hasher};
 

@@ -1,4 +1,5 @@
-//! Lists, sets, arrays and tuples of values: a JSON array in one key. `Vec<u8>` is bytes.
+//! Lists, sets, arrays and tuples of values, stored as a JSON array in one key. A `Vec<u8>` is
+//! stored as bytes.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashSet};

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn error_for_a_word_has_no_column() {
+    fn error_for_single_word_has_no_column() {
         assert_eq!(read::<u8>("many"), Err("invalid type: string \"many\", expected u8".to_owned()));
         assert_eq!(read::<Vec<u8>>("[1, a]"), Err("expected value at line 1 column 5".to_owned()));
     }

@@ -23,7 +23,7 @@ use crate::store::{Batch, Event, KeyValue, Range, RangeReply, Span};
 pub(crate) enum Anchor {
     /// No fact is known yet. The result of the next check becomes the anchor.
     Unknown,
-    /// The span was read and was empty, and nothing was written since.
+    /// The span was empty when it was read, and no key was written since.
     Empty,
     /// The newest key that was written. Boxed, to keep the thousands of watches small that have not
     /// seen a key yet.

@@ -351,7 +351,7 @@ async fn watch_waits_for_valid_certificate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn changes_lead_to_stored_state() {
+async fn snapshot_and_changes_add_up_to_stored_state() {
     let store = MemoryStore::new();
     let mut follow = follow(&store, Start::Now);
     let mut tree = tree(&snapshot(&mut follow).await);

@@ -343,7 +343,7 @@ pub(super) async fn watch_of_lost_history_reports_it(bench: &Bench<'_>) {
     assert!(batches.is_empty(), "what is left of a history is not to be taken for all of it: {batches:?}");
     let WatchItem::HistoryLost { oldest } = last else { panic!("{last:?}") };
     assert!(oldest.is_none_or(|oldest| oldest > start), "{oldest:?}");
-    // A new watch that starts now works.
+    // A new watch from the current revision works.
     let mut reader = bench.watch_all().await;
     let revision = bench.put(&key, "4").await;
     reader.expect_put(revision, &key, "4").await;

@@ -1,4 +1,4 @@
-//! `Cluster`: several servers that form one cluster, and changes of its members.
+//! `Cluster`: several servers that form one cluster. Members can be added and removed.
 
 use std::time::Instant;
 
@@ -43,8 +43,8 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// Panics if the server does not start, or if the cluster refuses the member, which it does
-    /// without a majority and if it has users.
+    /// Panics if the server does not start, or if the cluster refuses the member. It does so if it
+    /// has no majority, or if it has users.
     pub async fn add_learner(&mut self) -> &mut Etcd {
         let [ports] = <[Ports; 1]>::try_from(Ports::free(1)).unwrap_or_else(|ports| panic!("one member's ports: {ports:?}"));
         let add = format!(r#"{{"peerURLs": ["{}"], "isLearner": true}}"#, ports.peer_url());
@@ -83,7 +83,7 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// Panics if the cluster refuses, which it does without a majority and if it has users.
+    /// Panics if the cluster refuses. It does so if it has no majority, or if it has users.
     pub async fn remove(&mut self, index: usize) {
         let id = self.id_of(index).await;
         let removed = self.members.remove(index);

@@ -45,7 +45,7 @@ fn hash_set_is_sorted_by_number_then_text() {
 }
 
 #[test]
-fn byte_vector_stays_bytes() {
+fn byte_vector_is_stored_as_bytes() {
     assert_eq!(Vec::<u8>::TYPE, "bytes");
     assert_eq!(vec![1_u8, 255].encode().unwrap().as_ref(), [1, 255]);
     assert_eq!(Vec::<u8>::decode(b"[1,2]").unwrap(), b"[1,2]");

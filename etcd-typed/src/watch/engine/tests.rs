@@ -341,7 +341,7 @@ fn skipped_changes_cause_new_list_without_busy_loop() {
 }
 
 #[test]
-fn outdated_list_waits_before_next_list() {
+fn history_lost_right_after_list_waits_before_next_list() {
     let mut story = Story::following(PAST);
     story.quiet(item(WatchItem::HistoryLost { oldest: None }));
     story.wants(&Want::Wait);
@@ -400,7 +400,7 @@ fn lagged_watch_resumes_at_once() {
 }
 
 #[test]
-fn watch_that_lags_without_item_waits() {
+fn watch_that_lags_at_once_waits_before_reopening() {
     let mut story = Story::following(PAST);
     story.quiet(item(WatchItem::Lagged));
     story.wants(&Want::Wait);
@@ -438,7 +438,7 @@ fn shorter_history_of_cluster_resets_watch() {
 }
 
 #[test]
-fn older_list_is_reported_as_rewound() {
+fn list_at_lower_revision_is_reported_as_rewound() {
     let mut story = Story::following(PAST);
     story.yields(12);
     story.quiet(item(WatchItem::HistoryLost { oldest: None }));
@@ -524,7 +524,7 @@ fn deleted_key_is_checked_at_revision_before_deletion() {
 }
 
 #[test]
-fn key_deleted_with_directory_is_checked_before_deletion() {
+fn key_deleted_with_directory_is_checked_at_earlier_revision() {
     for (deleted, until) in [("/a", Some(19)), ("/", Some(19)), ("/a/x", Some(19)), ("/a/xy", None), ("/ab", None)] {
         let mut story = Story::following(PAST);
         story.yields(12);
@@ -535,7 +535,7 @@ fn key_deleted_with_directory_is_checked_before_deletion() {
 }
 
 #[test]
-fn keys_in_empty_past_reveal_wiped_server() {
+fn key_in_formerly_empty_directory_reveals_wiped_server() {
     let mut story = Story::new(PAST, Start::Now);
     story.quiet(Input::Read(Ok(list(10, &[]))));
     story.reset(Input::Opened(Ok(())));
@@ -660,7 +660,7 @@ fn first_check_chooses_key_for_later_checks() {
 }
 
 #[test]
-fn watch_checks_history_by_key_with_invalid_name() {
+fn history_can_be_checked_with_non_path_key() {
     for foreign in [&b"/a/\xff"[..], b"/a/z/", b"/a//z"] {
         let mut story = Story::following(PAST);
         let mut batch = put("/a/x", 20);
