@@ -562,10 +562,10 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets the maximum number of operations in a transaction (server flag `--max-txn-ops`). Default:
-    /// 128. Zero is refused. Larger transactions fail with `TooManyOperations` before anything is
-    /// sent. The limit applies to etcd v3 and to the memory store; on v2 a transaction always has
-    /// one operation.
+    /// Sets the maximum number of operations in a transaction (server flag `--max-txn-ops`).
+    /// Default: 128. Zero is refused. Larger transactions fail with `TooManyOperations` before
+    /// anything is sent. The limit applies to etcd v3 and to the memory store; on v2 a transaction
+    /// always has one operation.
     pub fn max_operations(mut self, operations: usize) -> Self {
         self.tune.max_operations = Some(operations);
         self
