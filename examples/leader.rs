@@ -1,4 +1,5 @@
-//! How do several workers agree on the one that does the job, and which one continues when it dies?
+//! How do several workers agree on which worker does the job, and which worker continues when that
+//! worker dies?
 //!
 //! ```text
 //! cargo run --example leader                                  # three workers in one program, on the embedded store
@@ -6,14 +7,16 @@
 //! cargo run --example leader -- etcd2://127.0.0.1:2379 anna   # the same on the v2 keys API, with a name
 //! ```
 //!
-//! Stop the leader with Ctrl-C or `kill -9`. It cannot resign then, and another worker leads when its
-//! time to live has passed. On v3, `etcdctl elect --listen /etcd-typed/leader` shows the leader, and
-//! `etcdctl elect /etcd-typed/leader me` adds a candidate to the same queue.
+//! Stop the leader with Ctrl-C or `kill -9`. The leader then cannot resign, and another worker
+//! leads when the leader's time to live has passed. On v3, `etcdctl elect --listen
+//! /etcd-typed/leader` shows the leader, and `etcdctl elect /etcd-typed/leader me` adds a candidate
+//! to the same queue.
 //!
-//! An old leader may still act briefly after a new one has taken over: any time may pass between its
-//! last check of the clock and its act. So writes to etcd are guarded by the leadership (on v3 and in
-//! memory), and are refused without it. Other systems get the fence, a number that grows with each
-//! leader, and refuse a smaller number than they have seen.
+//! An old leader may still act briefly after a new leader has taken over: any time may pass between
+//! its last check of the leadership and its next action. So writes to etcd are guarded by the
+//! leadership (on v3 and in memory) and are refused without it. Other systems get the fence, a
+//! number that grows with each leader, and refuse a fence that is smaller than the largest fence
+//! they have seen.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::error::Error;
@@ -24,8 +27,9 @@ use etcd_typed::{Client, Election, Entry, ErrorKind, Guard, Result};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// How long the leadership outlives a leader that died. It is short so that the example is quick: a
-/// longer outage of etcd costs the leader its leadership.
+/// The time for which the leadership remains after the leader has died. It is short to make the
+/// example quick. In a real program, a leader also loses its leadership in an outage of etcd that
+/// lasts longer.
 const TTL: Duration = Duration::from_secs(3);
 
 #[tokio::main(flavor = "current_thread")]
@@ -53,12 +57,13 @@ impl Worker {
         Ok(Self { name: name.to_owned(), election, done: client.entry("/etcd-typed/jobs")? })
     }
 
-    /// Does jobs while this worker leads, and waits while it does not.
+    /// Does jobs while this worker leads, and waits while another worker leads.
     async fn lead(&self, jobs: usize) -> Result<()> {
         self.election.lead(&self.name, |leader| async move { self.work(&leader, jobs).await }).await?
     }
 
-    /// Does the jobs. `lead` drops this future where it waits if the leadership is lost.
+    /// Does the jobs. If the leadership is lost, `lead` drops this future at its current await
+    /// point.
     async fn work(&self, leader: &Guard, jobs: usize) -> Result<()> {
         println!("{}: leads, fence {}", self.name, leader.fence());
         for _ in 0..jobs {
@@ -72,8 +77,8 @@ impl Worker {
     async fn count(&self, leader: &Guard) -> Result<u64> {
         let more = |done: Option<u64>| Some(done.unwrap_or(0) + 1);
         let done = match self.done.modify(more).guarded_by(leader).await {
-            // v2 has no transaction over two keys. All that is left is to ask first; leadership may be
-            // lost between the answer and the write.
+            // v2 has no transaction over two keys. The worker can only check its leadership before
+            // the write, and may lose the leadership in between.
             Err(error) if error.kind() == ErrorKind::Unsupported => {
                 leader.verify().await?;
                 self.done.modify(more).await?
@@ -83,7 +88,7 @@ impl Worker {
         Ok(done.map_or(0, |done| *done))
     }
 
-    /// Prints each change of the leader, as a client that must find the leader would follow it.
+    /// Prints each change of the leader. A client that must find the leader would do the same.
     async fn follow(&self) -> Result<()> {
         let mut changes = self.election.observe().await?;
         while let Some(leader) = changes.next().await {
@@ -96,8 +101,8 @@ impl Worker {
     }
 }
 
-/// Runs three workers with three jobs each. The operator deposes the second one when it leads for the
-/// first time.
+/// Runs three workers with three jobs each. The operator deposes the second worker when it leads
+/// for the first time.
 async fn play() -> Result<(), Box<dyn Error>> {
     let store = MemoryStore::new();
     let operator = Worker::new("operator", &Client::with_store(store.clone()))?;

@@ -1,4 +1,4 @@
-//! How does a job run once, although every machine of the service is told to run it?
+//! How does a job run only once, although every machine of a service starts it?
 //!
 //! ```text
 //! cargo run --example lock                                  # the embedded store
@@ -6,22 +6,23 @@
 //! cargo run --example lock -- etcd2://127.0.0.1:2379        # the v2 keys API
 //! ```
 //!
-//! Three workers want to do the same job. Each acquires the lock, checks whether the job was done, does
-//! it, and records that it was done.
+//! Three workers want to do the same job. Each worker acquires the lock and checks whether the job
+//! was done. If not, the worker does the job and records this.
 //!
-//! # What the lock promises, and what it cannot
+//! # What the lock guarantees, and what it cannot guarantee
 //!
-//! The store gives the lock to one worker at a time, in the order in which they asked. But a worker may
-//! be paused between its last check of the clock and its act (a suspended machine, a swapped page, a
-//! stopped container). Its lease may expire meanwhile, and then it acts although another worker holds
-//! the lock. No lock of this kind can prevent that. The system that is acted upon can:
+//! The store gives the lock to one worker at a time, in the order in which they asked. But a worker
+//! may be paused between its last check of the lock and its next action (a suspended machine, a
+//! swapped page, a stopped container). Its lease may expire meanwhile, and the worker then acts
+//! although another worker holds the lock. No lock of this kind can prevent that. The system that
+//! the worker changes can prevent it:
 //!
-//! - etcd: a write that is `.guarded_by(&lock)` is committed only while the lock is held, whatever the
-//!   clocks say. (v2 cannot do this, since it has no transactions.)
-//! - Any other system: the worker sends the fence, a number that grows from holder to holder. The system
-//!   refuses a smaller number than it has seen.
-//! - `while_held` drops the work where it waits if the lock is lost. That makes such cases rare, but
-//!   not impossible.
+//! - etcd: a write with `.guarded_by(&lock)` is committed only while the lock is held. The clocks
+//!   do not matter. (v2 cannot do this, since it has no transactions.)
+//! - Any other system: the worker sends the fence, a number that grows with each new holder. The
+//!   system refuses a fence that is smaller than the largest fence it has seen.
+//! - `while_held` drops the future of the work if the lock is lost. Then a worker rarely acts
+//!   without the lock, but it remains possible.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::sync::Mutex;
@@ -44,8 +45,8 @@ async fn main() -> Result<()> {
 }
 
 async fn worker(name: &str, client: &Client, printer: &Printer) -> Result<()> {
-    // The time to live is how long the others wait after this worker has crashed. They see `.info` in
-    // `holder()` and `queue()`.
+    // The time to live is the time that the other workers wait after this worker has crashed. They
+    // see `.info` in `holder()` and `queue()`.
     let lock = client.lock(LOCK).ttl(Duration::from_secs(5)).info(name).acquire().await?;
     let done = client.entry::<String>(DONE)?;
     if let Some(by) = done.get().await? {
@@ -57,7 +58,7 @@ async fn worker(name: &str, client: &Client, printer: &Printer) -> Result<()> {
         sleep(Duration::from_millis(100)).await;
         printer.print(name, lock.fence());
     };
-    // Ends with an error that says why if the lock is lost.
+    // If the lock is lost, `while_held` returns an error with the reason.
     lock.while_held(work).await?;
     let written = done.create(&name.to_owned());
     if has_transactions(client) {
@@ -68,8 +69,8 @@ async fn worker(name: &str, client: &Client, printer: &Printer) -> Result<()> {
     lock.release().await
 }
 
-/// Acts as a former holder that does not know yet that it lost the lock: an operator has deleted its key,
-/// and another worker holds the lock.
+/// Acts as a former holder that has not noticed that it lost the lock: an operator has deleted its
+/// key, and another worker holds the lock.
 async fn too_late(client: &Client, printer: &Printer) -> Result<()> {
     let former = client.lock(LOCK).acquire().await?;
     client.entry::<String>(former.key().as_str())?.delete().await?;
@@ -93,8 +94,8 @@ fn has_transactions(client: &Client) -> bool {
     client.store().capabilities().transactions
 }
 
-/// A system outside etcd that the lock protects. It remembers the largest fence that it has seen, as a
-/// database would in the row that is written.
+/// A system outside of etcd that the lock protects. It remembers the largest fence that it has
+/// seen. A database would store the fence in the row that is written.
 #[derive(Default)]
 struct Printer {
     seen: Mutex<Option<Revision>>,

@@ -6,9 +6,9 @@
 //! cargo run --example quickstart -- etcd2://127.0.0.1:2379       # the v2 keys API
 //! ```
 //!
-//! Apart from its first line, the output is the same on all three stores. The exit status is 0 only if
-//! every step had the expected result. The program works below `/etcd-typed/quickstart`, and deletes its
-//! keys at the end.
+//! Apart from its first line, the output is the same on all three stores. The exit status is 0 only
+//! if every step had the expected result. All keys are below `/etcd-typed/quickstart` and are
+//! deleted at the end.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::collections::BTreeMap;
@@ -79,7 +79,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         database: Database { host: "db.example".to_owned(), pool: 8 },
         quotas: BTreeMap::from([("acme".to_owned(), 1000), ("a/b & co".to_owned(), 5)]),
     };
-    // One transaction, where the store has transactions. `.non_atomic()` allows v2 to write key by key.
+    // This is one transaction if the store has transactions. `.non_atomic()` allows v2 to write key
+    // by key.
     cfg.set(&settings).non_atomic().await?;
     step("written and read", &*cfg.get().await?, &settings)?;
     let stored = client.entry::<String>("/etcd-typed/quickstart/timeout")?;
@@ -113,7 +114,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Prints the result of a step, and fails if it is not the expected one.
+/// Prints the result of a step, and returns an error if the result is not the expected one.
 fn step<T: Debug + PartialEq>(what: &str, got: T, wanted: T) -> Result<(), Box<dyn Error>> {
     println!("{what}: {got:?}");
     if got == wanted { Ok(()) } else { Err(format!("{what}: wanted {wanted:?}").into()) }

@@ -7,18 +7,18 @@
 //! cargo run --example registry -- etcd2://127.0.0.1:2379 anna    # the same on the v2 keys API
 //! ```
 //!
-//! Ctrl-D ends the input of a service: it leaves, and its entry is deleted at once. If it is killed (with
-//! Ctrl-C or `kill -9`), its entry disappears when the time to live has passed. Delete the entry of a
-//! service that runs (`etcdctl del /etcd-typed/registry/anna`): the service puts it back.
+//! Press Ctrl-D to end a service: it deletes its entry at once. If a service is killed (with Ctrl-C
+//! or `kill -9`), its entry disappears when the time to live has passed. If you delete the entry of
+//! a running service (`etcdctl del /etcd-typed/registry/anna`), the service puts it back.
 //!
-//! The list is read per entry: an entry of another form, such as that of a newer version of a service,
-//! is left out and printed with its reason, and the list follows all others
-//! (`etcdctl put /etcd-typed/registry/new 'tcp:8080'`).
+//! The list is read per entry. An entry that cannot be decoded, perhaps from a newer version of a
+//! service, is left out and printed with the reason. The list still shows the changes of all other
+//! entries. Try `etcdctl put /etcd-typed/registry/new 'tcp:8080'`.
 //!
-//! An entry says that the service was alive within its time to live, and not that it answers now. So a
-//! client tries the next service if a request fails. A service that cannot reach etcd for longer than
-//! its time to live disappears from the list, although it may work well. The client decides what to do
-//! with an empty list.
+//! An entry shows only that the service was alive within the time to live, not that it answers now.
+//! So a client should try another service if a request fails. A service that cannot reach etcd for
+//! longer than its time to live disappears from the list, although it may still answer requests.
+//! The client decides what to do with an empty list.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::error::Error;
@@ -30,11 +30,11 @@ use etcd_typed::{Client, EntryMap, Json, Live, LiveMap, Published, Result};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-/// How long an entry outlives a service that died. It is short so that the example is quick: it is also
-/// how long an outage may last before the list is wrong.
+/// The time for which an entry remains after its service has died. It is short to make the example
+/// quick. In a real program, an outage of etcd that lasts longer removes services that still run.
 const TTL: Duration = Duration::from_secs(3);
 
-/// What a service publishes about itself.
+/// The data that a service publishes about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Endpoint {
     address: String,
@@ -51,7 +51,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let Some(address) = arguments.next() else { return play().await };
     let client = Client::connect(&address).await?;
     let registry = registry(&client)?;
-    // A service that registers prints the list as well.
+    // A program that registers a service prints the list too.
     let mut live = registry.live().per_entry().await?;
     let shown = async move {
         loop {
@@ -91,8 +91,8 @@ impl Service {
 
     async fn work(&mut self, load: u32) -> Result<()> {
         self.endpoint.load = load;
-        // A real service would log a failure and go on: the library writes the newest value as soon as
-        // it can.
+        // A real service would log a failure and continue: the library writes the newest value as
+        // soon as it can.
         self.published.set(&Json(self.endpoint.clone())).await?;
         Ok(())
     }
@@ -102,7 +102,7 @@ impl Service {
     }
 }
 
-/// Prints the list as a client of the services has it: the current list, read without a request.
+/// Prints the current list as a client of the services sees it. Reading the view sends no request.
 fn show(live: &Live<LiveMap<String, Json<Endpoint>>>) {
     let services = live.get();
     let shown: Vec<_> = services.iter().map(|(name, Json(at))| format!("{name} at {} (load {})", at.address, at.load)).collect();
@@ -121,7 +121,7 @@ fn show_problems(live: &Live<LiveMap<String, Json<Endpoint>>>) {
     }
 }
 
-/// Starts and stops services one after the other, while a client follows the list.
+/// Starts and stops services one after the other, while a client watches the list.
 async fn play() -> Result<(), Box<dyn Error>> {
     println!("store: memory:");
     let store = MemoryStore::new();
@@ -144,7 +144,7 @@ async fn play() -> Result<(), Box<dyn Error>> {
     let entry = registry.entry("anna")?;
     let mut changes = entry.watch().await?;
     entry.delete().await?;
-    // A view may skip a state that lasts so briefly; a watch yields every change.
+    // A live view may skip a state that lasts only briefly. A watch yields every change.
     while !changes.next().await.ok_or("the watch ended")??.is_created() {}
     until(&mut live, |services| services.contains_key("anna")).await?;
 
@@ -182,7 +182,7 @@ fn carl(store: MemoryStore) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Waits until the list is as wanted, and prints it.
+/// Waits until the list satisfies `wanted`, and prints the list.
 async fn until(
     live: &mut Live<LiveMap<String, Json<Endpoint>>>,
     wanted: impl Fn(&LiveMap<String, Json<Endpoint>>) -> bool,
@@ -203,7 +203,7 @@ async fn until(
 async fn end_of_input() {
     let (ended, end) = oneshot::channel();
     std::thread::spawn(move || {
-        // The contents and an error are ignored: only the end matters.
+        // Ignore the contents and errors: only the end of the input matters.
         let mut ignored = [0; 256];
         while std::io::stdin().read(&mut ignored).is_ok_and(|read| read > 0) {}
         let _ = ended.send(());

@@ -1,9 +1,9 @@
-//! How does a program start while etcd is down? It starts with its last good settings from its own disk,
-//! reports that, and follows the server again when it is back.
+//! How does a program start while etcd is down? It starts with its last good settings from its own
+//! disk and reports this. When the server is back, it reads the settings from the server again.
 //!
-//! `cargo run --example start_without_a_server` simulates this on the embedded store. With an address it
-//! is such a program, which prints its settings until it is stopped:
-//! `cargo run --example start_without_a_server -- etcd://127.0.0.1:2379`. Start it again while that server
+//! `cargo run --example start_without_a_server` simulates this with the embedded store. With an
+//! address, the example is such a program, which prints its settings until it is stopped: `cargo
+//! run --example start_without_a_server -- etcd://127.0.0.1:2379`. Start it again while that server
 //! is stopped.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
@@ -19,7 +19,7 @@ struct Checkout {
     #[etcd(default = 100)]
     rate_limit: u32,
     banner: Option<String>,
-    /// A secret is never written to the disk, so it is none in a state from the disk.
+    /// Always `None` in a state from the disk, since a secret is never written to the disk.
     token: Option<Secret<String>>,
 }
 
@@ -32,7 +32,7 @@ async fn main() -> Result<()> {
     }
 }
 
-/// The program: prints its settings at each change.
+/// Runs the program, which prints its settings at each change.
 async fn follow(client: &Client, path: &Path) -> Result<()> {
     let checkout = CheckoutDir::open(client, "prod")?;
     let mut live = checkout.live().or_snapshot(path).await?;
@@ -49,7 +49,7 @@ async fn play(path: &Path) -> Result<()> {
 
     let live = checkout.live().or_snapshot(path).await?;
     show("with a server", &live);
-    // A task writes the file a moment later.
+    // A background task writes the file a moment later.
     while !path.exists() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }

@@ -27,10 +27,11 @@ use crate::telemetry::Pattern;
 use crate::version::Versioned;
 use crate::watch::{Follow, Interruption, Reason, Snapshot, Start, Step};
 
-/// A change stream that is not started yet. Await it, or first set where it [starts](Self::since).
+/// A change stream that is not started yet. Await it to start, after optionally choosing an earlier
+/// [start](Self::since).
 ///
-/// Returned by `watch()` on a directory or a map. Awaiting it reads the current state (one request
-/// for the state, one for the watch), and fails like a read.
+/// Returned by `watch()` on a directory or a map. Awaiting it sends one request for the current
+/// state and one for the watch, and fails like a read.
 #[must_use = "a watch does nothing until it is awaited"]
 pub struct Watching<C, T> {
     store: Arc<dyn Store>,
@@ -43,18 +44,19 @@ pub struct Watching<C, T> {
 /// The typed changes of a directory: an endless stream of [`Update`]s, each with all changes of one
 /// revision.
 ///
-/// The stream survives server restarts, failed members and broken connections. It loses and
-/// duplicates nothing while the server keeps its history. If the history is gone (compaction, the
-/// v2 window of 1000 events, a server that was restored or emptied), the next item is the
-/// difference between the last known state and the current one, with [`Update::resynced`] set.
+/// The stream survives server restarts, failed members and broken connections. It neither loses nor
+/// repeats changes while the server keeps its history. If the history is gone (compaction, the v2
+/// window of 1000 events, a server that was restored or emptied), the next item is the difference
+/// between the last known state and the current one, with [`Update::resynced`] set.
 ///
-/// On v2, which keeps no past states, one loss may go unnoticed: the server comes back empty, and
-/// is written to beyond the last index this client saw before the client reconnects.
+/// On v2, which keeps no past states, one loss may go unnoticed: the server restarts empty, and
+/// before the client reconnects, new writes bring the index beyond the last index that the client
+/// saw.
 ///
 /// # Items
 ///
-/// - `Ok(update)`: revisions ascend. Only after a server has lost history may a resynced update
-///   have an earlier revision.
+/// - `Ok(update)`: revisions ascend. Only a resynced update, after a server has lost history, may
+///   have an earlier revision than the item before it.
 /// - `Err` of kind [`Decode`](ErrorKind::Decode): the value written at [`Error::key`] is not a
 ///   value of the type. This item follows the other changes of its revision. The stream continues;
 ///   the next valid change of that key has no `old`.
@@ -77,12 +79,12 @@ pub struct Changes<C, T> {
     ready: VecDeque<Result<Update<C>>>,
 }
 
-/// The functions that convert the steps of a watch to typed values.
+/// The functions that convert a watch's steps to typed values.
 pub(crate) struct Typed<C, T> {
     pattern: Pattern,
     changes: Arc<MakeChanges<C>>,
     state: Arc<MakeState<T>>,
-    /// Reads a map without its bad entries.
+    /// Reads a map, leaving out its bad entries.
     per_entry: Option<Arc<MakeState<T>>>,
 }
 
@@ -90,8 +92,8 @@ type MakeChanges<C> = dyn Fn(&mut Delta<'_>, &mut Vec<C>) + Send + Sync;
 type MakeState<T> = dyn Fn(&Key, &Tree, Revision) -> Result<Versioned<T>> + Send + Sync;
 
 impl<C, T> Typed<C, T> {
-    /// `pattern` is the name of the directory in metrics and events. `changes` adds the typed
-    /// changes of the changed keys. `state` reads the whole directory.
+    /// `pattern` is the directory's label in metrics and events. `changes` converts the changed
+    /// keys of one step to typed changes. `state` decodes the whole directory.
     pub(crate) fn new(
         pattern: Pattern,
         changes: impl Fn(&mut Delta<'_>, &mut Vec<C>) + Send + Sync + 'static,
@@ -100,7 +102,7 @@ impl<C, T> Typed<C, T> {
         Self { pattern, changes: Arc::new(changes), state: Arc::new(state), per_entry: None }
     }
 
-    /// Adds the function that reads a map without its bad entries.
+    /// Adds the function that reads a map, leaving out its bad entries.
     pub(crate) fn per_entry(self, state: impl Fn(&Key, &Tree, Revision) -> Versioned<T> + Send + Sync + 'static) -> Self {
         let state = move |directory: &Key, tree: &Tree, revision| Ok(state(directory, tree, revision));
         Self { per_entry: Some(Arc::new(state)), ..self }
@@ -118,10 +120,10 @@ impl<C, T> Watching<C, T> {
     /// from nothing, with [`Update::resynced`] set. A store that cannot read the past (v2) returns
     /// the changes after the revision, but not the state at it; see [`Changes::current`].
     ///
-    /// A revision that the store has not reached yet belongs to another history: of another store,
-    /// or of this one before it was restored or emptied. A watch of etcd would wait for that
-    /// revision and miss every change until then. This stream does not wait: its first item is the
-    /// current state, again with [`Update::resynced`] set. All later changes follow, even at
+    /// A revision that the store has not reached yet belongs to another history: that of another
+    /// store, or of this store before it was restored or emptied. A watch of etcd would wait for
+    /// that revision and miss every change until then. This stream does not wait: its first item is
+    /// the current state, again with [`Update::resynced`] set. All later changes follow, even at
     /// revisions that are not above the requested one.
     pub fn since(mut self, revision: impl Into<Revision>) -> Self {
         self.start = Start::Since(revision.into());
@@ -130,12 +132,12 @@ impl<C, T> Watching<C, T> {
 }
 
 impl<C, K, V> Watching<C, BTreeMap<K, V>> {
-    /// [`Changes::current`] leaves bad entries out of the map, instead of failing. See
+    /// Makes [`Changes::current`] leave bad entries out of the map, instead of failing. See
     /// [`Viewing::per_entry`](crate::Viewing::per_entry) for a live view with a similar rule.
     ///
-    /// The items of the stream are the same: a bad value is an `Err` of kind `Decode` that names the
-    /// key. A value that was bad already when the stream started is no item;
-    /// [`check`](crate::EntryMap::check) lists those.
+    /// The items of the stream stay the same: a bad value is an `Err` of kind `Decode` with the
+    /// key. The stream yields no item for a value that was already bad when the stream started;
+    /// [`check`](crate::EntryMap::check) lists such values.
     pub fn per_entry(mut self) -> Self {
         if let Some(state) = &self.typed.per_entry {
             self.typed.state = state.clone();
@@ -183,9 +185,8 @@ impl<C, T> Changes<C, T> {
         poll_fn(|cx| self.poll(cx)).await
     }
 
-    /// The typed state after all items returned so far, all from one revision. Before the first
-    /// item it is the state in which the stream started. Decoding is synchronous and takes 3 µs per
-    /// key.
+    /// Returns the typed state after all items returned so far, at one revision. Before the first
+    /// item it is the state at the stream's start. Decoding is synchronous and takes 3 µs per key.
     ///
     /// # Errors
     ///
@@ -200,8 +201,8 @@ impl<C, T> Changes<C, T> {
         (self.typed.state)(mirror.directory(), mirror.tree(), mirror.revision())
     }
 
-    /// Why the stream cannot follow the store at the moment. `None` while it follows. The stream
-    /// keeps trying in either case.
+    /// Returns why the stream cannot receive changes from the store at the moment. `None` while it
+    /// can. An interrupted stream keeps trying.
     #[must_use]
     pub fn interruption(&self) -> Option<Interruption<'_>> {
         self.steps.interruption()
@@ -248,7 +249,7 @@ impl<C, T> Stream for Changes<C, T> {
     }
 }
 
-/// No field is pinned in place, since everything that is polled is boxed.
+/// `Changes` is always `Unpin`: every future and stream that it polls is boxed.
 impl<C, T> Unpin for Changes<C, T> {}
 
 impl<C, T> fmt::Debug for Changes<C, T> {
@@ -258,19 +259,19 @@ impl<C, T> fmt::Debug for Changes<C, T> {
     }
 }
 
-/// The steps of a watch after its start.
+/// The steps of a watch, with its start separate from the later steps.
 pub(crate) struct Steps {
     follow: Follow,
     start: Start,
-    /// The current state, to be reported first. Set if the history that the stream was to start
-    /// with is gone.
+    /// The current state, which becomes the first step. Set if the history at the requested start
+    /// is gone.
     lost: Option<Box<Snapshot>>,
 }
 
-/// The state that a stream starts with.
+/// The state at the start of a stream.
 pub(crate) enum Begun {
     At(Snapshot),
-    /// The state at this revision cannot be read.
+    /// The stream starts at this revision, whose state cannot be read.
     Unknown(Revision),
 }
 
@@ -279,7 +280,7 @@ impl Steps {
         Self { follow: Follow::new(store, retry, span, pattern, start), start, lost: None }
     }
 
-    /// Polls until the start of the stream is known.
+    /// Polls the watch until the state at the start of the stream is known.
     pub(crate) fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<Result<Begun>> {
         let first = loop {
             match ready!(self.follow.poll_step(cx)) {
@@ -311,7 +312,7 @@ impl Steps {
     }
 }
 
-/// The error of [`Changes::current`] while the state is unknown.
+/// Returns the error of [`Changes::current`] while the state is unknown.
 fn start_unknown(key: &Key) -> Error {
     let message = "the state at the revision that the watch started from cannot be read; later changes are still delivered";
     Error::new(ErrorKind::HistoryLost, message).at(key)

@@ -1,4 +1,5 @@
-//! `Client`, its builder and its address: the top layer. It picks a store and opens handles.
+//! The top layer: `Client`, its builder and its address. The client picks a store and opens
+//! handles.
 
 mod address;
 
@@ -30,8 +31,8 @@ use crate::store::memory::MemoryStore;
 use crate::store::{Consistency, Member, Stats, StatsKind, Status, Store};
 use crate::value::{Codec, EtcdValue};
 
-/// A connection to a store. It opens typed handles to the keys and directories in it. Cloning is
-/// cheap; all clones share connections.
+/// A client for a store. It opens typed handles to keys and directories. Cloning is cheap; all
+/// clones share connections.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -46,10 +47,10 @@ use crate::value::{Codec, EtcdValue};
 ///
 /// # Runtimes
 ///
-/// One client can be used on several tokio runtimes, at the same time or one after the other. A
-/// client in a `static` serves all `#[tokio::test]`s of a program. Each runtime has its own
-/// connections and watches (three connections on v3), so a runtime that ends or is no longer driven
-/// blocks no other runtime.
+/// One client can be used on several tokio runtimes, at the same time or one after the other. For
+/// example, all `#[tokio::test]`s of a program can use a client in a `static`. Each runtime has its
+/// own connections and watches (three connections on v3), so a runtime that ends or is no longer
+/// driven blocks no other runtime.
 ///
 /// Guards, leases, published values and live views are kept by background tasks. Each task runs on
 /// the runtime where its object was created. When that runtime ends, its tasks move to another
@@ -57,9 +58,9 @@ use crate::value::{Codec, EtcdValue};
 /// client, or one of these objects, is next used within a runtime. A lease that expires in the
 /// meantime is lost ([`LostReason::NotKeptAlive`](crate::LostReason::NotKeptAlive)).
 ///
-/// Outside of a runtime, a call that needs one returns `Unsupported`; it never panics. Guards,
-/// views and published values can be queried and dropped there. Calls to the memory store need a
-/// runtime only when they wait.
+/// A call that needs a runtime returns `Unsupported` outside of a runtime; it never panics. Guards,
+/// views and published values can be queried and dropped outside of a runtime. Calls to the memory
+/// store need a runtime only when they wait.
 ///
 /// A runtime that exists but is not driven (a current-thread runtime outside of `block_on`) runs no
 /// tasks. If a call on another runtime waits for such a task, the task moves to the runtime of that
@@ -67,7 +68,7 @@ use crate::value::{Codec, EtcdValue};
 #[derive(Clone, Debug)]
 pub struct Client {
     context: SharedContext,
-    /// The text before every key of this client.
+    /// The namespace: the text before every key of this client.
     namespace: Key,
     hand_over: Arc<HandOver>,
 }
@@ -87,11 +88,10 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// `InvalidUrl` for an address that is not valid; the message lists the known forms.
-    /// `Unsupported` if the address needs a feature of this crate that is not enabled, or if an
-    /// `etcd2://` address leads to a server without a v2 API; the message says what to do.
-    /// `Unavailable`, `Timeout`, `Tls`, `Unauthenticated` or `Server` if no server answers as
-    /// expected.
+    /// `InvalidUrl` for an invalid address; the message lists the known forms. `Unsupported` if the
+    /// address needs a feature of this crate that is not enabled, or if an `etcd2://` address leads
+    /// to a server without a v2 API; the message says what to do. `Unavailable`, `Timeout`, `Tls`,
+    /// `Unauthenticated` or `Server` if no server answers as expected.
     pub async fn connect(address: &str) -> Result<Self> {
         Self::builder(address).connect().await
     }
@@ -100,8 +100,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// `InvalidUrl` when the variable is not set, so that no program uses an empty store by
-    /// accident. Otherwise as [`connect`](Self::connect).
+    /// `InvalidUrl` if the variable is not set, so that no program uses an empty store by accident.
+    /// Also the errors of [`connect`](Self::connect).
     pub async fn from_env() -> Result<Self> {
         let address = std::env::var("ETCD_URL");
         let address =
@@ -114,13 +114,13 @@ impl Client {
         Self::builder_of(Given::Address(address.to_owned()))
     }
 
-    /// Returns a builder for the addresses of one cluster, in the form in which configurations have
-    /// them: one text with commas, or a list.
+    /// Returns a builder for the addresses of one cluster, in the forms that configurations use:
+    /// one text with commas, or a list.
     ///
     /// Each address is a host with an optional port, and may have a scheme. All schemes must be the
-    /// same. The scheme of one address applies to addresses without a scheme; if no address has one,
-    /// it is `etcd://`. User, password and namespace are as in [`Client::connect`], and apply to the
-    /// whole cluster.
+    /// same. The scheme of one address also applies to addresses without a scheme; the default is
+    /// `etcd://`. User, password and namespace are written as in [`Client::connect`], and apply to
+    /// the whole cluster.
     ///
     /// ```
     /// # fn main() -> etcd_typed::Result<()> {
@@ -136,7 +136,8 @@ impl Client {
     /// # Ok(()) }
     /// ```
     ///
-    /// The builder reports a wrong list when it [connects](ClientBuilder::connect), as `InvalidUrl`.
+    /// For an invalid list, the builder returns `InvalidUrl` when it
+    /// [connects](ClientBuilder::connect).
     pub fn builder_for<Form>(addresses: impl Addresses<Form>) -> ClientBuilder {
         Self::builder_of(Given::List(addresses.texts()))
     }
@@ -152,8 +153,8 @@ impl Client {
         }
     }
 
-    /// Creates a client for a store that the caller has made: a [`MemoryStore`] with injected
-    /// faults, a wrapper, or a custom store.
+    /// Creates a client for a given store: a [`MemoryStore`] with injected faults, a wrapper, or a
+    /// custom store.
     pub fn with_store(store: impl Store) -> Self {
         Self::of(Arc::new(store), RetryPolicy::default(), Key::root())
     }
@@ -183,8 +184,8 @@ impl Client {
         Self { context: Arc::new(context), ..self.clone() }
     }
 
-    /// Plain operations on byte keys, for keys that are no paths and values that have no type. The
-    /// [module page](crate::raw) has the details.
+    /// Returns untyped operations on byte keys, for keys that are not paths and values without a
+    /// type. The [module page](crate::raw) has the details.
     ///
     /// On v2 every operation returns `Unsupported`.
     #[must_use]
@@ -192,19 +193,19 @@ impl Client {
         Raw::new(self.context.clone(), self.namespace.clone())
     }
 
-    /// The store of this client: its requests as they are sent. It is for tests and for wrappers of
-    /// stores. An application needs it for nothing that [`raw`](Self::raw) does not do better.
+    /// Returns the store of this client, which sends each request directly. It is meant for tests
+    /// and for wrappers of stores. Applications should use [`raw`](Self::raw) instead.
     ///
-    /// It ignores the namespace, [`stale_reads`](Self::stale_reads), the time limit of a whole
-    /// operation, and the lease and watch tasks of the client: keys are those of the server, a watch
-    /// ends at the first error, and nothing is recorded as an operation in the telemetry.
+    /// The store ignores the namespace, [`stale_reads`](Self::stale_reads), the time limit of a
+    /// whole operation, and the client's lease and watch tasks. Keys are the server's full keys, a
+    /// watch ends at the first error, and the telemetry records no operations.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         self.context.asked()
     }
 
-    /// The [namespace](ClientBuilder::namespace): the text before every key of this client. The
-    /// empty namespace is the [root](Key::root).
+    /// Returns the [namespace](ClientBuilder::namespace): the text before every key of this client.
+    /// The empty namespace is the [root](Key::root).
     #[must_use]
     pub fn namespace(&self) -> &Key {
         &self.namespace
@@ -215,7 +216,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// `InvalidKey` (see [`Key::parse`]), also for the root, which is always a directory.
+    /// `InvalidKey` for an invalid path (see [`Key::parse`]) and for the root, which is always a
+    /// directory.
     pub fn entry<T: EtcdValue + Send + Sync + 'static>(&self, path: &str) -> Result<Entry<T>> {
         let below = Key::parse(path)?;
         if below.is_root() {
@@ -224,8 +226,9 @@ impl Client {
         Ok(Entry::new(self.context.clone(), self.namespace.join(&below), Codec::value()))
     }
 
-    /// Opens a handle to one key whose values this codec reads and writes: JSON for any serde type,
-    /// a stored form of one's own, a validation, a secret. [`Codec`] has an example.
+    /// Opens a handle to one key whose values this codec reads and writes. A codec can store any
+    /// serde type as JSON, use a custom stored form, validate values, or keep them secret.
+    /// [`Codec`] has an example.
     ///
     /// # Errors
     ///
@@ -234,8 +237,8 @@ impl Client {
         Ok(Entry::new(self.context.clone(), self.entry::<String>(path)?.key().clone(), codec))
     }
 
-    /// Opens a handle to the directory of a struct, at any path. For a struct that declares its
-    /// prefix, the derived handle has `open`.
+    /// Opens a handle to the directory of a struct, at any path. If the struct declares its prefix,
+    /// use `open` of the derived handle instead.
     ///
     /// # Errors
     ///
@@ -244,8 +247,8 @@ impl Client {
         Ok(self.dir_at::<S>(self.key(path)?, None))
     }
 
-    /// Opens a handle to the directory of a struct, without handles for its fields. A function that is
-    /// generic over the schema needs no other bound than `S: Schema`.
+    /// Opens a handle to the directory of a struct, without handles for its fields. A function that
+    /// is generic over the schema needs only the bound `S: Schema`.
     ///
     /// # Errors
     ///
@@ -254,8 +257,8 @@ impl Client {
         Ok(Dir::new(self.context.clone(), self.key(path)?))
     }
 
-    /// Opens a handle to a directory of values, one key each. A map key is one segment, or for a
-    /// tuple several; see [`MapPath`].
+    /// Opens a handle to a directory of values with one key each. A map key is one path segment, or
+    /// several for a tuple; see [`MapPath`].
     ///
     /// # Errors
     ///
@@ -274,7 +277,7 @@ impl Client {
         Ok(EntryMap::new(self.context.clone(), self.key(path)?, codec))
     }
 
-    /// Opens a handle to a directory of structs, one subdirectory each.
+    /// Opens a handle to a directory of structs with one subdirectory each.
     ///
     /// # Errors
     ///
@@ -309,12 +312,12 @@ impl Client {
         lease_pool.grant(ttl).await.map(|lease| lease.by_itself(lease_pool))
     }
 
-    /// Takes over a lease that another component granted: a sidecar, an older part of the program, a
-    /// program in another language. The guard keeps it alive, unless
-    /// [`kept_by_other`](AdoptLease::kept_by_other) says that the other component does, and reports
-    /// its end as for a lease of its own.
+    /// Takes over a lease that another component granted: a sidecar, an older part of the program,
+    /// a program in another language. The guard keeps the lease alive, unless
+    /// [`kept_by_other`](AdoptLease::kept_by_other) says that the other component does so. It
+    /// reports the end of the lease like the guard from [`lease`](Self::lease).
     ///
-    /// Dropping the guard does not revoke the lease: it then runs out, unless the other component
+    /// Dropping the guard does not revoke the lease, which then expires unless the other component
     /// keeps it alive. [`Lease::revoke`] revokes it.
     ///
     /// ```
@@ -335,7 +338,7 @@ impl Client {
     /// # Errors
     ///
     /// `LeaseLost` if the server does not know the lease. `Unsupported` on v2, which has no leases,
-    /// and outside of a tokio runtime. The errors of a store call.
+    /// and outside of a tokio runtime. `Unavailable`, `Timeout`, … as for any request.
     pub fn adopt_lease(&self, id: impl Into<LeaseId>) -> AdoptLease {
         AdoptLease::new(self.context.lease_pool.clone(), id.into())
     }
@@ -356,8 +359,8 @@ impl Client {
         NamedLock::new(self.queue(name, "lock"))
     }
 
-    /// Returns a handle to the election with this name, whose candidates have values of type `T`
-    /// (for a serde type, `election::<Json<T>>`). Sends no request until a candidate campaigns or
+    /// Returns a handle to the election with this name, whose candidates have values of type `T`.
+    /// For a serde type, use `election::<Json<T>>`. Sends no request until a candidate campaigns or
     /// the election is inspected.
     ///
     /// Each candidate has a key below `NAME/`, where `NAME` is the namespace of this client
@@ -386,7 +389,7 @@ impl Client {
         self.context.asked().status().await
     }
 
-    /// Returns the members of the cluster, as one of them lists them. etcd's `grpc-proxy` returns
+    /// Returns the members of the cluster, as one member lists them. etcd's `grpc-proxy` returns
     /// itself with the id 0 instead, unless it is started with an empty `--advertise-client-url`.
     ///
     /// # Errors
@@ -400,7 +403,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// `Unsupported` on v3 and in memory; use [`status`](Self::status) there.
+    /// `Unsupported` on v3 and in memory, where [`status`](Self::status) returns similar data.
     pub async fn stats(&self, which: StatsKind) -> Result<Stats> {
         self.context.asked().stats(which).await
     }
@@ -409,8 +412,9 @@ impl Client {
         S::handle(Dir::new(self.context.clone(), key).older(older))
     }
 
-    /// The key below `directory` for a piece of data, and the key at which earlier versions of this
-    /// library stored it. `older` is where they stored the directory.
+    /// Returns the key below `directory` for the data `name`. Also returns the key at which earlier
+    /// versions of this library stored that data, if it differs. `older` is the directory's key in
+    /// those versions, if it differs.
     pub(crate) fn child(&self, directory: &Key, older: Option<Key>, name: &str) -> (Key, Option<Key>) {
         let (key, own) = self.context.child(directory, name);
         let older = older.map(|older| own.as_ref().map_or_else(|| older.child(name), |_| older.hidden_child(name)));
@@ -438,7 +442,7 @@ pub struct ClientBuilder {
 impl fmt::Debug for ClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { address, credentials, tls, retry, namespace, tune } = self;
-        // A text that is not an address may contain anything, also a password.
+        // An invalid address may contain anything, even a password, so show only the error kind.
         let address = address.parse().map_err(|error| error.kind());
         f.debug_struct("ClientBuilder")
             .field("address", &address)
@@ -467,7 +471,7 @@ impl Given {
     }
 }
 
-/// Options that replace the defaults of [`ConnectOptions`].
+/// The options that the caller has set, which replace the defaults of [`ConnectOptions`].
 #[derive(Clone, Debug, Default)]
 struct Tuning {
     connect_timeout: Option<Duration>,
@@ -477,25 +481,25 @@ struct Tuning {
 }
 
 impl ClientBuilder {
-    /// Sets user and password. They replace those in the address.
+    /// Sets user and password, which replace those in the address.
     pub fn credentials(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
         self.credentials = Some(Credentials { user: user.into(), password: password.into() });
         self
     }
 
-    /// Sets the certificate authorities to trust, in PEM format. Default: those of the system.
+    /// Sets the trusted certificate authorities, in PEM format. Default: those of the system.
     pub fn ca_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.tls.ca = Some(pem.into());
         self
     }
 
-    /// Like [`ca_certificate`](Self::ca_certificate), from a file. It is read when the client is
-    /// created, and again for each new connection, so the file can be replaced while the program
-    /// runs. Open connections continue.
+    /// Like [`ca_certificate`](Self::ca_certificate), but reads the certificates from a file. The
+    /// file is read when the client is created, and again for each new connection, so it can be
+    /// replaced while the program runs. Open connections continue.
     ///
-    /// If the file cannot be read or used later, for example in the middle of a replacement, new
-    /// connections use its last usable content, and an event reports it
-    /// ([`certificates not replaced`](crate::telemetry)).
+    /// If the file is later unreadable or unusable, for example in the middle of a replacement, new
+    /// connections use its last usable content, and the event [`certificates not
+    /// replaced`](crate::telemetry) reports the problem.
     pub fn ca_certificate_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.tls.ca_file = Some(path.into());
         self
@@ -507,10 +511,10 @@ impl ClientBuilder {
         self
     }
 
-    /// Like [`identity`](Self::identity), from files. They are read when the client is created, and
-    /// again for each new connection; see [`ca_certificate_file`](Self::ca_certificate_file). If the
-    /// certificate and the key do not belong together because only one of them was replaced yet, the
-    /// last pair stays in use.
+    /// Like [`identity`](Self::identity), but reads certificate and key from files. The files are
+    /// read when the client is created, and again for each new connection; see
+    /// [`ca_certificate_file`](Self::ca_certificate_file). If only one of the two files was
+    /// replaced yet, so that they do not match, the last matching pair stays in use.
     pub fn identity_files(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.tls.identity_files = Some((certificate.into(), key.into()));
         self
@@ -519,9 +523,9 @@ impl ClientBuilder {
     /// Uses this configuration of rustls for each connection: with its own crypto provider,
     /// verifier, client certificates and protocol versions. Its ALPN protocols are ignored.
     ///
-    /// It replaces the other TLS options. Setting one of them too is refused as `Invalid` when the
-    /// client is created; only [`server_name`](Self::server_name) may be set beside it, and only on
-    /// v3.
+    /// This configuration replaces the other TLS options. If another TLS option is also set,
+    /// creating the client fails with `Invalid`; only [`server_name`](Self::server_name) may also
+    /// be set, and only on v3.
     #[cfg(feature = "tls")]
     pub fn tls_config(mut self, config: impl Into<Arc<rustls::ClientConfig>>) -> Self {
         self.tls.config = Some(RustlsConfig(config.into()));
@@ -558,16 +562,16 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets how many operations one transaction may have (server flag `--max-txn-ops`). Default:
-    /// 128. Zero is refused. Larger transactions fail with `TooManyOperations` before anything is
-    /// sent. The limit applies to etcd v3 and to the memory store; on v2 a transaction always has
-    /// one operation.
+    /// Sets the maximum number of operations in a transaction (server flag `--max-txn-ops`).
+    /// Default: 128. Zero is refused. Larger transactions fail with `TooManyOperations` before
+    /// anything is sent. The limit applies to etcd v3 and to the memory store; on v2 a transaction
+    /// always has one operation.
     pub fn max_operations(mut self, operations: usize) -> Self {
         self.tune.max_operations = Some(operations);
         self
     }
 
-    /// Sets how many bytes one request may have (server flag `--max-request-bytes`). Default:
+    /// Sets the maximum size of a request in bytes (server flag `--max-request-bytes`). Default:
     /// 1,572,864 (1.5 MiB), the default of the server. A larger request fails with `TooLarge`
     /// before anything is sent. The limit applies to etcd v3 and to the memory store.
     pub fn max_request_bytes(mut self, bytes: usize) -> Self {
@@ -578,11 +582,12 @@ impl ClientBuilder {
     /// Sets the text that precedes every path and every name of a lock or an election. It replaces
     /// the namespace in the address.
     ///
-    /// Any text is a namespace: `/prod`, `v1`, `dynamo:/`, `prod.`. The text and the path are joined
-    /// byte for byte, so in the namespace `v1` the path `/instances/7` is the key `v1/instances/7`,
-    /// and the lock `-migrate` has the queue `v1-migrate`, as in Go's `clientv3/namespace`. Of a
-    /// text that starts with `/`, one trailing `/` is dropped: `/prod/` is the same as `/prod`, and
-    /// `/` the same as the empty text. The empty text puts nothing before a path or a name.
+    /// Any text is a namespace: `/prod`, `v1`, `dynamo:/`, `prod.`. The text and the path are
+    /// joined byte for byte, so in the namespace `v1` the path `/instances/7` is the key
+    /// `v1/instances/7`, and the lock `-migrate` has the queue `v1-migrate`, as in Go's
+    /// `clientv3/namespace`. If the text starts with `/`, one trailing `/` is dropped: `/prod/` is
+    /// the same as `/prod`, and `/` is the same as the empty text. The empty text puts nothing
+    /// before a path or a name.
     ///
     /// Keys on v2 are paths, so a namespace on v2 must be a path too. Any other text is refused with
     /// `InvalidKey`.
@@ -600,19 +605,19 @@ impl ClientBuilder {
         let client = self.connect_lazy()?;
         match client.status().await {
             Ok(_) => Ok(client),
-            // The server answers and accepts the credentials.
+            // This error shows that the server answers and accepts the credentials.
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(client),
             Err(error) => Err(error),
         }
     }
 
-    /// Creates the client without a request to any server. The first call connects.
+    /// Creates the client without sending a request. The first call connects.
     ///
     /// # Errors
     ///
-    /// `InvalidUrl` for the address, `InvalidKey` for a namespace on v2 that is not a path, `Tls` for
-    /// a certificate or a key that cannot be read. `Unsupported` names the feature of this crate that the address
-    /// needs. `Invalid` names an option that is zero.
+    /// `InvalidUrl` for an invalid address. `InvalidKey` for a namespace on v2 that is not a path.
+    /// `Tls` for a certificate or a key that cannot be read. `Unsupported` if the address needs a
+    /// feature of this crate that is not enabled. `Invalid` if an option is zero.
     pub fn connect_lazy(self) -> Result<Client> {
         let named = self.namespace.as_deref().map(Key::namespace);
         let address = self.address.parse()?;
@@ -639,7 +644,7 @@ impl ClientBuilder {
         }
     }
 
-    /// The options that apply to every kind of store, without endpoints.
+    /// Returns the options that apply to every kind of store, without endpoints.
     fn tuned(&self) -> Result<ConnectOptions> {
         let mut options = ConnectOptions::new(Vec::new());
         options.retry = self.retry.clone();
@@ -688,7 +693,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn debug_never_shows_the_password(password in "XYZZY[ -~]{0,12}", key in "XYZZY[a-z]{0,9}", ns in "[ -~]{0,3}") {
+        fn debug_of_builder_never_shows_password(password in "XYZZY[ -~]{0,12}", key in "XYZZY[a-z]{0,9}", ns in "[ -~]{0,3}") {
             let encoded = percent_encoding::utf8_percent_encode(&password, percent_encoding::NON_ALPHANUMERIC);
             let builders = [
                 Client::builder(&format!("etcd://root:{encoded}@h")),

@@ -1,19 +1,19 @@
-//! `Moment`: a clock for leases. A server counts the time of a lease while this machine sleeps, so
-//! a deadline that depends on a lease must also count that time.
+//! `Moment`: a clock for leases. On the server a lease's time passes while this machine is
+//! suspended, so a deadline that depends on a lease must also count that time.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The longest duration in use: 30 years. Every platform can represent a moment that much later
-/// than now, and the sum of several such durations.
+/// The longest duration in use: 30 years. Every platform can represent the present time plus
+/// several such durations.
 pub(crate) const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// A point in time on two clocks at once.
 ///
-/// The clock that has advanced further counts. Tokio's clock can be moved by tests, but on Linux it
-/// stands still while the machine is suspended (`CLOCK_MONOTONIC`). The other clock counts
-/// suspended time, and tests cannot move it.
+/// The time between two moments is measured on both clocks, and the longer result counts. Tests can
+/// advance tokio's clock, but on Linux it stands still while the machine is suspended
+/// (`CLOCK_MONOTONIC`). The other clock counts suspended time, and tests cannot advance it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
     steady: Instant,
@@ -26,12 +26,12 @@ impl Moment {
         Self { steady: Instant::now(), boot: boot() }
     }
 
-    /// The time on tokio's clock after this duration has passed.
+    /// Returns the time on tokio's clock that is `time` after this moment.
     pub(crate) fn after(self, time: Duration) -> Option<Instant> {
         self.steady.checked_add(time)
     }
 
-    /// The time since `earlier`, on the clock that has advanced further.
+    /// Returns the time since `earlier`, on the clock that has advanced further.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         self.steady.saturating_duration_since(earlier.steady).max(self.boot.saturating_sub(earlier.boot))
     }
@@ -53,7 +53,7 @@ fn boot() -> Duration {
     read
 }
 
-/// Windows' `Instant` counts suspended time.
+/// Uses `Instant`, which counts suspended time on Windows.
 #[cfg(not(unix))]
 fn boot() -> Duration {
     use std::sync::OnceLock;
@@ -68,17 +68,17 @@ pub(crate) mod tests {
     use super::*;
 
     thread_local! {
-        /// How long the simulated machine of this test was suspended.
+        /// The total suspended time of the machine that this test simulates.
         pub(crate) static SLEPT: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     }
 
-    /// Simulates that the machine is suspended, for the test on this thread.
+    /// Simulates a suspended machine, for the test on this thread.
     pub(crate) fn suspend(time: Duration) {
         SLEPT.set(SLEPT.get() + time);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn suspended_time_counts() {
+    async fn elapsed_time_includes_suspended_time() {
         let start = Moment::now();
         tokio::time::advance(Duration::from_secs(5)).await;
         let later = Moment::now();

@@ -1,5 +1,5 @@
-//! `Error`, `ErrorKind` and `Problem`: what went wrong, by meaning. Each store's own mapping file
-//! decides which server answer maps to which kind.
+//! `Error`, `ErrorKind` and `Problem`: what went wrong, the same for all stores. Each store has a
+//! file that maps the server's answers to kinds.
 
 use std::any::Any;
 use std::error::Error as StdError;
@@ -16,12 +16,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Says what went wrong, at which key, and whether a write may have been applied anyway.
 ///
-/// Match on [`kind`](Self::kind). `Display` prints one line that starts with the key. The cause is
-/// in [`source`](StdError::source). `Debug` prints the same line with all causes, for a `main` that
-/// returns the error; `{:#?}` prints the fields. A message quotes a stored value only if three things are true:
-/// the value does not decode as its type, it is not secret, and its type allows quoting
-/// ([`EtcdValue::QUOTABLE`](crate::EtcdValue::QUOTABLE)). Integers are quoted when they are out of
-/// range.
+/// Match on [`kind`](Self::kind). `Display` prints one line that starts with the key.
+/// [`source`](StdError::source) returns the cause. `Debug` prints the same line with all causes,
+/// for a `main` that returns the error; `{:#?}` prints the fields. A message quotes a stored value
+/// only if three things are true: the value does not decode as its type, it is not secret, and its
+/// type allows quoting ([`EtcdValue::QUOTABLE`](crate::EtcdValue::QUOTABLE)). Integers are quoted
+/// when they are out of range.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -31,12 +31,13 @@ struct Inner {
     source: Option<Arc<dyn StdError + Send + Sync>>,
     problems: Vec<Problem>,
     written: Vec<Key>,
-    /// A `Versioned<T>` of the key's type, set by the handle that knows the type.
+    /// The key's current value, as a `Versioned<T>`. The handle sets it, since it knows `T`.
     current: Option<Box<dyn Any + Send + Sync>>,
     may_have_applied: bool,
 }
 
-/// The meaning of an [`Error`]. Each variant says whether to try again.
+/// The kind of an [`Error`]. The documentation of a variant says what to do, such as whether to try
+/// again.
 ///
 /// `Display` is the text that messages contain, such as `not found`. `Serialize` is the name in
 /// snake case, such as `not_found`.
@@ -44,36 +45,36 @@ struct Inner {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The key has no value, and the call needs one.
+    /// The call needs a value, but the key has none.
     NotFound,
-    /// The key already exists, and the call was to create it.
+    /// The call was to create the key, but the key already exists.
     AlreadyExists,
     /// The key is not in the expected state. [`Error::current`] returns its current value. Read,
     /// decide and swap again.
     Conflict,
     /// The stored value is not a value of the type. Retrying does not help; correct the value.
     Decode,
-    /// The value cannot be stored: its type's `encode` refused it, or reading it back would give
-    /// another value. Nothing was sent.
+    /// The value cannot be stored: its type's `encode` refused it, or reading it back would return
+    /// another value. No request was sent.
     Encode,
     /// A whole struct is wrong: [`Error::problems`] lists every field that is missing, cannot be
-    /// decoded or fails its validation. Or the request is one that no store accepts, such as two
-    /// writes to one key in a transaction; the message says why.
+    /// decoded or fails its validation. Or no store accepts the request, such as a transaction with
+    /// two writes to one key; the message says why.
     Invalid,
-    /// A text is not a valid key, or the store cannot store a key with that name.
+    /// A text is not a valid key, or the store does not accept a key with that name.
     InvalidKey,
     /// An address is not valid. The message lists the known forms.
     InvalidUrl,
     /// A parent of the key holds a value and so cannot be a directory (v2).
     NotADirectory,
-    /// The key is a directory, and the call needs a value (v2).
+    /// The call needs a value, but the key is a directory (v2).
     IsADirectory,
     /// The directory is not empty. Delete it recursively, or delete its contents first.
     DirectoryNotEmpty,
     /// The lease does not exist, or has expired or been revoked.
     LeaseLost,
-    /// The lock or the leadership is no longer held. The write that depends on it was not applied.
-    /// Acquire it again.
+    /// The client no longer holds the lock or the leadership. The write that depends on it was not
+    /// applied. Acquire the lock or campaign again.
     GuardLost,
     /// The credentials are missing or not valid.
     Unauthenticated,
@@ -88,24 +89,24 @@ pub enum ErrorKind {
     NoSpace,
     /// No endpoint completed a TLS handshake: a certificate is missing, expired, not trusted or for
     /// another name, or only one side uses TLS. Retrying does not help until the certificate or the
-    /// TLS settings are corrected. Streams, views and guards that already run wait for that.
+    /// TLS settings are corrected. Running streams, views and guards wait until then.
     Tls,
     /// No server could be reached, or no server could answer. Retrying later helps.
     Unavailable,
     /// No answer came in time. Retrying may help.
     Timeout,
-    /// The requested history no longer exists (compaction, or the v2 window of 1000 events), or
-    /// does not exist yet.
+    /// The server no longer has the requested history (compaction, or the v2 window of 1000
+    /// events), or has not reached the requested revision yet.
     HistoryLost,
-    /// The store does not support this operation; the message names the store and an alternative.
-    /// Or the call needs a tokio runtime and ran outside of one.
+    /// The store does not support this operation; the message says which store, and suggests an
+    /// alternative. Or the call needs a tokio runtime and ran outside of a runtime.
     Unsupported,
     /// The server sent an answer that this library does not expect. The message quotes it.
     Server,
 }
 
 impl ErrorKind {
-    /// The text of the kind in a message.
+    /// Returns the text of the kind in a message.
     fn words(self) -> &'static str {
         match self {
             Self::NotFound => "not found",
@@ -143,8 +144,8 @@ impl fmt::Display for ErrorKind {
 }
 
 impl Error {
-    /// Creates an error of this kind. `message` adds what the kind does not say; it may be empty.
-    /// It must not quote a value that may be secret.
+    /// Creates an error of this kind. `message` adds details to the kind and may be empty. It must
+    /// not quote a value that may be secret.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
             kind,
@@ -158,13 +159,13 @@ impl Error {
         }))
     }
 
-    /// An [`Unsupported`](ErrorKind::Unsupported) error for a call outside of a tokio runtime that
-    /// needs one.
+    /// Creates an [`Unsupported`](ErrorKind::Unsupported) error for a call that needs a tokio
+    /// runtime and ran outside of a runtime.
     pub(crate) fn without_runtime() -> Self {
         Self::new(ErrorKind::Unsupported, "there is no tokio runtime here: call it within a tokio runtime")
     }
 
-    /// Sets the key, unless one is already set: the innermost call knows the exact key.
+    /// Sets the key, unless it is already set: the innermost call knows the exact key.
     #[must_use]
     pub fn at(mut self, key: &Key) -> Self {
         self.0.key.get_or_insert_with(|| key.clone());
@@ -186,7 +187,7 @@ impl Error {
         self
     }
 
-    /// An [`Invalid`](ErrorKind::Invalid) error that lists all problems of a struct.
+    /// Creates an [`Invalid`](ErrorKind::Invalid) error that lists all problems of a struct.
     pub(crate) fn from_problems(problems: Vec<Problem>) -> Self {
         let listed = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         let mut error = Self::new(ErrorKind::Invalid, listed);
@@ -194,8 +195,8 @@ impl Error {
         error
     }
 
-    /// A [`Decode`](ErrorKind::Decode) error: the value stored at one key is not a value of its
-    /// type.
+    /// Creates a [`Decode`](ErrorKind::Decode) error: the value stored at a key is not a value of
+    /// the key's type.
     pub(crate) fn undecodable(problem: Problem) -> Self {
         let revision = problem.revision.map(|revision| format!(" (revision {revision})")).unwrap_or_default();
         let mut error = Self::new(ErrorKind::Decode, format!("{}{revision}", problem.reason)).at(&problem.key);
@@ -219,8 +220,8 @@ impl Error {
         self.0.current.as_deref()
     }
 
-    /// A copy for another caller that waits for the same result, without the fields that only
-    /// writes use.
+    /// Returns a copy for another caller that waits for the same result. The copy lacks the fields
+    /// that only writes use.
     pub(crate) fn again(&self) -> Self {
         let Inner { kind, ref key, ref message, ref source, ref problems, .. } = *self.0;
         let mut error = Self::new(kind, message.clone());
@@ -249,32 +250,32 @@ impl Error {
         self
     }
 
-    /// The kind of this error.
+    /// Returns the kind of this error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The key that this error is about, if there is one.
+    /// Returns the key that this error is about, if there is one.
     #[must_use]
     pub fn key(&self) -> Option<&Key> {
         self.0.key.as_ref()
     }
 
-    /// The message without the kind and the key. It can be shown where the key must not be.
+    /// Returns the message without the kind and the key, for output that must not show the key.
     pub(crate) fn message(&self) -> &str {
         &self.0.message
     }
 
-    /// Every wrong field, with key and reason. Empty except for [`Invalid`](ErrorKind::Invalid) and
-    /// [`Decode`](ErrorKind::Decode).
+    /// Returns every wrong field, with key and reason. Empty except for
+    /// [`Invalid`](ErrorKind::Invalid) and [`Decode`](ErrorKind::Decode).
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.0.problems
     }
 
-    /// The keys that a `.non_atomic()` write had written when it failed, in order. Empty for every
-    /// other error.
+    /// Returns the keys that a `.non_atomic()` write had written before it failed, in order. Empty
+    /// for every other error.
     #[must_use]
     pub fn written(&self) -> &[Key] {
         &self.0.written
@@ -288,14 +289,15 @@ impl Error {
         matches!(self.0.kind, ErrorKind::Unavailable | ErrorKind::Timeout)
     }
 
-    /// Whether no server could be reached or answered. Unlike [`is_retryable`](Self::is_retryable)
-    /// this includes `Tls`, since background tasks also wait until a certificate is renewed.
+    /// Whether a background task should wait and try again, since no server could be reached or
+    /// answered. Unlike [`is_retryable`](Self::is_retryable) this includes `Tls`, since background
+    /// tasks also wait until a certificate is renewed.
     pub(crate) fn is_outage(&self) -> bool {
         self.is_retryable() || self.0.kind == ErrorKind::Tls
     }
 
-    /// True if the outcome of a write is unknown: it may have been applied, or may still be applied
-    /// after this error is returned. False if it was not applied and will not be.
+    /// True if the outcome of a write is unknown: the write may have been applied, or may still be
+    /// applied after this error is returned. False if the write was not applied and will not be.
     #[must_use]
     pub fn may_have_applied(&self) -> bool {
         self.0.may_have_applied
@@ -326,7 +328,7 @@ impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !f.alternate() {
             fmt::Display::fmt(self, f)?;
-            // A message often quotes its cause.
+            // A message often quotes its cause already.
             let mut said = self.to_string();
             let mut source = self.source();
             while let Some(cause) = source {
@@ -361,15 +363,15 @@ impl From<KeyError> for Error {
     }
 }
 
-/// One thing that is wrong with a stored value, or with a value that was to be stored.
+/// A single problem with a stored value, or with a value that was about to be stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Problem {
     /// The key with the problem.
     pub key: Key,
-    /// What kind of problem.
+    /// The kind of the problem.
     pub kind: ProblemKind,
-    /// The reason, for a person. Never contains the value of a secret.
+    /// The reason, as text for people. Never contains the value of a secret.
     pub reason: String,
     /// The revision at which the value was written; for a whole struct, the newest revision of its
     /// keys. `None` for a value that is missing or not yet stored.
@@ -385,20 +387,20 @@ pub enum ProblemKind {
     Missing,
     /// The stored value is not a value of the field's type.
     Undecodable,
-    /// The value has no stored form, or a struct has no key to store.
+    /// The value has no stored form, or a struct would be stored without any key.
     Unencodable,
     /// The value fails the validation of the schema.
     Rejected,
-    /// A key in a map is not written in the form that this library uses.
+    /// A map has a key that is not in the form that this library writes.
     ForeignKey,
-    /// A key that no read looks at: it is not in the schema, or it remains from a struct that does
-    /// not exist. Only [`Dir::check`](crate::Dir::check) and similar methods report such keys.
+    /// A key that reads ignore: it is not in the schema, or it remains from a struct that no longer
+    /// exists. Only [`Dir::check`](crate::Dir::check) and similar methods report such keys.
     Unknown,
 }
 
 impl Problem {
-    /// Creates a problem of a value that is missing or not yet stored. `reason` must not quote a
-    /// value that may be secret.
+    /// Creates a problem without a revision, for a value that is missing or not yet stored.
+    /// `reason` must not quote a value that may be secret.
     pub fn new(key: Key, kind: ProblemKind, reason: impl Into<String>) -> Self {
         Self { key, kind, reason: reason.into(), revision: None }
     }
@@ -434,7 +436,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Shown in place of a secret.
+/// The mask that `Debug` shows in place of a secret.
 pub(crate) struct Masked;
 
 impl fmt::Debug for Masked {
@@ -453,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_is_one_line_with_causes() {
+    fn debug_prints_one_line_with_causes() {
         let line = "/a: unavailable: no endpoint answers; caused by: server error: code 14; caused by: connection refused";
         assert_eq!(format!("{:?}", error()), line);
         let quoted = Error::new(ErrorKind::Server, "connection refused").caused_by(std::io::Error::other("connection refused"));
@@ -462,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_have_texts_and_names() {
+    fn error_kinds_print_and_serialize() {
         assert_eq!(ErrorKind::NotFound.to_string(), "not found");
         assert_eq!(format!("{:>12}|", ErrorKind::Conflict), "    conflict|");
         assert_eq!(serde_json::to_string(&ErrorKind::TooManyOperations).unwrap(), r#""too_many_operations""#);

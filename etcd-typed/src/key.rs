@@ -1,5 +1,5 @@
-//! `Key`: the path of a value or of a directory. Only this module decides how the bytes of a store
-//! map to keys. Which keys a struct owns is decided in `schema.rs`.
+//! `Key`: the path of a value or of a directory. Only this module decides how stored bytes map to
+//! keys. `schema.rs` decides which keys a struct owns.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -13,13 +13,13 @@ use std::sync::Arc;
 /// - No segment is empty, `.` or `..`. None contains `/` or a control character.
 /// - A key is readable text, such as `/prod/checkout/rate-limit`.
 ///
-/// A client with a [namespace](crate::ClientBuilder::namespace) puts its text before every path, so
-/// its keys start with that text: `v1/instances/7`.
+/// A client with a [namespace](crate::ClientBuilder::namespace) puts the namespace before every
+/// path, so its keys start with that text: `v1/instances/7`.
 ///
 /// [`Key::parse`] takes a path as a person types it. [`Key::child`] takes *data* (a tenant's name,
-/// a map key) and escapes it, so that no value can add or leave a segment. The name `_etcd-typed` is
-/// reserved for this library: `child` escapes it, and typed handles ignore it. On v2, which hides
-/// names that begin with `_`, handles also escape the `_` (`%5Fx`).
+/// a map key) and escapes it, so that no value can add a segment or change the path above. The name
+/// `_etcd-typed` is reserved for this library: `child` escapes it, and typed handles ignore it. On
+/// v2, which hides names that begin with `_`, handles also escape the `_` (`%5Fx`).
 ///
 /// ```
 /// use etcd_typed::Key;
@@ -33,41 +33,41 @@ use std::sync::Arc;
 /// ```
 ///
 /// These rules do not apply to keys in the queue of a lock or an election: users choose the name of
-/// the queue, and other clients choose the names of their keys. Such a `Key` has exactly the stored
-/// bytes: [`Key::as_bytes`] returns them, and [`Key::as_str`] replaces what is not UTF-8.
+/// the queue, and other clients choose the names of their keys. For such a `Key`, [`Key::as_bytes`]
+/// returns exactly the stored bytes, and [`Key::as_str`] replaces bytes that are not UTF-8.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(Repr);
 
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Repr {
-    /// A path without the trailing slash, so the root is the empty string. Also any queue key that
+    /// A path without a trailing slash, so the root is the empty string. Or a key in a queue, if it
     /// is UTF-8.
     Text(Arc<str>),
-    /// A key of another client that is not UTF-8. It is boxed to keep all other keys small.
+    /// A key of another client that is not UTF-8. The `Arc` keeps all other keys small.
     Bytes(Arc<NotText>),
 }
 
 #[derive(PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct NotText {
     bytes: Box<[u8]>,
-    /// `bytes` with replacement characters, for display.
+    /// The text for display: `bytes` with replacement characters for what is not UTF-8.
     shown: Box<str>,
 }
 
 impl Key {
-    /// The root directory, which contains all keys.
+    /// Returns the root directory, which contains all keys.
     #[must_use]
     pub fn root() -> Self {
         Self::text("")
     }
 
-    /// Parses a path as a person types it: `/app/db/pool`, or `/` for the root. One trailing `/` is
-    /// dropped.
+    /// Parses a path as a person types it: `/app/db/pool`, or `/` for the root. Drops one trailing
+    /// `/`.
     ///
     /// # Errors
     ///
     /// [`KeyError`] if the path does not start with `/`, or a segment is empty, `.`, `..` or
-    /// contains a control character. For data that may contain such characters use [`Key::child`].
+    /// contains a control character. Use [`Key::child`] for data that may contain such characters.
     pub fn parse(path: &str) -> Result<Self, KeyError> {
         let Some(rest) = path.strip_prefix('/') else {
             return Err(KeyError::new(path, "a key starts with `/`"));
@@ -84,15 +84,15 @@ impl Key {
         Ok(Self::text(&path[..=rest.len()]))
     }
 
-    /// Returns the key below this one for `value`. The value is escaped: it stays one segment and
-    /// can be read back.
+    /// Returns the key below this one for `value`. Escapes the value, so that it stays one segment
+    /// and can be read back.
     #[must_use]
     pub fn child(&self, value: &str) -> Self {
         self.then(&format!("/{}", escape(value)))
     }
 
-    /// The key below this one for `value`, as a store stores it that hides names with a leading `_`
-    /// (v2).
+    /// Returns the key below this one for `value`, in the form for v2, which hides names with a
+    /// leading `_`.
     pub(crate) fn hidden_child(&self, value: &str) -> Self {
         let segment = escape(value);
         self.descend(&with_escaped_underscores(&segment).unwrap_or(segment.into_owned()))
@@ -104,7 +104,7 @@ impl Key {
         self.then(below.name())
     }
 
-    /// Appends text to this key byte for byte. It checks no rules and adds no slash.
+    /// Appends text to this key byte for byte. Checks no rules and adds no slash.
     pub(crate) fn then(&self, text: &str) -> Self {
         match &self.0 {
             Repr::Text(own) => Self::text(format!("{own}{text}")),
@@ -112,12 +112,12 @@ impl Key {
         }
     }
 
-    /// Appends bytes to this key. It checks no rules and adds no slash.
+    /// Appends bytes to this key. Checks no rules and adds no slash.
     pub(crate) fn then_bytes(&self, bytes: &[u8]) -> Self {
         if self.is_root() { Self::stored(bytes) } else { Self::stored(&[self.as_bytes(), bytes].concat()) }
     }
 
-    /// The key with these stored bytes, which need not follow the rules of a path.
+    /// Returns the key with these stored bytes, which need not follow the rules of a path.
     pub(crate) fn stored(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {
             Ok(text) => Self::text(text),
@@ -128,13 +128,14 @@ impl Key {
         }
     }
 
-    /// The key that a client puts before every path. Of a text that starts with `/`, one trailing
-    /// `/` is dropped, as in [`Key::parse`]. Any other text is kept byte for byte.
+    /// Returns the key that a client with this namespace puts before every path. If the text starts
+    /// with `/`, drops one trailing `/`, as [`Key::parse`] does. Keeps any other text byte for
+    /// byte.
     pub(crate) fn namespace(text: &str) -> Self {
         Self::text(text.strip_suffix('/').filter(|_| text.starts_with('/')).unwrap_or(text))
     }
 
-    /// Whether [`Key::parse`] yields this key.
+    /// Whether parsing this key's text with [`Key::parse`] returns this key.
     pub(crate) fn is_path(&self) -> bool {
         Self::parse(self.as_str()).is_ok_and(|path| path == *self)
     }
@@ -143,7 +144,7 @@ impl Key {
         Self(Repr::Text(text.into()))
     }
 
-    /// The key as this type stores it: the root is the empty string.
+    /// Returns the key's text, which is empty for the root.
     fn name(&self) -> &str {
         match &self.0 {
             Repr::Text(text) => text,
@@ -151,8 +152,8 @@ impl Key {
         }
     }
 
-    /// The key at `relative` (stored segments, separated by `/`) below this one. `relative` must
-    /// already be part of a key: from the table of a schema or from [`Key::below`].
+    /// Returns the key at `relative` below this one. `relative` is stored segments, separated by
+    /// `/`. It must already be part of a key: from a schema's table or from [`Key::below`].
     pub(crate) fn descend(&self, relative: &str) -> Self {
         self.descend_through(&mut String::new(), relative)
     }
@@ -168,7 +169,7 @@ impl Key {
         Self::text(scratch.as_str())
     }
 
-    /// The path as text. The root is `/`.
+    /// Returns the path as text. The root is `/`.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self.name() {
@@ -177,8 +178,8 @@ impl Key {
         }
     }
 
-    /// The key as the server stores it. It differs from [`as_str`](Self::as_str) only for another
-    /// client's key that is not UTF-8.
+    /// Returns the key as the server stores it. Differs from [`as_str`](Self::as_str) only for
+    /// another client's key that is not UTF-8.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         match &self.0 {
@@ -198,27 +199,28 @@ impl Key {
         self.name().is_empty()
     }
 
-    /// The segments from the root down, escaped as they are stored.
+    /// Returns the segments from the root down, escaped as they are stored.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
         self.name().split('/').skip(1)
     }
 
-    /// The directory that contains this key. `None` for the root.
+    /// Returns the directory that contains this key. `None` for the root.
     #[must_use]
     pub fn parent(&self) -> Option<Self> {
         let (parent, _) = self.name().rsplit_once('/')?;
         Some(Self::text(parent))
     }
 
-    /// The prefix of every key below this directory: `/app/` for `/app`, so `/apple` is not below
-    /// `/app`.
+    /// Returns the prefix of every key below this directory: `/app/` for `/app`, so `/apple` is not
+    /// below `/app`.
     #[must_use]
     pub fn prefix(&self) -> String {
         format!("{}/", self.name())
     }
 
-    /// The part of a stored key that follows this directory. `None` if the key is not below this
-    /// directory, is not UTF-8, or has an empty segment, since this library writes no such keys.
+    /// Returns the part of a stored key that follows this directory. `None` if the key is not below
+    /// this directory. Also `None` if that part is not UTF-8 or has an empty segment, since this
+    /// library writes no such keys.
     #[must_use]
     pub fn below<'k>(&self, stored: &'k [u8]) -> Option<&'k str> {
         let relative = stored.strip_prefix(self.name().as_bytes())?.strip_prefix(b"/")?;
@@ -236,7 +238,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// The path as text.
+/// Serializes the path as text.
 impl serde::Serialize for Key {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -270,7 +272,7 @@ impl KeyError {
         Self { path: path.to_owned(), reason: reason.into() }
     }
 
-    /// Adds what to do about the error.
+    /// Adds advice to the reason.
     pub(crate) fn advise(self, advice: &str) -> Self {
         Self { reason: format!("{}; {advice}", self.reason).into(), ..self }
     }
@@ -283,7 +285,7 @@ impl fmt::Display for KeyError {
 }
 
 impl KeyError {
-    /// The reason, without the path.
+    /// Returns the reason, without the path.
     pub(crate) fn reason(&self) -> &str {
         &self.reason
     }
@@ -291,7 +293,7 @@ impl KeyError {
 
 impl std::error::Error for KeyError {}
 
-/// The reason why a segment is not valid in [`Key::parse`].
+/// Returns the reason why a segment is not valid in [`Key::parse`], or `None` if it is valid.
 fn literal_fault(segment: &str) -> Option<&'static str> {
     match segment {
         "" => Some("a segment is empty"),
@@ -314,12 +316,11 @@ pub(crate) fn is_reserved(segment: &str) -> bool {
 
 const RESERVED: &str = "_etcd-typed";
 
-/// The `_` at the start of a name, as v2 stores it.
+/// The escaped form of a `_` at the start of a name, which v2 would hide.
 const UNDERSCORE: &str = "%5F";
 
-/// The form in which v2 stores these segments, and in which earlier versions of this library stored
-/// them everywhere: a `_` at the start of a segment is escaped. `None` if no segment starts with
-/// `_`.
+/// Escapes the `_` at the start of each segment. This is the form that this library stores on v2,
+/// and that its earlier versions stored everywhere. `None` if no segment starts with `_`.
 pub(crate) fn with_escaped_underscores(relative: &str) -> Option<String> {
     let changes = relative.split('/').any(|segment| segment.starts_with('_'));
     changes.then(|| {
@@ -328,7 +329,7 @@ pub(crate) fn with_escaped_underscores(relative: &str) -> Option<String> {
     })
 }
 
-/// The inverse of [`with_escaped_underscores`]. `None` if no segment starts with an escaped `_`.
+/// Reverses [`with_escaped_underscores`]. `None` if no segment starts with an escaped `_`.
 pub(crate) fn with_plain_underscores(relative: &str) -> Option<String> {
     let plain = |segment: &str| {
         let rest = segment.strip_prefix(UNDERSCORE)?;
@@ -341,12 +342,12 @@ pub(crate) fn with_plain_underscores(relative: &str) -> Option<String> {
 /// Escapes `value` into one segment. [`unescape`] is the inverse. Different values never share a
 /// segment.
 ///
-/// It escapes `%`, `/`, control characters, the first character of the reserved name, and every
+/// Escapes `%`, `/`, control characters, the first character of the reserved name, and every
 /// character of `.` and `..`. The empty string becomes a lone `%`. All other text stays as a person
 /// would type it.
 pub(crate) fn escape(value: &str) -> Cow<'_, str> {
     let whole = matches!(value, "." | "..");
-    // Fast path: nearly every name has only harmless bytes. Only other names need a check of each
+    // Fast path: nearly every name has only harmless bytes. Other names are checked character by
     // character.
     let harmless = |byte: u8| byte.is_ascii_graphic() && byte != b'%' && byte != b'/';
     let is_escaped = |c: char| c == '%' || c == '/' || c.is_control();
@@ -372,7 +373,7 @@ pub(crate) fn escape(value: &str) -> Cow<'_, str> {
 }
 
 /// Returns the value of a segment. `None` if neither [`escape`] nor [`with_escaped_underscores`]
-/// would have written this segment: it belongs to another client, and no handle could address it.
+/// writes such a segment: it belongs to another client, and no handle can address it.
 pub(crate) fn unescape(segment: &str) -> Option<Cow<'_, str>> {
     let value = if segment == "%" {
         Cow::Borrowed("")
@@ -396,7 +397,7 @@ pub(crate) fn unescape(segment: &str) -> Option<Cow<'_, str>> {
     is_form_of(segment, &escape(&value)).then_some(value)
 }
 
-/// Whether `segment` is `own`, or its form with an escaped `_`.
+/// Whether `segment` is `own`, or the form of `own` with an escaped `_`.
 pub(crate) fn is_form_of(segment: &str, own: &str) -> bool {
     segment == own || with_escaped_underscores(own).is_some_and(|escaped| segment == escaped)
 }
@@ -416,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn parse_refuses_ambiguous_paths() {
+    fn parse_refuses_invalid_paths() {
         for path in ["", "a", "a/b", "//", "/a//b", "/a//", "/./a", "/a/..", "/a\0b", "/a\n"] {
             assert!(Key::parse(path).is_err(), "{path:?}");
         }
@@ -433,14 +434,14 @@ mod tests {
     }
 
     #[test]
-    fn unescape_refuses_what_escape_never_writes() {
+    fn unescape_refuses_segments_that_escape_never_writes() {
         for foreign in ["50%", "%2f", "%41", "_etcd-typed", ".", "..", "%zz", "%2", "a%", "%+1", "x%5F", "%5f"] {
             assert_eq!(unescape(foreign), None, "{foreign:?}");
         }
     }
 
     #[test]
-    fn leading_underscore_has_plain_and_escaped_form() {
+    fn leading_underscore_is_read_plain_or_escaped() {
         for (value, own, older) in [("_x", "_x", "%5Fx"), ("_", "_", "%5F"), ("__%", "__%25", "%5F_%25")] {
             assert_eq!(escape(value), own);
             assert_eq!(with_escaped_underscores(own).as_deref(), Some(older));
@@ -467,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn namespace_is_any_text() {
+    fn namespace_may_be_any_text() {
         let path = Key::parse("/a/b").expect("a key");
         for (text, key) in [
             ("", "/a/b"),
@@ -492,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_appended_byte_for_byte() {
+    fn then_appends_text_byte_for_byte() {
         let namespace = Key::parse("/prod").expect("a key");
         for (name, prefix) in [("/a", "/prod/a/"), ("/a/", "/prod/a//"), ("a", "/proda/"), ("/", "/prod//"), (" ", "/prod /")] {
             assert_eq!(namespace.then(name).prefix(), prefix);

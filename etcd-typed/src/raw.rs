@@ -1,22 +1,25 @@
-//! Plain operations on byte keys, with the guarantees of the typed layer, which uses the same calls.
+//! Untyped operations on byte keys. They use the same store calls as the typed layer, and give the
+//! same guarantees.
 //!
-//! [`Client::raw`](crate::Client::raw) is for keys that are no paths (`dms.rpc/7587`, binary keys,
-//! `//` within a key), and for layers that have their own format: the key-value backend of a
+//! Use [`Client::raw`](crate::Client::raw) for keys that are not paths (`dms.rpc/7587`, binary
+//! keys, `//` within a key), and for layers with their own format: the key-value backend of a
 //! database, a queue, a migration. For values with a type, use the handles of
 //! [`Client`](crate::Client).
 //!
-//! - A key is any bytes except none at all. The [namespace](crate::ClientBuilder::namespace) of the
-//!   client precedes every key, byte for byte, and is removed from the keys of answers.
-//! - A read is repeated on another endpoint after a failure. A write is repeated only when it cannot
-//!   have been applied, so it is applied at most once;
-//!   [`may_have_applied`](crate::Error::may_have_applied) tells whether the outcome of a failed
+//! - A key is one or more bytes of any value. The client puts its
+//!   [namespace](crate::ClientBuilder::namespace) before every key, byte for byte, and removes it
+//!   from the keys in answers.
+//! - A read is repeated on another endpoint after a failure. A write is repeated only when it
+//!   cannot have been applied, so it is applied at most once;
+//!   [`may_have_applied`](crate::Error::may_have_applied) says whether the outcome of a failed
 //!   write is unknown.
-//! - Reads of single keys share requests when many run at once. [`stale_reads`](crate::Client::stale_reads)
-//!   applies.
+//! - Reads of single keys share requests when many run at once.
+//!   [`stale_reads`](crate::Client::stale_reads) also applies to these reads.
 //! - Writes accept guards of locks and elections (`guarded_by`).
-//! - A watch resumes by itself, without a gap, and reports lost history as a difference.
+//! - A watch resumes by itself, without a gap. If the server has lost history, the watch reports
+//!   the difference between the last known state and the current one.
 //!
-//! v2 has no byte keys and no ranges: every call returns `Unsupported` there, before anything is
+//! v2 has no byte keys and no ranges: on v2 every call returns `Unsupported`, before anything is
 //! sent.
 //!
 //! ```
@@ -42,11 +45,11 @@
 //!
 //! # Errors
 //!
-//! Every call may return `Unavailable`, `Timeout`, `Unauthenticated`, `PermissionDenied` or `Server`.
-//! `InvalidKey` for the empty key, `Invalid` for a range whose end is not after its start, and
-//! `Unsupported` on v2: nothing was sent. A write may return `TooLarge`, `NoSpace`, `LeaseLost` for a
-//! lease that does not exist, and `GuardLost`: nothing was written. Each method lists its additional
-//! errors.
+//! Every call may return `Unavailable`, `Timeout`, `Unauthenticated`, `PermissionDenied` or
+//! `Server`. A call returns `InvalidKey` for the empty key, `Invalid` for a range whose end is not
+//! after its start, and `Unsupported` on v2; in these cases nothing was sent. A write may return
+//! `TooLarge`, `NoSpace`, `LeaseLost` for a lease that does not exist, and `GuardLost`; in these
+//! cases nothing was written. Each method lists its additional errors.
 //!
 //! # Cancel safety
 //!
@@ -76,11 +79,11 @@ use crate::revision::{LeaseId, Revision};
 use crate::store::{BoxFuture, Op, Range, Span, Txn};
 use crate::telemetry::Operation;
 
-/// The name of byte keys in metrics and events.
+/// The label for byte keys in metrics and events.
 const PATTERN: &str = "raw";
 
-/// Plain operations on the byte keys of a client; created by
-/// [`Client::raw`](crate::Client::raw). The [module page](self) has the rules for all methods.
+/// Untyped operations on byte keys, created by [`Client::raw`](crate::Client::raw). The [module
+/// page](self) has the rules for all methods.
 #[derive(Clone, Debug)]
 pub struct Raw {
     context: SharedContext,
@@ -92,7 +95,7 @@ impl Raw {
         Self { context, namespace }
     }
 
-    /// Reads one key. Returns `None` if it does not exist.
+    /// Reads one key. Returns `None` if the key does not exist.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<KeyValue>> {
         let span = stored(&self.namespace, key.as_ref()).map(Span::Key);
         let mut page = RawRange { range: span.map(|span| self.now(span)), op: "get", raw: self.clone() }.await?;
@@ -103,15 +106,15 @@ impl Raw {
     ///
     /// # Errors
     ///
-    /// `HistoryLost` if the requested revision is compacted, or has not been reached. `Invalid` for a
-    /// limit of zero.
+    /// `HistoryLost` if the requested revision is compacted, or if the store has not reached it.
+    /// `Invalid` for a limit of zero.
     pub fn range(&self, keys: impl Into<Keys>) -> RawRange {
         let span = keys.into().within(&self.namespace);
         RawRange { range: span.map(|span| self.now(span)), op: "range", raw: self.clone() }
     }
 
-    /// Writes a value. Without [`lease`](RawPut::lease) or [`ttl`](RawPut::ttl) the key never expires
-    /// afterwards, whatever it was attached to.
+    /// Writes a value. Without [`lease`](RawPut::lease) or [`ttl`](RawPut::ttl) the key never
+    /// expires afterwards, even if it was attached to a lease before.
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> RawPut {
         let op = stored(&self.namespace, key.as_ref()).map(|key| Op::put(&key, value.into()));
         RawPut { raw: self.clone(), op }
@@ -129,13 +132,13 @@ impl Raw {
         RawDelete { raw: self.clone(), span, previous: false, op: "delete_range" }
     }
 
-    /// Starts a transaction: conditions, and operations that are performed if all conditions hold, or
-    /// if one fails.
+    /// Starts a transaction: conditions, operations that are performed if all conditions hold, and
+    /// operations that are performed otherwise.
     pub fn transaction(&self) -> RawTransaction {
         RawTransaction::new(self.clone())
     }
 
-    /// Watches the changes of the keys of a range from now on.
+    /// Watches the keys of a range from now on.
     pub fn watch(&self, keys: impl Into<Keys>) -> RawWatching {
         RawWatching::new(self.clone(), keys.into().within(&self.namespace))
     }
@@ -148,7 +151,7 @@ impl Raw {
         Outside::of(&self.namespace)
     }
 
-    /// Refuses every call on a store without byte keys.
+    /// Returns an error if the store has no byte keys.
     fn check(&self) -> Result<()> {
         let capabilities = self.context.store.capabilities();
         if capabilities.transactions && capabilities.past_revisions && !capabilities.directories {
@@ -158,7 +161,7 @@ impl Raw {
         Err(Error::new(ErrorKind::Unsupported, message))
     }
 
-    /// Sends a transaction. The keys in the answer are without the namespace.
+    /// Sends a transaction, and removes the namespace from the keys in the answer.
     async fn commit(&self, txn: Txn) -> Result<Committed> {
         self.check()?;
         let outside = self.outside();
@@ -185,7 +188,7 @@ pub struct RawPage {
     pub revision: Revision,
     /// The keys that were found.
     pub kvs: Vec<KeyValue>,
-    /// Whether the range has more keys than the limit.
+    /// True if the range has more keys than the limit.
     pub more: bool,
 }
 
@@ -207,9 +210,9 @@ impl RawRange {
         self
     }
 
-    /// Returns at most this many keys, at least one. Without a limit all keys are read, in as many
-    /// requests as necessary, at one revision. To read the next page, start the range after the last
-    /// key, at the same [revision](Self::at).
+    /// Limits the number of keys; the limit must be at least one. Without a limit, all keys are
+    /// read at one revision, in as many requests as necessary. To read the next page, start the
+    /// range after the last key, at the same [revision](Self::at).
     pub fn limit(self, keys: usize) -> Self {
         self.with(|range| range.limit = Some(keys))
     }
@@ -226,8 +229,8 @@ impl RawRange {
         self.with(|range| range.revision = Some(revision))
     }
 
-    /// Leaves out the values. The answer may lack the leases too, since a server of 3.7 and later
-    /// does not know them without the values.
+    /// Leaves out the values. The answer may also lack the leases: etcd 3.7 and later do not read
+    /// the leases without the values.
     pub fn keys_only(self) -> Self {
         self.with(|range| range.keys_only = true)
     }
@@ -300,12 +303,12 @@ impl RawPut {
         self.with(|expiry, _| *expiry = Expiry::With(lease.into()))
     }
 
-    /// Lets the key expire after this time; see [`Expiry::After`] for what it costs.
+    /// Lets the key expire after this time; see [`Expiry::After`] for the cost.
     pub fn ttl(self, ttl: Duration) -> Self {
         self.with(|expiry, _| *expiry = Expiry::After(ttl))
     }
 
-    /// Also returns the previous value.
+    /// Makes the write also return the previous value.
     pub fn previous(self) -> Self {
         self.with(|_, previous| *previous = true)
     }
@@ -344,9 +347,9 @@ impl fmt::Debug for RawPut {
 /// The answer to a [`RawDelete`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawDeleted {
-    /// The revision of the deletion. If no key existed, the revision of the store.
+    /// The revision of the deletion, or of the store if no key existed.
     pub revision: Revision,
-    /// How many keys were deleted.
+    /// The number of deleted keys.
     pub deleted: u64,
     /// The deleted values, if they were requested, in byte order of their keys.
     pub previous: Vec<KeyValue>,
@@ -363,15 +366,15 @@ pub struct RawDelete {
 }
 
 impl RawDelete {
-    /// Also returns the deleted values.
+    /// Makes the deletion also return the deleted values.
     pub fn previous(mut self) -> Self {
         self.previous = true;
         self
     }
 
     /// Applies the deletion only while this guard is held; see
-    /// [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by). If the range contains the key of
-    /// the guard, the deletion ends the guard.
+    /// [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by). If the range contains the guard's
+    /// own key, the deletion ends the guard.
     pub fn guarded_by(mut self, guard: &Guard) -> Self {
         self.raw.context = self.raw.context.guarded_by(guard);
         self

@@ -1,6 +1,6 @@
 //! The retry and backoff policy that all modules share. It decides how long to wait and how often
-//! to retry. Whether a request may be retried at all is decided where its error is mapped, in each
-//! store. [`OptimisticRetry`] controls loops that read, decide and write.
+//! to retry. Each store decides whether a request may be retried at all, where it maps the
+//! request's error. [`OptimisticRetry`] controls loops that read, decide and write.
 
 use std::cell::OnceCell;
 use std::future::Future;
@@ -14,16 +14,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::runtime;
 
 tokio::task_local! {
-    /// The call that the current future is part of.
+    /// The call of which the current future is a part.
     static CALL: Call;
 }
 
 /// A call that may send several requests.
 pub(crate) struct Call {
     call_timeout: Duration,
-    /// When the enclosing call ends.
+    /// The deadline of the enclosing call, if there is one.
     outer: Option<Instant>,
-    /// When this call ends. Unset before its first request.
+    /// The deadline of this call. Unset before its first request.
     ends: OnceCell<Instant>,
 }
 
@@ -33,8 +33,8 @@ impl Call {
     }
 }
 
-/// How often calls are retried, and how long they may take. The defaults suit a cluster in one data
-/// centre.
+/// Says how often calls are retried, and how long they may take. The defaults suit a cluster in one
+/// data centre.
 ///
 /// Durations above 30 years count as 30 years, so [`Duration::MAX`] means "no limit". A zero
 /// `call_timeout` or `read_attempt_timeout` is refused with `Invalid`, because no call could
@@ -42,8 +42,8 @@ impl Call {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
-    /// How long one call may take, including all its requests and attempts. An open stream also
-    /// retries for this long while the server refuses it. Default: 10 s.
+    /// The longest time that one call may take, including all its requests and attempts. While the
+    /// server refuses an open stream, the stream also keeps trying for this long. Default: 10 s.
     ///
     /// If the number of steps in a call depends on the data (a write with `.non_atomic()`, or a
     /// listing that is read in pages), the limit applies to each step. The limit does not apply to
@@ -59,10 +59,10 @@ pub struct RetryPolicy {
     pub first_delay: Duration,
     /// The longest delay between two attempts. Default: 2 s. Less than 1 ms counts as 1 ms.
     pub max_delay: Duration,
-    /// How many attempts `modify`, `update` and a struct's `set` make after a conflict. Each
-    /// attempt starts from a value that was just read or that the conflict returned. After every
-    /// fourth attempt they wait, with jitter. No wait ends later than `call_timeout` after the
-    /// first conflict. Default: 32.
+    /// The number of attempts that `modify`, `update` and a struct's `set` make after the first
+    /// conflict. Each attempt starts from a value that was just read or that the conflict returned.
+    /// These methods wait before every fourth of these attempts, with jitter. No wait ends later
+    /// than `call_timeout` after the first conflict. Default: 32.
     pub conflict_budget: u32,
 }
 
@@ -124,7 +124,7 @@ impl RetryPolicy {
         self
     }
 
-    /// The delays between the attempts of one call, or between attempts to reconnect.
+    /// Returns the delays between the attempts of one call, or between attempts to reconnect.
     #[must_use]
     pub fn backoff(&self) -> Backoff {
         let [first, max] = [self.first_delay, self.max_delay].map(|delay| delay.clamp(SHORTEST_DELAY, FAR));
@@ -147,13 +147,13 @@ impl RetryPolicy {
         })
     }
 
-    /// When a request that is sent now gives up: after [`call_timeout`](Self::call_timeout), or
-    /// sooner if the request is part of [one call](Self::one_call).
+    /// Returns the deadline of a request that is sent now: [`call_timeout`](Self::call_timeout)
+    /// from now, or earlier if the request is part of [one call](Self::one_call).
     pub(crate) fn deadline(&self) -> Instant {
         earlier(call_ends(), after(self.call_timeout))
     }
 
-    /// Runs a call that sends several requests. They share one
+    /// Runs a call that sends several requests. The requests share one
     /// [`call_timeout`](Self::call_timeout), which starts with the first request.
     ///
     /// The limit does not apply to requests that another task sends for the call.
@@ -164,7 +164,7 @@ impl RetryPolicy {
     }
 }
 
-/// Returns the time of a timeout option, limited to [`FAR`].
+/// Checks a timeout option and limits it to [`FAR`].
 ///
 /// # Errors
 ///
@@ -176,21 +176,21 @@ pub(crate) fn limit(option: &str, time: Duration) -> Result<Duration> {
     Ok(time.min(FAR))
 }
 
-/// A call that sends several requests; from [`RetryPolicy::one_call`].
+/// The future of a call that sends several requests, from [`RetryPolicy::one_call`].
 pub(crate) type OneCall<F> = TaskLocalFuture<Call, F>;
 
-/// Runs a part of a call that must end at `ends` at the latest.
+/// Runs a part of a call, with `ends` as its latest deadline.
 pub(crate) fn until<F: Future>(ends: Instant, part: F) -> OneCall<F> {
     let ends = earlier(call_ends(), ends);
     CALL.scope(Call { call_timeout: Duration::ZERO, outer: None, ends: OnceCell::from(ends) }, part)
 }
 
-/// Returns the answer to a write that is part of a call which ends at `ends`.
+/// Waits for the answer to a write, at most until `ends`.
 ///
 /// # Errors
 ///
 /// The errors of the write. `Timeout` with an unknown outcome, if a store ignores the remaining
-/// time. `Unsupported` outside of a runtime, since timers need one.
+/// time. `Unsupported` outside of a runtime, since timers need a runtime.
 pub(crate) async fn answer_until<T>(ends: Instant, write: impl Future<Output = Result<T>>) -> Result<T> {
     if !runtime::is_here() {
         return Err(Error::without_runtime());
@@ -201,7 +201,8 @@ pub(crate) async fn answer_until<T>(ends: Instant, write: impl Future<Output = R
     timeout_at(ends, until(ends, write)).await.map_err(late)?
 }
 
-/// When the call ends that the current future is part of. `None` outside of a call.
+/// Returns the deadline of the call of which the current future is a part. `None` outside of a
+/// call.
 pub(crate) fn call_ends() -> Option<Instant> {
     CALL.try_with(Call::ends).ok()
 }
@@ -210,13 +211,14 @@ fn earlier(outer: Option<Instant>, ends: Instant) -> Instant {
     outer.map_or(ends, |outer| outer.min(ends))
 }
 
-/// The instant after this duration from now, at most 30 years away.
+/// Returns the instant that is this duration from now, at most 30 years away.
 fn after(time: Duration) -> Instant {
     Instant::now() + time.min(FAR)
 }
 
-/// A series of delays that doubles up to a limit. Each delay is drawn from the upper half of its
-/// step, so that many clients that were disconnected together do not reconnect together.
+/// A series of delays that double up to a limit. Each delay is a random time between half of its
+/// step and the full step, so that many clients that were disconnected together do not reconnect
+/// together.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -232,12 +234,12 @@ impl Backoff {
         step.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
-    /// The longest delay of this series.
+    /// Returns the longest delay of this series.
     pub(crate) fn longest(&self) -> Duration {
         self.max
     }
 
-    /// Starts again with the shortest delay, after a success.
+    /// Resets the series to the shortest delay, after a success.
     pub fn reset(&mut self) {
         self.next = self.first;
     }
@@ -245,10 +247,10 @@ impl Backoff {
 
 /// The attempts of one read-modify-write.
 ///
-/// A conflict returns the value that won. The next attempt uses that value at once, since no value
-/// is fresher. A delay would only make it stale, and against a steady writer each longer delay
-/// would reduce the chance of success. Delays help when many callers compete. After a delay the
-/// value is read again.
+/// A conflict returns the current value. The next attempt uses that value at once, since no value
+/// is fresher. A delay would only make it stale, and if another client writes steadily, a longer
+/// delay would reduce the chance of success. Delays help when many callers compete. After a delay
+/// the value is read again.
 #[derive(Debug)]
 pub(crate) struct OptimisticRetry {
     backoff: Backoff,
@@ -256,23 +258,24 @@ pub(crate) struct OptimisticRetry {
     left: u32,
     /// The number of attempts left before the next delay.
     at_once: u32,
-    /// No delay ends later than this. Set at the first conflict.
+    /// The time at which every delay must have ended. Set at the first conflict.
     deadline: Option<Instant>,
     call_timeout: Duration,
 }
 
-/// What the caller does after a conflict.
+/// The caller's next action after a conflict.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum AfterConflict<T> {
     /// Try again with this fresh value.
     Retry(T),
-    /// Give up: the budget or the time is used up. Contains the value that the last conflict
+    /// Give up, since no attempt or no time is left. Contains the value that the last conflict
     /// returned.
     GiveUp(Option<T>),
 }
 
 impl OptimisticRetry {
-    /// The number of further attempts after each read that use the values that conflicts returned.
+    /// The number of attempts after each read that use a value from a conflict instead of a new
+    /// read.
     const AT_ONCE: u32 = 3;
 
     pub(crate) fn new(retry: &RetryPolicy) -> Self {
@@ -286,8 +289,8 @@ impl OptimisticRetry {
         Self { left: u32::MAX, ..Self::new(retry) }
     }
 
-    /// Returns the value for the next attempt: the one that the conflict returned, or a new one
-    /// from `read`.
+    /// Returns the value for the next attempt: `shown`, the value that the conflict returned, or a
+    /// new value from `read`.
     ///
     /// # Errors
     ///
@@ -327,8 +330,8 @@ mod tests {
 
     use super::*;
 
-    /// Runs an operation that always conflicts. Returns the value and the time of each attempt, and
-    /// the value that the last conflict returned.
+    /// Simulates an operation whose attempts all conflict. Returns the value and the time of each
+    /// attempt, and the value that the last conflict returned.
     async fn contended(policy: &RetryPolicy, shown: Option<&'static str>) -> (Vec<(&'static str, Duration)>, Option<&'static str>) {
         let (start, mut retry, mut attempts) = (Instant::now(), OptimisticRetry::new(policy), Vec::new());
         loop {
@@ -354,7 +357,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn retry_reads_if_conflict_shows_no_value() {
+    async fn retry_reads_if_conflict_returns_no_value() {
         let (attempts, last) = contended(&RetryPolicy::default(), None).await;
         assert_eq!((attempts.len(), last), (32, None));
         assert!(attempts.iter().all(|(value, _)| *value == "read"));
@@ -362,7 +365,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn attempts_stop_at_call_deadline() {
+    async fn attempts_end_at_call_deadline() {
         let policy = RetryPolicy { conflict_budget: 10_000, ..RetryPolicy::default() };
         let (attempts, _) = contended(&policy, Some("shown")).await;
         let last = attempts.last().unwrap().1;
@@ -371,7 +374,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn retry_uses_value_shown_by_conflict() {
+    async fn retry_uses_value_that_conflict_returned() {
         let (mut retry, polled) = (OptimisticRetry::new(&RetryPolicy::default()), Cell::new(false));
         let read = async {
             polled.set(true);

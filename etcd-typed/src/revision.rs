@@ -1,4 +1,4 @@
-//! The two numbers that a store assigns: `Revision` and `LeaseId`.
+//! `Revision` identifies a state in a store's history, and `LeaseId` a lease.
 
 use std::fmt;
 use std::num::ParseIntError;
@@ -6,11 +6,12 @@ use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
-/// A point in a store's history. Every committed transaction that changes something gets a
-/// revision, larger than all earlier ones.
+/// A point in a store's history. Every transaction that changes a key gets a new revision, which is
+/// larger than all earlier revisions.
 ///
 /// On etcd v3 and in memory this is the `revision` of the response header and the `mod_revision` of
-/// a key. On v2 it is the `X-Etcd-Index` and the `modifiedIndex`. Zero is before all changes.
+/// a key. On v2 it is the `X-Etcd-Index` and the `modifiedIndex`. Revision zero comes before all
+/// changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Revision(u64);
@@ -25,19 +26,19 @@ impl Revision {
         Self(number)
     }
 
-    /// The revision as a number.
+    /// Returns the revision as a number.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// The revision after this one.
+    /// Returns the revision after this one.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
 
-    /// The revision before this one. For zero it returns zero.
+    /// Returns the revision before this one, or zero for zero.
     #[must_use]
     pub const fn previous(self) -> Self {
         Self(self.0.saturating_sub(1))
@@ -67,37 +68,38 @@ impl FromStr for Revision {
 
 /// The id of a lease. Keys attached to a lease are deleted when it ends.
 ///
-/// `Display` prints it in hexadecimal, as etcd's own tools do. `FromStr` parses this text, and
-/// `Serialize` returns it. The ids of this library, and those
-/// that a server chooses, are positive. etcd also accepts a negative id from a client; here its
-/// number is the two's complement.
+/// `Display` prints the id in hexadecimal, as etcd's own tools do. `FromStr` and `Serialize` use
+/// the same text. This library and etcd servers choose only positive ids. etcd also accepts a
+/// negative id from a client; `get` returns the two's complement of such an id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeaseId(u64);
 
 impl LeaseId {
-    /// Creates a lease id from a number. `None` for zero and for numbers above `i64::MAX`.
+    /// Creates a lease id from a number. Returns `None` for zero and for numbers above `i64::MAX`.
     #[must_use]
     pub const fn new(number: u64) -> Option<Self> {
         if number == 0 || number > i64::MAX as u64 { None } else { Some(Self(number)) }
     }
 
-    /// Creates a new random id. A grant with an id chosen by the client can be repeated safely,
-    /// because the second attempt cannot create a second lease.
+    /// Creates a random id. If the client chooses the id, it can safely repeat the request that
+    /// grants the lease, because the second attempt cannot create a second lease.
     #[must_use]
     pub fn random() -> Self {
-        // A generator in process memory is copied by a fork or by cloning a virtual machine. Two
-        // processes would then draw the same ids, and each would own the leases of the other. Every
-        // supported system has a generator.
+        // Use the operating system's generator: a fork, or a clone of a virtual machine, copies a
+        // generator in process memory. Two processes would then draw the same ids, and each would
+        // own the leases of the other. The fallback is never used, since every supported system has
+        // a generator.
         let drawn = getrandom::u64().unwrap_or_else(|_| fastrand::u64(..));
         Self((drawn >> 1).max(1))
     }
 
-    /// The lease with this number in the wire format. `None` for zero, which means no lease.
+    /// Creates a lease id from its number in etcd's messages. Returns `None` for zero, which means
+    /// no lease.
     pub(crate) const fn from_signed(number: i64) -> Option<Self> {
         if number == 0 { None } else { Some(Self(number.cast_unsigned())) }
     }
 
-    /// The id as a number.
+    /// Returns the id as a number.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
@@ -149,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_parsed_as_printed() {
+    fn printed_revisions_and_lease_ids_parse_back() {
         for number in [0, 1, 17, u64::MAX] {
             assert_eq!(Revision::new(number).to_string().parse(), Ok(Revision::new(number)));
         }

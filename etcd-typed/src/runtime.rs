@@ -1,10 +1,10 @@
-//! Several runtimes for one client. A client's task does not end with the runtime that it was
-//! started on. [`Runtimes`] records the runtimes on which the client is used, and a [`Task`]
-//! continues on another one of them. [`PerRuntime`] holds what cannot move, such as connections:
-//! each runtime has its own.
+//! Lets one client be used on several tokio runtimes. When the runtime that runs a [`Task`] ends,
+//! the task continues on another runtime. [`Runtimes`] records the runtimes on which the client is
+//! used. [`PerRuntime`] holds a separate value for each runtime, for things that cannot move, such
+//! as connections.
 //!
-//! A task moves without changes to its future, so nothing that the future waits for may be bound to
-//! a runtime. Timers use [`sleep`] and [`sleep_until`] in this module. Calls to a store use
+//! Moving a task does not change its future, so the future must not wait for anything that is bound
+//! to a runtime. Timers use [`sleep`] and [`sleep_until`] in this module. Calls to a store use
 //! [`roaming`](crate::store::roaming), which ends a call that began on another runtime.
 
 #[cfg(any(test, feature = "v2", feature = "v3"))]
@@ -25,31 +25,31 @@ pub(crate) use self::task::{Patience, Task};
 use self::task::{Prepared, Seat};
 pub(crate) use self::time::{elapsed, now, sleep, sleep_until};
 
-/// The runtime that polls the caller. `None` outside of a runtime.
+/// Returns the id of the current runtime. `None` outside of a runtime.
 pub(crate) fn current() -> Option<Id> {
     Handle::try_current().ok().map(|handle| handle.id())
 }
 
-/// Whether a runtime polls the caller. Outside of one there are no timers, and tokio's timers
-/// panic.
+/// Whether the caller runs within a runtime. Outside of a runtime, tokio's timers panic.
 pub(crate) fn is_here() -> bool {
-    // Nearly every caller is a task. To ask for the task changes no counter that threads share.
+    // Nearly every caller is a task. Unlike `current`, `try_id` changes no counter that threads
+    // share.
     tokio::task::try_id().is_some() || current().is_some()
 }
 
 thread_local! {
-    /// The registry and the runtime that this thread has noted last, so that noting them again
-    /// costs one comparison.
+    /// The `Runtimes` and the runtime of this thread's latest call of `note`. A repeated call with
+    /// the same two then costs one comparison.
     static NOTED: Cell<Option<(u64, Id)>> = const { Cell::new(None) };
 }
 
 static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
 
-/// How many registries have a task that waits, which is nearly always none.
+/// The number of `Runtimes` of this process that have a waiting task. Nearly always zero.
 static REGISTRIES_WITH_WAITING_TASKS: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether any task of the process waits for a runtime. A read of a live view looks at this before
-/// it looks at its own registry, which saves two loads.
+/// Whether any task of the process waits for a runtime. A read of a live view calls this function
+/// before it looks at the `Runtimes` of its client, which saves two loads.
 #[inline]
 pub(crate) fn some_task_waits() -> bool {
     REGISTRIES_WITH_WAITING_TASKS.load(Ordering::Relaxed) != 0
@@ -57,9 +57,9 @@ pub(crate) fn some_task_waits() -> bool {
 
 /// The runtimes on which one client is used, and the tasks that wait for a runtime.
 pub(crate) struct Runtimes {
-    /// Distinguishes the registries of a process.
+    /// A number that no other `Runtimes` of this process has.
     number: u64,
-    /// Whether a task waits for a runtime.
+    /// True while a task waits for a runtime.
     waiting: AtomicBool,
     inner: Mutex<Inner>,
 }
@@ -67,8 +67,8 @@ pub(crate) struct Runtimes {
 #[derive(Default)]
 struct Inner {
     known: Vec<KnownRuntime>,
-    /// Tasks whose runtime has ended and that no other runtime has polled yet. Some of them may
-    /// have started elsewhere since.
+    /// Tasks whose runtime has ended. A task stays in this list until the next `enter`, even if
+    /// another runtime has polled the task in the meantime.
     waiting: Vec<Arc<Seat>>,
 }
 
@@ -85,7 +85,7 @@ impl Runtimes {
     }
 
     /// Records that the client is used on the current runtime, if there is one. Tasks that wait for
-    /// a runtime continue there. Cheap if nothing is new.
+    /// a runtime continue on it. Cheap if the runtime is known and no task waits.
     pub(crate) fn note(self: &Arc<Self>) {
         let Ok(here) = Handle::try_current() else { return };
         let known = NOTED.get() == Some((self.number, here.id()));
@@ -94,7 +94,7 @@ impl Runtimes {
         }
     }
 
-    /// Like [`note`](Self::note), but does something only if a task waits for a runtime.
+    /// Calls [`note`](Self::note) if a task waits for a runtime.
     #[cold]
     pub(crate) fn note_if_waiting(self: &Arc<Self>) {
         if self.waiting.load(Ordering::Relaxed) {
@@ -123,8 +123,8 @@ impl Runtimes {
             (std::mem::take(&mut inner.waiting), others)
         };
         NOTED.set(Some((self.number, id)));
-        // The handles of ended runtimes would keep their timers and file descriptors. This check
-        // runs only when a new runtime appears.
+        // A handle keeps the timers and file descriptors of its runtime, even after the runtime has
+        // ended. This check runs only when a new runtime appears.
         for ended in others.iter().filter(|known| known.has_ended()) {
             self.forget(ended.id);
         }
@@ -135,8 +135,8 @@ impl Runtimes {
         }
     }
 
-    /// Starts a task on the current runtime. Outside of a runtime, on any runtime that uses the
-    /// client.
+    /// Starts a task on the current runtime. If the caller is outside of a runtime, the task starts
+    /// on any runtime that uses the client.
     pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) -> Task {
         let prepared = self.prepare();
         let handle = prepared.task();
@@ -144,21 +144,23 @@ impl Runtimes {
         handle
     }
 
-    /// Creates a task without its future, for a future that needs to know its task.
+    /// Creates a task that has no future yet. Use this if the future needs the handle of its own
+    /// task.
     pub(crate) fn prepare(self: &Arc<Self>) -> Prepared {
         Prepared::new(self)
     }
 
-    /// Offers a task without a runtime to all known runtimes, and to those that are noted later,
-    /// until one polls it. One offer is not enough: a runtime that is not driven accepts a task but
-    /// never polls it.
+    /// Offers a task that has lost its runtime to all known runtimes, and to those that are noted
+    /// later, until a runtime polls the task. One offer is not enough: a runtime that is not driven
+    /// accepts a task but never polls it.
     fn wait(&self, seat: &Arc<Seat>) {
         for known in self.list(seat.clone()) {
             seat.offer(&known.handle);
         }
     }
 
-    /// Keeps the task for runtimes that are noted later. Returns the known ones.
+    /// Adds the task to the waiting tasks, which each `enter` offers to its runtime. Returns the
+    /// known runtimes.
     fn list(&self, seat: Arc<Seat>) -> Vec<KnownRuntime> {
         let mut inner = self.inner();
         if !inner.waiting.iter().any(|other| Arc::ptr_eq(other, &seat)) {
@@ -186,7 +188,7 @@ impl fmt::Debug for Runtimes {
     }
 }
 
-/// A runtime, and a way to find out whether it still exists.
+/// A runtime, and a probe that finds out whether the runtime still exists.
 #[derive(Clone)]
 struct KnownRuntime {
     id: Id,
@@ -199,13 +201,12 @@ impl KnownRuntime {
         Self { id: handle.id(), handle, probe: Arc::default() }
     }
 
-    /// Whether the runtime refuses tasks. A runtime that has ended drops a new task before `spawn`
+    /// Whether the runtime has ended. A runtime that has ended drops a new task before `spawn`
     /// returns.
     fn has_ended(&self) -> bool {
         let mut sent = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
         if sent.strong_count() > 0 {
-            // The last probe is still in the queue of the runtime. So the runtime exists, and needs
-            // no second probe.
+            // The last probe is still in the runtime's queue, so the runtime exists.
             return false;
         }
         let dropped = Arc::new(AtomicBool::new(false));
@@ -216,7 +217,7 @@ impl KnownRuntime {
     }
 }
 
-/// A probe, which reports if it is dropped before it has run.
+/// A task that reports whether it was dropped without having run.
 struct Probe {
     dropped: Arc<AtomicBool>,
     ran: bool,

@@ -5,9 +5,9 @@
 //!
 //! The feature `metrics` sends the metrics through the facade crate
 //! [`metrics`](https://docs.rs/metrics) to the recorder that the program installs. Install the
-//! recorder before the first client is created, then call `describe`, so that it has the units and
-//! descriptions. Without the feature that crate is not compiled. [`METRICS`] is the same list for
-//! tools.
+//! recorder before the first client is created, then call `describe`, which gives the recorder the
+//! units and descriptions. Without the feature, the crate `metrics` is not compiled. [`METRICS`] is
+//! the list below, for tools.
 //!
 //! | name | type | labels | unit | meaning |
 //! |---|---|---|---|---|
@@ -41,30 +41,30 @@
 //! | `op` of a retry | on v3 the name of the remote call, which is the `grpc_method` of the server's own metrics (`Range`, `Txn`, `LeaseKeepAlive`, …); on v2 the HTTP method |
 //! | `op` of a conflict | the method of the handle: `modify`, `update`, `set`, `create`, `delete` |
 //! | `cause` of a retry or an interruption | the [`ErrorKind`] in snake case: `unavailable`, `timeout`, `permission_denied`, …; `lagged` for a watch whose reader was too slow |
-//! | `cause` of a resync | `history_lost`: compacted, or out of v2's window; `rewound`: the server came back with another history; `disproved`: the server had a change that the watch of a live view did not report |
+//! | `cause` of a resync | `history_lost`: the history was compacted, or is out of v2's window; `rewound`: the server came back with another history; `disproved`: the server had a change that the watch of a live view did not report |
 //! | `cause` of a lost lease | `gone`: the server does not know the lease; `expired`: its time passed without an answer; `not_kept_alive`: its runtime ended, and the client was not used on another one in time; `key_deleted`, `taken_over`, `unverified`: the key of its guard was deleted, belongs to another client, or could not be read for a whole time to live |
 //! | `cause` of a value that is put back | the causes of a lost lease, above |
 //! | `recipe` | `lock`, `election` |
 //!
-//! An interruption is counted when a working watch breaks, not for each attempt to resume it. Base
-//! an alert on live views on `etcd_typed_views_degraded`, which counts each view.
+//! An interruption is counted when a working watch breaks, not for each attempt to resume the
+//! watch. Base an alert on live views on `etcd_typed_views_degraded`, which counts each view.
 //! `etcd_typed_view_revision`, `etcd_typed_view_staleness_seconds` and
 //! `etcd_typed_view_proof_period_seconds` show the latest report of any view with the same pattern.
 //! A view is out of date when its staleness is several times its proof period. Dropping a view
-//! removes it from the counts. The three gauges keep their last values, since the facade cannot
-//! remove a gauge; they mean nothing while `etcd_typed_views` is zero. Base an alert on services
-//! that are missing from their registry on `etcd_typed_published_missing`.
+//! removes it from the counts. The facade cannot remove a gauge, so these three gauges keep their
+//! last values when no view is left. Ignore them while `etcd_typed_views` is zero. Base an alert on
+//! services that are missing from their registry on `etcd_typed_published_missing`.
 //!
-//! When a runtime ends and no other runtime takes over its tasks, these tasks can report nothing
-//! later. So at the runtime's end each of its views counts as degraded and each of its published
-//! values as missing, although the server keeps a value until its time to live has passed.
-//! `etcd_typed_leases_lost_total` counts a lease of such a runtime when the client or the guard is
-//! used again.
+//! When a runtime ends and no other runtime takes over its tasks, these tasks can no longer report
+//! anything. So when the runtime ends, each of its views counts as degraded and each of its
+//! published values as missing, although the server keeps a published value until its time to live
+//! has passed. `etcd_typed_leases_lost_total` counts a lease of such a runtime when the client or
+//! the guard is used again.
 //!
 //! # Spans and events
 //!
 //! `tracing` is always compiled in and costs next to nothing without a subscriber. Every typed
-//! operation is a span that contains the events of that operation. Watches, live views and leases
+//! operation opens a span, which contains the operation's events. Watches, live views and leases
 //! work in the background, outside of any span. To see everything, use the filter
 //! `etcd_typed=debug`.
 //!
@@ -78,41 +78,41 @@
 //! | `etcd_typed::call` | warn | `cluster replaced` | `store`, `former`, `cluster` | the endpoints agree that they belong to another cluster: it was restored or created anew, with another history |
 //! | `etcd_typed::call` | warn | `certificates not replaced` | `error` | a file with certificates or a key changed and cannot be used (damaged, unreadable, or a certificate without its key); new connections use the last usable ones. Reported once for each reason |
 //! | `etcd_typed::watch` | info | `interrupted` | `pattern`, `cause`, `error` | a working watch broke, and will be resumed |
-//! | `etcd_typed::watch` | info | `lagged` | `pattern` | the reader of a watch was too slow; the watch is resumed at once where it stopped, and nothing is lost |
+//! | `etcd_typed::watch` | info | `lagged` | `pattern` | the reader of a watch was too slow; the watch is resumed at once where it stopped, and no change is lost |
 //! | `etcd_typed::watch` | debug | `not resumed yet` | `pattern`, `resume`, `cause`, `error` | an attempt to resume a watch failed; `resume` is the revision up to which all changes were seen |
-//! | `etcd_typed::watch` | info | `resumed` | `pattern`, `interrupted` | the watch works again; `interrupted` is how long it did not |
+//! | `etcd_typed::watch` | info | `resumed` | `pattern`, `interrupted` | the watch works again; `interrupted` is the length of the interruption |
 //! | `etcd_typed::watch` | warn | `resynced` | `pattern`, `cause`, `revision`, `seen` | the history of a watch is gone: after `seen` it continues with the state at `revision` |
 //! | `etcd_typed::watch` | warn | `refused` | `pattern`, `cause`, `error` | a read or watch was refused for a reason that does not pass by itself (a revoked right, refused credentials or certificates); it is tried again: without limit by live views, published values and guards, and as documented by streams |
 //! | `etcd_typed::watch` | warn | `disproved` | `pattern` | the server has a change that the watch of live views did not report; the watch starts again from the current state |
-//! | `etcd_typed::watch` | warn | `progress told too early` | `pattern`, `revision`, `progress` | a change came after the server had reported that all changes were sent (etcd issue 15220); nothing is lost |
+//! | `etcd_typed::watch` | warn | `progress told too early` | `pattern`, `revision`, `progress` | a change came after the server had reported that all changes were sent (etcd issue 15220); no change is lost |
 //! | `etcd_typed::watch` | trace | `seen before` | `pattern`, `revision` | changes came a second time and were dropped |
 //! | `etcd_typed::view` | debug | `applied` | `pattern`, `revision` | a live view shows a new state |
 //! | `etcd_typed::view` | warn | `rejected` | `pattern`, `revision`, `problems` | the stored values do not decode or fail a validation; `problems` is the number of keys; the last good state stays |
-//! | `etcd_typed::view` | warn | `bad entries` | `pattern`, `revision`, `entries`, `problems` | entries of a live view [per entry](crate::Viewing::per_entry) became bad; `problems` names up to 20 of them, each with its key and reason; `entries` is the number of all bad entries. An entry is named once, until it is good or deleted |
+//! | `etcd_typed::view` | warn | `bad entries` | `pattern`, `revision`, `entries`, `problems` | entries of a live view [per entry](crate::Viewing::per_entry) became bad; `problems` lists up to 20 of them, each with its key and reason; `entries` is the number of all bad entries. An entry is listed again only after it was good or deleted |
 //! | `etcd_typed::view` | info | `recovered` | `pattern` | the view is no longer degraded |
 //! | `etcd_typed::view` | error | `callback panicked` | `pattern` | a function given to [`on_change`](crate::Live::on_change) panicked; it is called again for the next state |
-//! | `etcd_typed::view` | warn | `started from disk` | `pattern`, `revision`, `cause`, `error` | the server gave no state: a live view starts with the state of its file (feature `snapshot`) |
-//! | `etcd_typed::view` | warn | `not kept on disk` | `pattern`, `path`, `error` | the file of a live view does not hold its state: a write failed and will be repeated, or the file belongs to another view now (feature `snapshot`) |
+//! | `etcd_typed::view` | warn | `started from disk` | `pattern`, `revision`, `cause`, `error` | the server gave no state: a live view starts with the state from its file (feature `snapshot`) |
+//! | `etcd_typed::view` | warn | `not kept on disk` | `pattern`, `path`, `error` | a live view's file does not hold the view's state: a write failed and will be repeated, or the file now belongs to another view (feature `snapshot`) |
 //! | `etcd_typed::view` | warn | `unknown keys` | `pattern`, `keys` | the directory of a struct with `#[serde(deny_unknown_fields)]` has keys that are not in the schema; `keys` is their number. Reported once for each live view. [`check`](crate::Dir::check) lists them |
-//! | `etcd_typed::view` | debug | `not proved` | `pattern`, `cause`, `error` | the server's revision could not be read; the staleness grows |
+//! | `etcd_typed::view` | debug | `not proved` | `pattern`, `cause`, `error` | the server's revision could not be read, so the view is not proved current; its staleness grows |
 //! | `etcd_typed::lease` | warn | `not kept alive` | `lease`, `remaining`, `cause`, `error` | an attempt to renew a lease failed, and is repeated |
 //! | `etcd_typed::lease` | error | `lost` | `lease`, `cause` | a lease was lost while it was in use |
 //! | `etcd_typed::queue` | debug | `taken` | `recipe`, `waited` | a lock was acquired, or a leadership began; `waited` is how long it took |
 //! | `etcd_typed::queue` | warn | `not taken` | `recipe`, `cause`, `error` | a campaign failed; [`lead`](crate::Election::lead) tries again |
 //! | `etcd_typed::queue` | warn | `leadership lost` | `recipe`, `cause`, `error` | [`lead`](crate::Election::lead) lost the leadership, and campaigns again; `error` is the last refusal, if that is the reason |
-//! | `etcd_typed::queue` | warn | `keys outside the queue` | `recipe`, `queue` | below the name of a lock or an election are keys without a lease. This library does not wait for them; Go's `concurrency` and `etcdctl` do. Reported once for each client and name. [`NamedLock::strays`](crate::NamedLock::strays) and [`Election::strays`](crate::Election::strays) list them |
+//! | `etcd_typed::queue` | warn | `keys outside the queue` | `recipe`, `queue` | there are keys without a lease below the name of a lock or an election. This library does not wait for these keys; Go's `concurrency` and `etcdctl` do. Reported once for each client and name. [`NamedLock::strays`](crate::NamedLock::strays) and [`Election::strays`](crate::Election::strays) list them |
 //! | `etcd_typed::queue` | warn | `place lost` | `recipe` | a waiter's lease ended or its key was deleted; it starts again at the end of the queue |
 //! | `etcd_typed::publish` | warn | `missing` | `pattern`, `cause` | a published value is missing; it is put back |
 //! | `etcd_typed::publish` | debug | `not put` | `pattern`, `cause`, `error` | an attempt to put a value back, or to write a newer value, failed, and is repeated |
 //! | `etcd_typed::publish` | info | `put back` | `pattern`, `cause`, `missing` | a published value is back; `missing` is how long it was missing |
 //! | `etcd_typed::lease` | debug | `not revoked` | `lease`, `cause`, `error` | a lease that is no longer in use could not be revoked; it runs out |
 //!
-//! `pattern`, `store`, `op` and `cause` are those of the metrics. `error` is the message of the
-//! server or the connection, with the endpoint. No field contains a key or a value of the store,
-//! except `queue`, the name of a lock or an election with the client's namespace, and `problems` of
-//! `bad entries`, which has keys and reasons. A reason may quote the stored value, but never that of
-//! a secret. The [`Error`] of
-//! a call names the key; for a live view its [`status`](crate::Live::status) does.
+//! `pattern`, `store`, `op` and `cause` have the values of the labels above. `error` is the message
+//! of the server or the connection, with the endpoint. No field contains a key or a value of the
+//! store, except `queue`, the name of a lock or an election with the client's namespace, and
+//! `problems` of `bad entries`, which has keys and reasons. A reason may quote the stored value,
+//! but never the value of a secret. To find the key, look at the [`Error`] of the call or at the
+//! [`status`](crate::Live::status) of the live view.
 
 mod metrics;
 
@@ -137,11 +137,11 @@ use crate::error::{Error, ErrorKind, Problem};
 use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
 
-/// How many bad entries an event names.
+/// The largest number of bad entries that one event lists.
 const NAMED: usize = 20;
 
-/// Reports on a live view from its first state on. The gauges that count views are correct for any
-/// number of views with one pattern, and no longer count a view that was dropped.
+/// Reports on a live view from its first state on. Several views may have the same pattern: the
+/// gauges count each of them, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ViewTelemetry {
     pattern: Pattern,
@@ -158,28 +158,28 @@ impl ViewTelemetry {
         view
     }
 
-    /// The view shows a new state.
+    /// Reports that the view shows a new state.
     pub(crate) fn applied(&self, revision: Revision) {
         tracing::debug!(target: "etcd_typed::view", pattern = self.pattern, %revision, "applied");
         count(&VIEW_APPLIED, &[self.pattern]);
         self.progressed(revision);
     }
 
-    /// The view's state is also that of this later revision.
+    /// Reports that the view's state is still current at this later revision.
     pub(crate) fn progressed(&self, revision: Revision) {
         #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53; etcd at a million writes a second gets there in 285 years")]
         set(&VIEW_REVISION, &[self.pattern], revision.get() as f64);
     }
 
-    /// The view rejected the state of this revision, which has this many problems. Only the view's
-    /// status names them, since reasons may quote values.
+    /// Reports that the view rejected the state at this revision. `problems` is their number; only
+    /// the view's status lists them, since reasons may quote values.
     pub(crate) fn rejected(&self, revision: Revision, problems: usize) {
         tracing::warn!(target: "etcd_typed::view", pattern = self.pattern, %revision, problems, "rejected");
         count(&VIEW_REJECTED, &[self.pattern]);
     }
 
-    /// The bad entries of the view's newest state are those of `now`, instead of `known`. Names those
-    /// that were not bad before.
+    /// Reports the bad entries of the view's newest state. `known` lists those of the previous
+    /// state. The event lists only entries that have become bad.
     pub(crate) fn bad_entries(&self, revision: Revision, known: &[Problem], now: &[Problem], entries: usize) {
         let count = u32::try_from(entries).unwrap_or(u32::MAX);
         let before = std::mem::replace(&mut *self.bad_entries.lock().unwrap_or_else(PoisonError::into_inner), count);
@@ -199,14 +199,14 @@ impl ViewTelemetry {
         tracing::warn!(target: "etcd_typed::view", pattern = self.pattern, %revision, entries, %problems, "bad entries");
     }
 
-    /// A function that was called with the view's state panicked. Only the panic hook gets the
-    /// message, since it may quote values.
+    /// Reports that a function given to [`on_change`](crate::Live::on_change) panicked. Only the
+    /// panic hook gets the message, since it may quote values.
     pub(crate) fn callback_panicked(&self) {
         tracing::error!(target: "etcd_typed::view", pattern = self.pattern, "callback panicked");
     }
 
-    /// Updates whether the view is degraded. The closure runs under a lock, so that of two threads
-    /// that report at the same time the later one wins.
+    /// Updates whether the view is degraded. The closure runs under a lock: if two threads report
+    /// at the same time, the later answer counts.
     pub(crate) fn degraded(&self, is_degraded: impl FnOnce() -> bool) {
         let now = {
             let mut degraded = self.degraded.lock().unwrap_or_else(PoisonError::into_inner);
@@ -236,20 +236,20 @@ impl Drop for ViewTelemetry {
     }
 }
 
-/// Reports on a published value as long as its task or guard lives. The gauges are correct for any
-/// number of values with one pattern.
+/// Reports on a published value as long as its task or guard exists. The gauges count each of
+/// several values with the same pattern.
 #[derive(Debug)]
 pub(crate) struct PublishedTelemetry {
     pattern: Pattern,
     absence: Mutex<Absence>,
 }
 
-/// Why a published value counts as missing.
+/// The reasons why a published value counts as missing.
 #[derive(Debug, Default)]
 struct Absence {
-    /// The value was found missing.
+    /// True if the value was found missing on the server.
     is_missing: bool,
-    /// No runtime keeps the value.
+    /// True if no runtime runs the task that keeps the value published.
     is_stranded: bool,
 }
 
@@ -265,25 +265,25 @@ impl PublishedTelemetry {
         Self { pattern, absence: Mutex::default() }
     }
 
-    /// The value is missing.
+    /// Reports that the value is missing.
     pub(crate) fn missing(&self, cause: &'static str) {
         tracing::warn!(target: "etcd_typed::publish", pattern = self.pattern, cause, "missing");
         self.count(|absence| absence.is_missing = true);
     }
 
-    /// Updates whether no runtime keeps the value. The closure runs under a lock, so that of two
-    /// threads that report at the same time the later one wins.
+    /// Updates whether the value's task has no runtime. The closure runs under a lock: if two
+    /// threads report at the same time, the later answer counts.
     pub(crate) fn stranded(&self, is_stranded: impl FnOnce() -> bool) {
         self.count(|absence| absence.is_stranded = is_stranded());
     }
 
-    /// An attempt to put the value failed.
+    /// Reports that an attempt to put the value failed.
     pub(crate) fn not_put(&self, error: &Error) {
         let cause = cause(error.kind());
         tracing::debug!(target: "etcd_typed::publish", pattern = self.pattern, cause, error = words(error), "not put");
     }
 
-    /// The value is back after this time.
+    /// Reports that the value is back after it was missing for this time.
     pub(crate) fn put_back(&self, cause: &'static str, missing: Duration) {
         tracing::info!(target: "etcd_typed::publish", pattern = self.pattern, cause, ?missing, "put back");
         count(&PUT_BACK, &[self.pattern, cause]);
@@ -310,22 +310,22 @@ impl Drop for PublishedTelemetry {
     }
 }
 
-/// The time since the last proof that the views of a directory have all changes.
+/// Reports the time since the last proof that the views of a directory have all changes.
 ///
-/// `period`: the time until the next proof.
+/// `period` is the time until the next proof.
 pub(crate) fn view_staleness(pattern: Pattern, staleness: Duration, period: Duration) {
     set(&VIEW_STALENESS, &[pattern], staleness.as_secs_f64());
     set(&VIEW_PROOF_PERIOD, &[pattern], period.as_secs_f64());
 }
 
-/// The server's revision could not be read: the staleness of the views grows.
+/// Reports that the server's revision could not be read, so the staleness of the views grows.
 pub(crate) fn view_unproved(pattern: Pattern, error: &Error) {
     let cause = cause(error.kind());
     tracing::debug!(target: "etcd_typed::view", pattern, cause, error = words(error), "not proved");
 }
 
-/// A watch or read was refused, and is tried again. `first`: the watch worked until now, and its
-/// interruption is not counted elsewhere.
+/// Reports that a watch or read was refused and is tried again. `first` is true if the watch worked
+/// until now and its interruption was not counted yet.
 pub(crate) fn watch_refused(pattern: Pattern, error: &Error, first: bool) {
     let cause = cause(error.kind());
     tracing::warn!(target: "etcd_typed::watch", pattern, cause, error = words(error), "refused");
@@ -334,38 +334,38 @@ pub(crate) fn watch_refused(pattern: Pattern, error: &Error, first: bool) {
     }
 }
 
-/// A live view starts with the state of a file, which is of `revision`, since the server gave no
-/// state.
+/// Reports that a live view starts with the state from its file, since the server gave no state.
+/// `revision` is the revision of that state.
 #[cfg(feature = "snapshot")]
 pub(crate) fn view_from_disk(pattern: Pattern, revision: Revision, error: &Error) {
     let cause = cause(error.kind());
     tracing::warn!(target: "etcd_typed::view", pattern, %revision, cause, error = words(error), "started from disk");
 }
 
-/// A live view has seen keys that are not in its schema, which shall be reported.
+/// Reports that a live view has seen keys that are not in its schema.
 pub(crate) fn view_has_unknown_keys(pattern: Pattern, keys: usize) {
     tracing::warn!(target: "etcd_typed::view", pattern, keys, "unknown keys");
 }
 
-/// The file of a live view does not hold its state.
+/// Reports that a live view's file does not hold the view's state.
 #[cfg(feature = "snapshot")]
 pub(crate) fn view_not_kept(pattern: Pattern, path: &std::path::Path, error: &std::io::Error) {
     tracing::warn!(target: "etcd_typed::view", pattern, path = %path.display(), %error, "not kept on disk");
 }
 
-/// The server has a change that the watch of live views did not report, or another history. The
-/// watch starts again from the current state.
+/// Reports that the watch of live views missed a change, or that the server has another history.
+/// The watch starts again from the current state.
 pub(crate) fn watch_disproved(pattern: Pattern) {
     tracing::warn!(target: "etcd_typed::watch", pattern, "disproved");
     count(&RESYNCS, &[pattern, "disproved"]);
 }
 
-/// The label for a directory or a key in metrics and events. It is known at compile time, so there
-/// are few, and none contains a key that a user chose.
+/// The label for a directory or a key in metrics and events. Patterns are known at compile time, so
+/// there are few, and none contains a key that a user chose.
 pub(crate) type Pattern = &'static str;
 
-/// A request failed and is sent again. `op` is the name of the call, never an address, which may
-/// contain a key. `error` names the endpoint.
+/// Reports that a request failed and is sent again. `op` is the name of the call, never a URL,
+/// which may contain a key. `error` contains the endpoint.
 #[cfg(any(feature = "v2", feature = "v3"))]
 pub(crate) fn repeated(store: &'static str, op: &'static str, kind: ErrorKind, error: &str) {
     let cause = cause(kind);
@@ -373,27 +373,27 @@ pub(crate) fn repeated(store: &'static str, op: &'static str, kind: ErrorKind, e
     count(&RETRIES, &[store, op, cause]);
 }
 
-/// The server refused a login.
+/// Reports that the server refused a login.
 #[cfg(feature = "v3")]
 pub(crate) fn login_refused(store: &'static str, kind: ErrorKind, error: &str) {
     let cause = cause(kind);
     tracing::warn!(target: "etcd_typed::call", store, cause, error, "login refused");
 }
 
-/// The endpoints agree that they belong to another cluster than before.
+/// Reports that the endpoints agree that they belong to a different cluster than before.
 #[cfg(feature = "v3")]
 pub(crate) fn cluster_replaced(store: &'static str, former: u64, cluster: u64) {
     let (former, cluster) = (format_args!("{former:x}"), format_args!("{cluster:x}"));
     tracing::warn!(target: "etcd_typed::call", store, %former, %cluster, "cluster replaced");
 }
 
-/// The files with certificates changed and cannot be used.
+/// Reports that a certificate or key file changed and cannot be used.
 #[cfg(all(feature = "tls", any(feature = "v2", feature = "v3")))]
 pub(crate) fn certificates_not_replaced(error: &Error) {
     tracing::warn!(target: "etcd_typed::call", error = words(error), "certificates not replaced");
 }
 
-/// A typed operation: a method of a handle, and the handle's pattern.
+/// A typed operation, identified by the method and pattern of a handle.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Operation {
     op: &'static str,
@@ -405,7 +405,7 @@ impl Operation {
         Self { op, pattern }
     }
 
-    /// Runs the work of the operation in its span. Without a subscriber the cost is too small to
+    /// Runs the operation's work in its span. Without a subscriber the cost is too small to
     /// measure.
     #[inline]
     pub(crate) fn run<F: Future>(self, work: F) -> Instrumented<F> {
@@ -418,7 +418,8 @@ impl Operation {
         Ongoing(tracing::debug_span!(target: "etcd_typed::operation", "operation", op, pattern))
     }
 
-    /// Another client wrote first; the operation starts again as long as the policy allows.
+    /// Reports that another client wrote first. The operation starts again as long as the policy
+    /// allows.
     pub(crate) fn conflict(self) {
         let Self { op, pattern } = self;
         tracing::debug!(target: "etcd_typed::operation", op, pattern, "conflict");
@@ -436,110 +437,110 @@ impl Ongoing {
     }
 }
 
-/// A write succeeded, but the value that it replaced or deleted does not decode. The reason is left
-/// out, since it may quote the value.
+/// Reports that a write succeeded, but that the value that it replaced or deleted does not decode.
+/// The event leaves out the reason, which may quote the value.
 pub(crate) fn previous_undecodable(pattern: Pattern) {
     tracing::warn!(target: "etcd_typed::operation", pattern, "previous value undecodable");
 }
 
-/// A working watch broke, and will be resumed.
+/// Reports that a working watch broke, and will be resumed.
 pub(crate) fn watch_interrupted(pattern: Pattern, error: &Error) {
     let cause = cause(error.kind());
     tracing::info!(target: "etcd_typed::watch", pattern, cause, error = words(error), "interrupted");
     count(&WATCH_INTERRUPTIONS, &[pattern, cause]);
 }
 
-/// The reader of a watch was so slow that the store ended the watch. It is resumed at once, and
-/// nothing is lost.
+/// Reports that the reader of a watch was so slow that the store ended the watch. The watch is
+/// resumed at once, and no change is lost.
 pub(crate) fn watch_lagged(pattern: Pattern) {
     tracing::info!(target: "etcd_typed::watch", pattern, "lagged");
     count(&WATCH_INTERRUPTIONS, &[pattern, "lagged"]);
 }
 
-/// An attempt to resume a watch failed, the first or a later one.
+/// Reports that an attempt to resume a watch failed.
 pub(crate) fn watch_attempt_failed(pattern: Pattern, resume: Revision, error: &Error) {
     let cause = cause(error.kind());
     tracing::debug!(target: "etcd_typed::watch", pattern, %resume, cause, error = words(error), "not resumed yet");
 }
 
-/// A watch works again, from where it broke.
+/// Reports that a watch has resumed where it broke.
 pub(crate) fn watch_resumed(pattern: Pattern, interrupted: Duration) {
     tracing::info!(target: "etcd_typed::watch", pattern, ?interrupted, "resumed");
 }
 
-/// A watch starts again from the state at `revision`, since the changes after `seen` are not
-/// available.
+/// Reports that a watch starts again from the state at `revision`, since the changes after `seen`
+/// are not available.
 pub(crate) fn resynced(pattern: Pattern, cause: &'static str, revision: Revision, seen: Revision) {
     tracing::warn!(target: "etcd_typed::watch", pattern, cause, %revision, %seen, "resynced");
     count(&RESYNCS, &[pattern, cause]);
 }
 
-/// A batch was dropped because it was seen before: as the first one of a resumed watch, or because
-/// of etcd issue 15271.
+/// Reports that the watch dropped a batch that it had seen before. Such a batch comes first on a
+/// resumed watch, or is caused by etcd issue 15271.
 pub(crate) fn batch_dropped(pattern: Pattern, revision: Revision) {
     tracing::trace!(target: "etcd_typed::watch", pattern, %revision, "seen before");
 }
 
-/// A server reported that all changes up to `progress` were sent, and then sent an earlier change
-/// (etcd issue 15220).
+/// Reports that a server announced that all changes up to `progress` were sent, and then sent an
+/// earlier change (etcd issue 15220).
 pub(crate) fn progress_lied(pattern: Pattern, revision: Revision, progress: Revision) {
     tracing::warn!(target: "etcd_typed::watch", pattern, %revision, %progress, "progress told too early");
 }
 
-/// An attempt to renew a lease ended when the lease had this much time left.
+/// Reports the remaining time of a lease at the end of an attempt to renew it.
 pub(crate) fn lease_remaining(remaining: Duration) {
     observe(&LEASE_REMAINING, &[], remaining.as_secs_f64());
 }
 
-/// An attempt to renew a lease failed; it is repeated while the lease may exist.
+/// Reports that an attempt to renew a lease failed. It is repeated while the lease may still exist.
 pub(crate) fn lease_attempt_failed(lease: LeaseId, remaining: Duration, error: &Error) {
     let cause = cause(error.kind());
     tracing::warn!(target: "etcd_typed::lease", %lease, ?remaining, cause, error = words(error), "not kept alive");
 }
 
-/// A lease was lost while it was in use.
+/// Reports that a lease was lost while it was in use.
 pub(crate) fn lease_lost(lease: LeaseId, cause: &'static str) {
     tracing::error!(target: "etcd_typed::lease", %lease, cause, "lost");
     count(&LEASES_LOST, &[cause]);
 }
 
-/// A lease that is no longer in use could not be revoked; it runs out by itself.
+/// Reports that a lease that is no longer in use could not be revoked. The lease will expire.
 pub(crate) fn lease_not_revoked(lease: LeaseId, error: &Error) {
     let cause = cause(error.kind());
     tracing::debug!(target: "etcd_typed::lease", %lease, cause, error = words(error), "not revoked");
 }
 
-/// A lock was acquired, or a leadership began, after this time.
+/// Reports that a lock was acquired, or a leadership began, after a wait of this time.
 pub(crate) fn queue_front_reached(recipe: &'static str, waited: Duration) {
     tracing::debug!(target: "etcd_typed::queue", recipe, ?waited, "taken");
     observe(&LOCK_WAIT, &[recipe], waited.as_secs_f64());
 }
 
-/// A campaign failed; [`Election::lead`](crate::Election::lead) tries again.
+/// Reports that a campaign failed. [`Election::lead`](crate::Election::lead) tries again.
 pub(crate) fn campaign_failed(recipe: &'static str, error: &Error) {
     let cause = cause(error.kind());
     tracing::warn!(target: "etcd_typed::queue", recipe, cause, error = words(error), "not taken");
 }
 
-/// [`Election::lead`](crate::Election::lead) lost the leadership.
+/// Reports that [`Election::lead`](crate::Election::lead) lost the leadership.
 pub(crate) fn leadership_lost(recipe: &'static str, cause: Option<&'static str>, error: Option<&Error>) {
     let (cause, error) = (cause.unwrap_or("released"), error.map_or("", words));
     tracing::warn!(target: "etcd_typed::queue", recipe, cause, error, "leadership lost");
 }
 
-/// There are keys below the name of a queue that are not in the queue.
+/// Reports that there are keys below the name of a queue that are not in the queue.
 pub(crate) fn strays_found(recipe: &'static str, queue: &Key) {
     tracing::warn!(target: "etcd_typed::queue", recipe, %queue, "keys outside the queue");
 }
 
-/// A waiter lost its place in the queue.
+/// Reports that a waiter lost its place in the queue.
 pub(crate) fn place_lost(recipe: &'static str) {
     tracing::warn!(target: "etcd_typed::queue", recipe, "place lost");
     count(&PLACES_LOST, &[recipe]);
 }
 
-/// Returns the message of a server or a connection. For kinds of errors whose message names a key,
-/// returns an empty text.
+/// Returns the error's message if it comes from a server or a connection. For all other kinds,
+/// whose message may contain a key, returns an empty text.
 fn words(error: &Error) -> &str {
     match error.kind() {
         ErrorKind::HistoryLost
@@ -556,7 +557,7 @@ fn words(error: &Error) -> &str {
     }
 }
 
-/// The label for an error kind.
+/// Returns the label for an error kind.
 fn cause(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::NotFound => "not_found",

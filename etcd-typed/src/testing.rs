@@ -1,5 +1,5 @@
-//! Test tools: real etcd servers, a proxy that breaks connections, stores whose calls are hooked or
-//! counted, and the conformance suite for stores.
+//! Test tools: real etcd servers, a proxy that breaks connections, stores that intercept or count
+//! calls, and the conformance suite for stores.
 //!
 //! ```no_run
 //! // Compiled and not run: it needs an etcd, which a machine that only builds the docs may not have.
@@ -15,8 +15,8 @@
 //! # }
 //! ```
 //!
-//! A failure here fails the test: every function panics with the reason. A missing etcd program is
-//! also a failure, never a reason to skip.
+//! Every function of this module panics with the reason if it fails. A missing etcd program also
+//! fails the test; the test is never skipped.
 
 pub mod conformance;
 mod counting;

@@ -1,5 +1,6 @@
-//! `EtcdValue` converts one value to and from bytes. `Codec` does so for one field. The written
-//! form is what a person would type, and reading it returns an equal value.
+//! `EtcdValue` converts a type to and from bytes. `Codec` does so for one field, with the field's
+//! own rules. The stored form is the text that a person would type, and reading it returns an equal
+//! value.
 
 mod duration;
 mod json;
@@ -54,19 +55,19 @@ use crate::error::ProblemKind;
 /// |---|---|
 /// | `bool`, integers, `f32`, `f64`, `char`, IP and socket addresses, UUID | as `Display` writes it. A finite number that is too large for the type, such as `1e400`, is refused |
 /// | `String`, `PathBuf`, `Bytes`, `Vec<u8>` | unchanged. etcd v2 stores text only |
-/// | `Vec`, `BTreeSet`, `HashSet`, arrays and tuples of values | a JSON array: `["a","b"]`, `[80,443]`. Numbers, booleans and lists are JSON, all other elements are strings. A hash set is sorted |
+/// | `Vec`, `BTreeSet`, `HashSet`, arrays and tuples of values | a JSON array: `["a","b"]`, `[80,443]`. Numbers, booleans and lists are written as JSON, all other elements as strings. A hash set is sorted |
 /// | `Box<T>`, `Arc<T>`, [`Secret<T>`](Secret) | as `T` |
 /// | `Box<str>`, `Arc<str>`, `Cow<'static, str>` | unchanged |
 /// | `bytesize::ByteSize` (feature `bytesize-2`) | `64MiB`, in the largest unit without a fraction. Reading also accepts `1.5 GiB`, `64M` and plain numbers of bytes, and never rounds |
 /// | `Duration`, `jiff::SignedDuration` | `1m30s`, with `h`, `m`, `s`, `ms`, `us`, `ns`, as Go's `time.ParseDuration` reads it. Reading also accepts `1m 30s`, `1.5h`, `90 seconds`, `2days`, `1week` and ISO 8601 (`PT1H30M`, `P1DT0.5S`; a day is 24 hours). Months and years are refused, since they differ in length. `M` is refused, since it may mean minutes |
-/// | `jiff::Span` | the same if it has no days or larger units, otherwise ISO 8601: `P1M2DT3H` |
+/// | `jiff::Span` | like `Duration` if the span has no days or larger units, otherwise ISO 8601: `P1M2DT3H` |
 /// | `SystemTime`, `chrono::DateTime`, `jiff::Timestamp` | RFC 3339 |
 /// | dates, times of day, `jiff::civil::DateTime` | ISO 8601. A text with an offset, or with another part that the type cannot hold, is refused |
 /// | `url::Url` | unchanged. A URL without `//` after the scheme is accepted only for schemes that have no host, such as `mailto:`, since `localhost:80` is a URL with the scheme `localhost` |
 ///
-/// Derive it for newtypes and for enums without data. For any type with `Display` and `FromStr`, use
-/// `#[etcd(text)]` on the field, or [`Text`]. For any serde type, use `#[etcd(json)]` on the field,
-/// or [`Json`]. For your own types, implement it by hand:
+/// Derive `EtcdValue` for newtypes and for enums without data. For any type with `Display` and
+/// `FromStr`, use `#[etcd(text)]` on the field, or [`Text`]. For any serde type, use
+/// `#[etcd(json)]` on the field, or [`Json`]. For other types, implement `EtcdValue` by hand:
 ///
 /// ```
 /// use bytes::Bytes;
@@ -109,48 +110,49 @@ pub trait EtcdValue: Sized {
     /// password. A field with `#[etcd(secret)]` is never quoted.
     const QUOTABLE: bool = false;
 
-    /// Whether no output of this crate shows a value of the type, as for a field with
-    /// `#[etcd(secret)]`. `true` for [`Secret`], and for lists and newtypes of it.
+    /// Whether the values are secret: no output of this crate shows them, as for a field with
+    /// `#[etcd(secret)]`. `true` for [`Secret`], and for lists and newtypes of a `Secret`.
     const SECRET: bool = false;
 
-    /// How a value is written as an element of a list. Numbers, booleans and lists are JSON
-    /// already; the default is a JSON string.
+    /// How a value is written as an element of a list. The default is a JSON string. The stored
+    /// forms of numbers, booleans and lists are JSON already.
     const IN_LIST: InList = InList::Text;
 
-    /// Whether this is `u8`: a `Vec` of it is bytes and not a list.
+    /// Whether the type is `u8`: a `Vec<u8>` is stored as bytes, not as a list.
     #[doc(hidden)]
     const IS_BYTE: bool = false;
 
-    /// The slice as bytes, if this is `u8`.
+    /// Returns the slice as bytes if the type is `u8`.
     #[doc(hidden)]
     fn as_bytes(_: &[Self]) -> Option<&[u8]> {
         None
     }
 
-    /// The bytes as a list, if this is `u8`.
+    /// Returns the bytes as a vector if the type is `u8`.
     #[doc(hidden)]
     fn from_bytes(_: &[u8]) -> Option<Vec<Self>> {
         None
     }
 
-    /// How many segments of a path the value is as the key of a map. More than one for a tuple.
+    /// The number of path segments that a value takes as the key of a map. More than one for a
+    /// tuple.
     #[doc(hidden)]
     const SEGMENTS: usize = 1;
 
-    /// The types of these segments, for people.
+    /// Describes the types of the path segments, for people.
     #[doc(hidden)]
     #[must_use]
     fn segment_types() -> String {
         Self::TYPE.to_owned()
     }
 
-    /// These segments, each escaped by itself.
+    /// Converts a map key to its path segments, each escaped separately.
     #[doc(hidden)]
     fn to_segments(&self) -> Result<String, ValueError> {
         segment::segment_of(self)
     }
 
-    /// Reads a path of [`SEGMENTS`](Self::SEGMENTS) segments.
+    /// Reads a map key from a path of [`SEGMENTS`](Self::SEGMENTS) segments.
     #[doc(hidden)]
     fn from_segments(path: &str) -> Result<Self, (ProblemKind, String)> {
         segment::key_of_segment(path)
@@ -163,15 +165,15 @@ pub trait EtcdValue: Sized {
     /// [`ValueError`] for a value without a stored form (such as a path that is not UTF-8).
     fn encode(&self) -> Result<Bytes, ValueError>;
 
-    /// Reads the stored form. The bytes may come from any program, so they can be anything.
+    /// Reads the stored form. Any program may have written the bytes, so they can be anything.
     ///
     /// # Errors
     ///
     /// [`ValueError`] for bytes that are not a value of the type.
     fn decode(bytes: &[u8]) -> Result<Self, ValueError>;
 
-    /// Like [`decode`](Self::decode), but may keep a reference to `bytes` instead of a copy. That
-    /// keeps the whole message in memory that the bytes came in, so this method is called only
+    /// Like [`decode`](Self::decode), but may keep a reference to `bytes` instead of a copy. Such a
+    /// reference keeps the whole server message in memory, so the library calls this method only
     /// where a watch holds the message anyway.
     ///
     /// # Errors
@@ -181,19 +183,21 @@ pub trait EtcdValue: Sized {
         Self::decode(bytes)
     }
 
-    /// Whether [`encode`](Self::encode) returns these bytes. It is called for every key of a map; a
-    /// type can answer without encoding the value again. An implementation must agree with
-    /// `encode`. Otherwise a map returns a key that its handle cannot find again.
+    /// Whether [`encode`](Self::encode) returns these bytes. The library calls this method for
+    /// every key of a map, so a type may implement it without encoding the value again. An
+    /// implementation must agree with `encode`. Otherwise a map returns a key that its handle
+    /// cannot find again.
     #[must_use]
     fn is_stored_as(&self, bytes: &[u8]) -> bool {
         self.encode().is_ok_and(|stored| stored == bytes)
     }
 
     /// Checks that reading `stored`, the result of [`encode`](Self::encode) for this value, returns
-    /// an equal value. It is called before each write.
+    /// an equal value. The library calls this method before each write.
     ///
-    /// The default reads `stored`, encodes the result and compares the two stored forms. It does
-    /// not notice if `encode` rounds a value. A type that rounds should compare the values:
+    /// The default decodes `stored`, encodes the result and compares the two stored forms. This
+    /// comparison does not notice if `encode` rounds a value. A type that rounds should compare the
+    /// values:
     ///
     /// ```
     /// # use bytes::Bytes;
@@ -247,16 +251,16 @@ impl fmt::Display for ValueError {
 
 impl std::error::Error for ValueError {}
 
-/// Checks whether a value may be written.
+/// A function that checks whether a value may be written.
 type Check<T> = fn(&T) -> Result<(), ValueError>;
 
 type Equal<T> = fn(&T, &T) -> bool;
 
-/// Checks whether reading the stored form returns an equal value.
+/// A function that checks whether reading the stored form returns an equal value.
 type Survives<T> = fn(&T, &Bytes, &Codec<T>) -> Result<(), ValueError>;
 
 /// Reads, writes and checks the values of one key. The derive creates a codec for each field from
-/// its attributes. Without the derive, [`Client::entry`](crate::Client::entry) uses
+/// the field's attributes. Without the derive, [`Client::entry`](crate::Client::entry) uses
 /// [`Codec::value`], and [`Client::entry_with`](crate::Client::entry_with) takes any codec:
 ///
 /// ```
@@ -299,7 +303,7 @@ pub struct Codec<T> {
     survives: Survives<T>,
     equal: Option<Equal<T>>,
     validate: Option<Check<T>>,
-    /// The field's limits, which are checked before a write and after a read.
+    /// The field's limits, checked before a write and after a read.
     pub(crate) limits: LimitsOf<T>,
     secret: bool,
     quotable: bool,
@@ -320,7 +324,7 @@ impl<T> fmt::Debug for Codec<T> {
 }
 
 impl<T: EtcdValue> Codec<T> {
-    /// A codec for the type's own stored form.
+    /// Returns the codec for the type's own stored form.
     #[must_use]
     pub const fn value() -> Self {
         let survives: Survives<T> = |value, stored, _| value.survives(stored);
@@ -336,7 +340,7 @@ impl<T: EtcdValue> Codec<T> {
 }
 
 impl<T: Serialize + DeserializeOwned> Codec<T> {
-    /// A codec for JSON, for any serde type; see [`Json`].
+    /// Returns a codec that stores any serde type as JSON; see [`Json`].
     #[must_use]
     pub const fn json() -> Self {
         let survives: Survives<T> = |value, stored, codec| json::survives(value, stored, codec.equal_to_itself(value));
@@ -345,9 +349,9 @@ impl<T: Serialize + DeserializeOwned> Codec<T> {
 }
 
 impl<T> Codec<T> {
-    /// A codec from two functions. A value is written only if `decode` returns it from the result
-    /// of `encode`. A derived struct compares the two values with `==` if the type has it.
-    /// Otherwise their stored forms are compared.
+    /// Creates a codec from two functions. A value is written only if decoding its encoded form
+    /// returns an equal value. In a derived struct, the two values are compared with `==` if the
+    /// type implements it. Otherwise their stored forms are compared.
     #[must_use]
     pub const fn with(encode: fn(&T) -> Result<Bytes, ValueError>, decode: fn(&[u8]) -> Result<T, ValueError>) -> Self {
         let survives: Survives<T> = |value, stored, codec| {
@@ -379,34 +383,37 @@ impl<T> Codec<T> {
         self
     }
 
-    /// Runs this check on every value before it is written, and before a live view shows it.
+    /// Adds a validation: a check of every value before it is written, and before a live view shows
+    /// it.
     #[must_use]
     pub const fn validated(mut self, validate: fn(&T) -> Result<(), ValueError>) -> Self {
         self.validate = Some(validate);
         self
     }
 
-    /// Checks these limits for every value before it is written, and after it is read.
+    /// Sets the limits that every value is checked against before it is written and after it is
+    /// read.
     #[must_use]
     pub(crate) const fn limited(mut self, limits: LimitsOf<T>) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Keeps the value, and every message about it, out of errors.
+    /// Makes the values secret: errors contain neither the value nor the reason why it was refused.
     #[must_use]
     pub const fn secret(mut self) -> Self {
         self.secret = true;
         self
     }
 
-    /// The type of the values, for messages: [`EtcdValue::TYPE`], or `JSON`, or `custom`.
+    /// Returns the name of the value type, for messages: [`EtcdValue::TYPE`], `JSON`, `text` or
+    /// `custom`.
     #[must_use]
     pub const fn type_name(&self) -> &'static str {
         self.type_name
     }
 
-    /// Whether the values must not be shown.
+    /// Whether the values are secret and must not be shown.
     #[must_use]
     pub const fn is_secret(&self) -> bool {
         self.secret
@@ -417,12 +424,12 @@ impl<T> Codec<T> {
         self.validate.is_some()
     }
 
-    /// The comparison function, unless the value does not equal itself, like NaN.
+    /// Returns the comparison function. `None` for a value that does not equal itself, such as NaN.
     fn equal_to_itself(&self, value: &T) -> Option<Equal<T>> {
         self.equal.filter(|equal| equal(value, value))
     }
 
-    /// Encodes a value to be written, and checks that a read of it returns an equal value.
+    /// Encodes a value to be written, and checks that reading it back returns an equal value.
     pub(crate) fn encode(&self, value: &T) -> Result<Bytes, ValueError> {
         let stored = self.form(value)?;
         let survives = || if stored == LOST { Err(changed()) } else { (self.survives)(value, &stored, self) };
@@ -430,7 +437,7 @@ impl<T> Codec<T> {
         Ok(stored)
     }
 
-    /// Encodes a value that was read. Checks nothing.
+    /// Encodes a value without any check, for a value that was read.
     pub(crate) fn form(&self, value: &T) -> Result<Bytes, ValueError> {
         contained("the encoder", || (self.encode)(value)).map_err(|reason| self.masked(reason))
     }
@@ -440,7 +447,7 @@ impl<T> Codec<T> {
         self.read(bytes, read)
     }
 
-    /// Runs a decoder, and checks the limits of its value.
+    /// Runs a decoder, and checks the decoded value against the limits.
     fn read(&self, bytes: &[u8], decode: impl FnOnce() -> Result<T, ValueError>) -> Result<T, ValueError> {
         let read = contained("the decoder", decode).and_then(|value| self.limit(&value).map(|()| value));
         read.map_err(|reason| self.masked(self.refusal(reason, bytes)))
@@ -453,10 +460,11 @@ impl<T> Codec<T> {
         contained("the check of the limits", || self.limits.check(value))
     }
 
-    /// The error for stored bytes that are not a value. It quotes the bytes if that is allowed.
+    /// Returns the error for stored bytes that are not a value. The error quotes the bytes if that
+    /// is allowed.
     #[cold]
     fn refusal(&self, ValueError(reason): ValueError, bytes: &[u8]) -> ValueError {
-        /// Longer texts are not quoted: a person cannot read them in an error.
+        /// The longest text that is quoted, in bytes. People cannot read longer texts in an error.
         const LONGEST: usize = 64;
         if bytes == LOST {
             return ValueError(reason);
@@ -466,7 +474,8 @@ impl<T> Codec<T> {
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "; it begins with the byte order mark of UTF-16: store it as UTF-8 without one",
             _ => "",
         };
-        // A number that is outside of the field's limits is quoted like one that is outside of its type.
+        // A number outside of the field's limits is quoted like a number outside of its type's
+        // range.
         let is_number =
             |text: &str| !self.limits.is_none() && reason.starts_with("not ") && text.trim().parse::<f64>().is_ok_and(f64::is_finite);
         let quoted = std::str::from_utf8(bytes).ok().filter(|text| (self.quotable || is_number(text)) && text.len() <= LONGEST);
@@ -485,8 +494,8 @@ impl<T> Codec<T> {
         }
     }
 
-    /// Whether `stored` represents the same value as `ours`, a result of [`encode`](Self::encode).
-    /// The order of fields in a JSON object does not matter.
+    /// Whether `stored` represents the same value as `ours`, which [`encode`](Self::encode)
+    /// returned. The order of fields in a JSON object does not matter.
     pub(crate) fn is_same(&self, ours: &Bytes, stored: &Bytes) -> bool {
         if ours == stored {
             return true;
@@ -496,7 +505,7 @@ impl<T> Codec<T> {
         again == *ours || self.type_name == json::JSON && document(&again).is_some_and(|again| document(ours) == Some(again))
     }
 
-    /// Checks the limits, and runs the validation.
+    /// Checks a value against the limits, and runs the validation.
     pub(crate) fn validate(&self, value: &T) -> Result<(), ValueError> {
         self.limit(value).map_err(|reason| match self.form(value) {
             Ok(stored) => self.masked(self.refusal(reason, &stored)),
@@ -511,10 +520,10 @@ impl<T> Codec<T> {
     }
 }
 
-/// Runs a function of the caller's type. A panic becomes an error for this value only, since a
-/// value in the store must not end the task that reads it.
+/// Runs a function that a user's type or codec provides. A panic becomes an error for this value
+/// only, since a stored value must not end the task that reads it.
 pub(crate) fn contained<T>(what: &str, run: impl FnOnce() -> Result<T, ValueError>) -> Result<T, ValueError> {
-    // The function may leave its own data half changed, but nothing uses that data after a panic.
+    // A panic may leave the function's data half changed, but nothing uses that data afterwards.
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(panicked(what, &*panic)))
 }
 
@@ -527,8 +536,8 @@ fn panicked(what: &str, panic: &(dyn Any + Send)) -> ValueError {
     }
 }
 
-/// The placeholder that the v2 store returns for a value that is not UTF-8. v2 answers in JSON, and
-/// the server replaces such bytes. No codec decodes the placeholder.
+/// The placeholder that the v2 store returns for a value that is not UTF-8. A v2 server answers in
+/// JSON, where it replaces the bytes that are not UTF-8. No codec decodes the placeholder.
 pub(crate) const LOST: &[u8] = b"\xffetcd-typed: this value is not UTF-8, and etcd v2 does not return such values\xff";
 
 fn lost() -> ValueError {
@@ -543,11 +552,11 @@ fn changed() -> ValueError {
     ValueError::new("reading its stored form returns another value")
 }
 
-/// Whether `read` equals `value`, judged by their stored forms.
+/// Checks that `read` and `value` have the same stored form.
 fn has_form_of<T>(read: &T, value: &T, stored: &Bytes, encode: fn(&T) -> Result<Bytes, ValueError>) -> Result<(), ValueError> {
     let again = encode(read).map_err(|_| changed())?;
-    // A `HashSet` is encoded in a different order each time it is built, and encrypted data in a
-    // different form each time it is written.
+    // A type with a `HashSet` may be encoded in a different order each time the set is built.
+    // Encrypted data has a different stored form each time it is encoded.
     if again == stored || has_bytes_of(&again, stored) || encode(value)? != stored { Ok(()) } else { Err(changed()) }
 }
 
@@ -561,7 +570,7 @@ fn has_bytes_of(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && count(one) == count(other)
 }
 
-/// [`EtcdValue::survives`] for a type whose values can be compared with `==`.
+/// Implements [`EtcdValue::survives`] for a type whose values can be compared with `==`.
 fn unchanged<T: EtcdValue + PartialEq>(value: &T, stored: &Bytes) -> Result<(), ValueError> {
     if T::decode(stored).map_err(unreadable)? == *value { Ok(()) } else { Err(changed()) }
 }
@@ -570,7 +579,7 @@ fn text(bytes: &[u8]) -> Result<&str, ValueError> {
     std::str::from_utf8(bytes).map_err(|_| ValueError::new("not UTF-8 text"))
 }
 
-/// [`EtcdValue::survives`] for a type that encodes every value exactly.
+/// Implements [`EtcdValue::survives`] for a type that encodes every value exactly.
 macro_rules! exact {
     () => {
         fn survives(&self, _: &Bytes) -> Result<(), ValueError> {
@@ -580,8 +589,8 @@ macro_rules! exact {
 }
 use exact;
 
-/// Implements [`EtcdValue`] with `Display` and `FromStr`. With `not`, errors use that text;
-/// otherwise they contain the error of `FromStr`.
+/// Implements [`EtcdValue`] with `Display` and `FromStr`. With `not`, errors say what a value must
+/// be, such as `an IP address`; otherwise they contain the error of `FromStr`.
 macro_rules! text_values {
     ($name:literal: $($type:ty),+) => {
         $crate::value::text_values!(@ $name, |reason| $crate::value::ValueError::new(format_args!("not a value of type {}: {reason}", $name)) => $($type),+);

@@ -1,4 +1,4 @@
-//! `Versioned<T>`: a value with its revision and other metadata. `Expect<T>`: what a
+//! `Versioned<T>`: a value with its revision and other metadata. `Expect<T>`: the state that a
 //! compare-and-swap expects.
 
 use std::fmt;
@@ -9,15 +9,15 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind, Masked};
 use crate::revision::{LeaseId, Revision};
 
-/// A value with the metadata of the read that returned it. It dereferences to the value.
+/// A value with the metadata of the read that returned it. Dereferences to the value.
 ///
 /// Two `Versioned` are equal if both value and metadata are equal. For a whole struct, `modified`
 /// is the newest and `created` the oldest revision of its keys. If the value was read through the
 /// handle of a `secret` field itself, `Debug` prints `***`.
 ///
-/// `Serialize` is an object with `value` and the metadata: `revision`, `created`, `modified`, and,
-/// where they are known, `version`, `lease` (in hexadecimal) and `ttl` (as a duration is stored:
-/// `1m30s`). The value of a `secret` field is serialized as `***`.
+/// `Serialize` writes an object with `value` and the metadata: `revision`, `created`, `modified`,
+/// and, if they are known, `version`, `lease` (in hexadecimal) and `ttl` (in the stored form of a
+/// duration: `1m30s`). The value of a `secret` field is serialized as `***`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Versioned<T> {
     value: T,
@@ -34,12 +34,13 @@ pub(crate) struct Versions {
     pub(crate) lease: Option<LeaseId>,
     pub(crate) ttl: Option<Duration>,
     pub(crate) basis: Basis,
-    /// Whether `Debug` hides the value.
+    /// True if `Debug` hides the value.
     pub(crate) secret: bool,
 }
 
 /// For a struct or a map: each key that was read, relative to the directory, with its modification
-/// revision. A write uses it to check that nothing below the directory has changed since.
+/// revision. A write uses these revisions to check that no key below the directory has changed
+/// since.
 pub(crate) type Basis = Arc<[(String, Revision)]>;
 
 impl<T> Versioned<T> {
@@ -57,41 +58,42 @@ impl<T> Versioned<T> {
         self.versions.secret
     }
 
-    /// The revision of the snapshot that this was read from. All parts of the value are from this
-    /// revision.
+    /// Returns the revision of the snapshot that the value was read from. All parts of the value
+    /// are from this revision.
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.versions.revision
     }
 
-    /// The revision at which the key was created.
+    /// Returns the revision at which the key was created.
     #[must_use]
     pub fn created(&self) -> Revision {
         self.versions.created
     }
 
-    /// The revision at which the value was last written. A compare-and-swap compares it.
+    /// Returns the revision at which the value was last written. A compare-and-swap compares this
+    /// revision.
     #[must_use]
     pub fn modified(&self) -> Revision {
         self.versions.modified
     }
 
-    /// How often the key has been written since it was created, if the store counts this (v3,
-    /// memory; one key only).
+    /// Returns the number of writes since the key was created, if the store counts them (v3 and
+    /// memory; only for a single key).
     #[must_use]
     pub fn version(&self) -> Option<u64> {
         self.versions.version
     }
 
-    /// The lease that the key is attached to, if there is one. For a struct, the lease that all its
-    /// keys share (v3, memory).
+    /// Returns the lease that the key is attached to, if there is one (v3, memory). For a struct,
+    /// returns the lease that all its keys share.
     #[must_use]
     pub fn lease(&self) -> Option<LeaseId> {
         self.versions.lease
     }
 
-    /// The remaining time to live of the key when it was read, if the answer contains it (v2 only;
-    /// on v3 query the lease).
+    /// Returns the remaining time to live of the key when it was read, if the answer contains it
+    /// (v2 only; on v3, query the lease).
     #[must_use]
     pub fn ttl(&self) -> Option<Duration> {
         self.versions.ttl
@@ -134,10 +136,10 @@ impl<T: IntoIterator> IntoIterator for Versioned<T> {
     }
 }
 
-/// What a compare-and-swap expects to find at one key.
+/// The state of a key that a compare-and-swap expects.
 ///
 /// A `&Versioned<T>` and a `&Option<Versioned<T>>` (the result of `get`) convert into an `Expect`:
-/// the key must still be as it was read.
+/// the key must be unchanged since the read.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Expect<'a, T> {
@@ -149,7 +151,8 @@ pub enum Expect<'a, T> {
     Revision(Revision),
     /// The key has this value, whenever it was written.
     Value(&'a T),
-    /// The key has the value that was read. Includes its expiry, so that a write need not query it.
+    /// The key has the value that was read. Includes the key's expiry, so that a write need not
+    /// query it.
     #[doc(hidden)]
     Seen { modified: Revision, lease: Option<LeaseId>, ttl: Option<Duration> },
 }
@@ -176,8 +179,8 @@ impl<T> Clone for Expect<'_, T> {
 impl<T> Copy for Expect<'_, T> {}
 
 impl<T> From<&Versioned<T>> for Expect<'_, T> {
-    /// A default that was returned for a missing key
-    /// ([`Entry::get_or_default`](crate::Entry::get_or_default)) expects that the key is still
+    /// If the read returned a default for a missing key
+    /// ([`Entry::get_or_default`](crate::Entry::get_or_default)), expects that the key is still
     /// missing.
     fn from(seen: &Versioned<T>) -> Self {
         let Versions { modified, lease, ttl, .. } = seen.versions;
@@ -192,9 +195,9 @@ impl<T> From<&Option<Versioned<T>>> for Expect<'_, T> {
 }
 
 impl Error {
-    /// For a [`Conflict`](ErrorKind::Conflict) or an [`AlreadyExists`](ErrorKind::AlreadyExists) at
-    /// one key: the current value, which came with the same answer. `None` if the key has no value,
-    /// if its value is not a `T`, and for every other error.
+    /// Returns the key's current value, which came with the same answer, for a
+    /// [`Conflict`](ErrorKind::Conflict) or an [`AlreadyExists`](ErrorKind::AlreadyExists) at one
+    /// key. `None` if the key has no value, if its value is not a `T`, and for every other error.
     #[must_use]
     pub fn current<T: 'static>(&self) -> Option<&Versioned<T>> {
         if self.kind() != ErrorKind::Conflict && self.kind() != ErrorKind::AlreadyExists {

@@ -1,8 +1,8 @@
-//! The watch engine: turns "list, then watch" into one endless sequence of [`Step`]s that survives
-//! all failures of a server. This is the only place that resumes watches. `changes.rs` turns the
-//! steps into typed values; the stores know how to watch a server.
+//! The watch engine: lists the keys, watches them, and yields one endless sequence of [`Step`]s
+//! that survives all server failures. Only this module resumes watches. `changes.rs` turns the
+//! steps into typed values, and the stores send the watch requests.
 //!
-//! The decisions are in [`engine`], which is pure; this file carries them out.
+//! The module [`engine`] makes the decisions, without any I/O. This file carries them out.
 
 mod anchor;
 mod engine;
@@ -27,27 +27,27 @@ use crate::store::{Batch, BoxFuture, KeyValue, RangeReply, Span, Store, Watch, W
 use crate::telemetry::{self, Pattern};
 use crate::watch::engine::{Engine, Input, Want};
 
-/// Where a watch begins.
+/// The point in history at which a watch begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Start {
     /// The watch begins with the current state, followed by every later change.
     #[default]
     Now,
-    /// The watch yields every change after this past revision. The state at that revision comes
-    /// first if the store can read the past.
+    /// The watch yields every change after this past revision. If the store can read the past, the
+    /// state at that revision comes first.
     Since(Revision),
 }
 
-/// What a watch yields. Between two resets the batches have ascending revisions, and no change is
+/// An item of a watch. Between two resets the batches have ascending revisions, and no change is
 /// missing or repeated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// This is the current state; earlier states are void. It is always the first step. Later it
-    /// comes only when history was lost.
+    /// The current state, which replaces all earlier state. The first step is a reset. Later resets
+    /// come only when history was lost.
     Reset(Snapshot),
     /// All changes of one revision.
     Batch(Batch),
-    /// Everything up to this revision was yielded.
+    /// All changes up to this revision were yielded.
     Progress(Revision),
 }
 
@@ -56,17 +56,17 @@ pub(crate) enum Step {
 pub(crate) struct Snapshot {
     /// The revision of the state.
     pub(crate) revision: Revision,
-    /// All keys of the span, in order. If the span is one key, its value keeps no larger message
-    /// alive, since a program may watch thousands of keys.
+    /// All keys of the span, in order. If the span is one key, the value is a copy that does not
+    /// keep the whole server message in memory, since a program may watch thousands of keys.
     pub(crate) kvs: Vec<KeyValue>,
-    /// False if the watch begins in a past that the store cannot read. Then there is no state, only
-    /// the changes that follow.
+    /// False if the watch begins at a past revision whose state the store cannot read. `kvs` is
+    /// then empty, and only the later changes are yielded.
     pub(crate) known: bool,
-    /// Why the snapshot came.
+    /// The reason why the watch yielded the snapshot.
     pub(crate) reason: Reason,
 }
 
-/// Why a [`Snapshot`] came.
+/// The reason why a watch yielded a [`Snapshot`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
     /// The watch has just started.
@@ -74,12 +74,12 @@ pub(crate) enum Reason {
     /// The changes since the last step were compacted, or left v2's window, and are no longer
     /// available.
     HistoryLost,
-    /// The server came back with another history than the watched one: it was restored or emptied.
+    /// The server now has another history than the watched one: it was restored or emptied.
     Rewound,
 }
 
 impl Reason {
-    /// The cause of a resync, as a label.
+    /// Returns the cause of a resync, as a label.
     fn words(self) -> &'static str {
         match self {
             Self::Start => "start",
@@ -89,31 +89,30 @@ impl Reason {
     }
 }
 
-/// A watch that resumes itself. It works only while it is polled, so an idle watch costs only what
-/// its store keeps for it.
+/// A watch that resumes itself. It has no task and makes progress only while it is polled.
 pub(crate) struct Follow {
     store: Arc<dyn Store>,
     engine: Engine,
     backoff: Backoff,
-    /// The request under way for what the engine wants.
+    /// The running request for the engine's current want.
     call: Option<Call>,
     watch: Option<Open>,
     broken_since: Option<Instant>,
-    /// Since when every attempt was refused.
+    /// The time since which the server has refused every attempt.
     refused_since: Option<Instant>,
-    /// How long a watch that was followed keeps trying while it is refused, and how long the first
-    /// step may take.
+    /// The longest time for which a watch that has worked keeps trying while the server refuses it,
+    /// and the longest time that the first step may take.
     patience: Duration,
-    /// When the first step was first polled.
+    /// The time of the first poll.
     asked: Option<Instant>,
-    /// After this the first step is yielded even if the watch is still being opened.
+    /// A timer, after which the first step is yielded even if the watch is still being opened.
     overdue: Option<BoxFuture<'static, ()>>,
-    /// The value of [`Store::history`] at the last look.
+    /// The value of [`Store::history`] when it was last checked.
     history: u64,
 }
 
-/// A request under way. It is kept, so that a caller that stops waiting and comes back waits for
-/// the same request.
+/// A running request. It is kept between polls: a caller that drops a future of `next` and calls
+/// `next` again waits for the same request.
 enum Call {
     Read(BoxFuture<'static, Result<RangeReply>>),
     Open(BoxFuture<'static, Result<WatchStream>>),
@@ -125,12 +124,13 @@ struct Open {
     since: Instant,
 }
 
-/// A watch that cannot follow the server at the moment. It keeps trying; this is information for
-/// people.
+/// The state of a stream that cannot receive changes from the server at the moment. The stream
+/// keeps trying; this value is for people.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Interruption<'a> {
-    /// When it began, on tokio's clock; see [`lasted`](Interruption::lasted).
+    /// The time at which the interruption began, on tokio's clock; see
+    /// [`lasted`](Interruption::lasted).
     pub since: std::time::Instant,
     /// The error of the latest attempt.
     pub error: &'a Error,
@@ -164,24 +164,25 @@ impl Follow {
     }
 
     /// Returns the next step. An error is the last item, except that a poll outside of a tokio
-    /// runtime returns `Unsupported` and changes nothing. Once the first state was read, it waits
-    /// for the watch to be opened, at most [`RetryPolicy::call_timeout`] after the first poll.
+    /// runtime returns `Unsupported` and changes nothing. After the first state was read, the first
+    /// step waits for the watch to be opened, at most until [`RetryPolicy::call_timeout`] after the
+    /// first poll.
     ///
     /// # Errors
     ///
-    /// Before the first step: any error of the first read, and for the first watch `Tls` and the
-    /// refusals named below. Later: `NotADirectory`, `IsADirectory`, `InvalidKey`, `InvalidUrl`,
-    /// `TooLarge`; and `PermissionDenied`, `Unauthenticated`, `Unsupported` if every attempt was
-    /// refused for [`RetryPolicy::call_timeout`].
+    /// Before the first step: any error of the first read, any error listed below when the first
+    /// watch is opened, and `Tls`. Later: `NotADirectory`, `IsADirectory`, `InvalidKey`,
+    /// `InvalidUrl`, `TooLarge`; and `PermissionDenied`, `Unauthenticated`, `Unsupported` if every
+    /// attempt was refused for [`RetryPolicy::call_timeout`].
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing: the next call continues the request under way.
+    /// Dropping the future loses nothing: the next call continues the running request.
     pub(crate) async fn next(&mut self) -> Option<Result<Step>> {
         poll_fn(|cx| self.poll_step(cx)).await
     }
 
-    /// Returns why the watch is interrupted, or `None` while it is followed.
+    /// Returns why the watch is interrupted, or `None` while it works.
     pub(crate) fn interruption(&self) -> Option<Interruption<'_>> {
         let since = self.broken_since?.into_std();
         self.engine.trouble().map(|error| Interruption { since, error })
@@ -200,7 +201,7 @@ impl Follow {
                 }
                 want => ready!(self.poll_input(want, cx)),
             };
-            // The request to open the watch continues after `Overdue`, since its answer is still
+            // After `Overdue`, the request to open the watch continues, since its answer is still
             // needed.
             if !matches!(input, Input::Overdue) {
                 self.call = None;
@@ -224,7 +225,7 @@ impl Follow {
         }
     }
 
-    /// Records since when the watch cannot be followed.
+    /// Records and reports the start and the end of interruptions and refusals.
     fn note_trouble(&mut self) {
         match (self.broken_since, self.engine.trouble()) {
             (None, Some(error)) => {
@@ -240,7 +241,7 @@ impl Follow {
         self.refused_since = self.engine.is_refused().then(|| self.refused_since.unwrap_or_else(Instant::now));
     }
 
-    /// Carries out what the engine wants.
+    /// Sends the request that the engine wants, or continues it, and returns its answer.
     fn poll_input(&mut self, want: Want, cx: &mut Context<'_>) -> Poll<Input> {
         if !matches!(want, Want::Check(_) | Want::Item) {
             self.close();
@@ -272,7 +273,8 @@ impl Follow {
         })
     }
 
-    /// Ready when the engine holds the first step back and the time for it has passed.
+    /// Becomes ready when the engine holds the first step back and the time for the first step has
+    /// passed.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.engine.is_holding() {
             return Poll::Pending;
@@ -281,7 +283,7 @@ impl Follow {
         self.overdue.get_or_insert_with(|| Box::pin(sleep(left))).as_mut().poll(cx)
     }
 
-    /// Closes the open watch. If it had stood for long, the next attempt follows at once.
+    /// Closes the open watch. If the watch was open for long, the next attempt follows at once.
     fn close(&mut self) {
         if let Some(open) = self.watch.take()
             && open.since.elapsed() >= self.backoff.longest()
@@ -300,8 +302,8 @@ impl Call {
                 let watch = Watch { span: span.clone(), from };
                 Self::Open(Box::pin(async move { store.watch(watch).await }))
             }
-            // Only `Wait` gets here: `poll_input` and `poll_step` handle `Item` and `Nothing`
-            // themselves.
+            // Only `Wait` reaches this arm: `poll_input` and `poll_step` handle `Item` and
+            // `Nothing`.
             Want::Wait | Want::Item | Want::Nothing => Self::Wait(Box::pin(sleep(backoff.next_delay()))),
         }
     }

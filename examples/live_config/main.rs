@@ -1,9 +1,9 @@
-//! An HTTP server whose rate limit changes while it runs: a value that is written below
+//! An HTTP server whose rate limit can be changed while it runs: a value that is written below
 //! `/demo/live_config` applies to the next request.
 //!
-//! README.md beside this file has the commands. `ETCD_URL` is the address of the settings
-//! (`etcd://127.0.0.1:2379`, `etcd2://…` or `memory:`). `LISTEN` is the address to listen on
-//! (`127.0.0.1:8080` by default).
+//! README.md beside this file has the commands. `ETCD_URL` is the address of the store with the
+//! settings (`etcd://127.0.0.1:2379`, `etcd2://…` or `memory:`). `LISTEN` is the address to listen
+//! on (`127.0.0.1:8080` by default).
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::error::Error;
@@ -62,7 +62,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let dir = SettingsDir::open(&client, "demo")?;
     let live = dir.live().await?;
 
-    // The one place that reacts to a new state.
+    // This function is called with each new state.
     let _told = live.on_change(|settings| println!("revision {}: {:?}", settings.revision(), **settings));
 
     let bucket = Arc::new(Mutex::new(Bucket::full(&live.get().limit)));
@@ -79,7 +79,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn greet(State(app): State<App>) -> (StatusCode, String) {
-    // One state for the whole request, so that its fields are from one revision.
+    // Read the state once for the whole request, so that all its fields are from one revision.
     let settings = app.live.get();
     let mut bucket = app.bucket.lock().unwrap_or_else(PoisonError::into_inner);
     if bucket.take(&settings.limit, Instant::now()) {
@@ -89,15 +89,16 @@ async fn greet(State(app): State<App>) -> (StatusCode, String) {
     }
 }
 
-/// Whether the settings are current. The server continues with the last good ones, so a degraded view is a
-/// reason to call somebody and not to restart the server.
+/// The answer to a health request, which says whether the settings are current. With a degraded
+/// view, the server continues with the last good settings: alert an operator, but do not restart
+/// the server.
 #[derive(Serialize)]
 struct Health {
     #[serde(flatten)]
     status: LiveStatus,
     /// The settings contain every change up to this revision.
     revision: Revision,
-    /// The time since the last proof that the store had nothing newer.
+    /// The time since the store last confirmed that the settings were current.
     staleness_seconds: f64,
     limit: Limit,
 }
@@ -111,8 +112,8 @@ async fn health(State(app): State<App>) -> Json<Health> {
     })
 }
 
-/// Does what `etcdctl put` does, but validates the value before it is written, and answers when it
-/// applies here.
+/// Writes the rate, like `etcdctl put`, but validates the value first. Answers when the new rate
+/// applies in this server.
 async fn set_rate(State(app): State<App>, Path(rate): Path<u32>) -> Result<String, (StatusCode, String)> {
     let answer = |error: etcd_typed::Error| match error.kind() {
         ErrorKind::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, format!("{error}\n")),
@@ -123,7 +124,7 @@ async fn set_rate(State(app): State<App>, Path(rate): Path<u32>) -> Result<Strin
     Ok(format!("revision {}: {:?}\n", settings.revision(), settings.limit))
 }
 
-/// A token bucket that gets its size and speed at each call, so that a change applies at once.
+/// A token bucket. Each call passes the limit's rate and burst, so that a change applies at once.
 struct Bucket {
     tokens: f64,
     filled: Instant,
@@ -134,7 +135,7 @@ impl Bucket {
         Self { tokens: f64::from(limit.burst), filled: Instant::now() }
     }
 
-    /// Takes a token for this request; returns whether one was left.
+    /// Takes a token for a request. Returns false if no token was left.
     fn take(&mut self, limit: &Limit, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.filled = now;

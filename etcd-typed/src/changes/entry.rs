@@ -1,4 +1,4 @@
-//! The change stream of one key.
+//! `EntryChanges`: the typed change stream of one key.
 
 use std::any::type_name;
 use std::fmt;
@@ -22,31 +22,32 @@ use crate::value::Codec;
 use crate::version::{Versioned, Versions};
 use crate::watch::{Interruption, Start};
 
-/// A change stream of one key that is not started yet. Await it, or first set where it
-/// [starts](Self::since).
+/// A change stream of one key that is not started yet. Await it to start, after optionally choosing
+/// an earlier [start](Self::since).
 #[must_use = "a watch does nothing until it is awaited"]
 pub struct WatchingEntry<T> {
     store: Arc<dyn Store>,
     retry: RetryPolicy,
     key: Key,
     codec: Codec<T>,
-    /// The value if no key exists.
+    /// The default value, which counts if the key does not exist.
     default: Fallback<T>,
     start: Start,
     pattern: Pattern,
 }
 
-/// The changes of one key: an endless stream of [`Change`]s. It behaves like
+/// The changes of one key: an endless stream of [`Change`]s. The stream behaves like
 /// [`Changes`](super::Changes) for a directory.
 ///
 /// If the server compacts history that the stream has not read, intermediate values are skipped;
-/// the next item has [`Change::resynced`] set. Its `old` and `new` are equal if the value is the
-/// last one seen.
+/// the next item has [`Change::resynced`] set. Its `old` and `new` are equal if the value is still
+/// the last value that the stream saw.
 #[must_use = "a watch makes progress only while it is polled"]
 pub struct EntryChanges<T>(Box<Following<T>>);
 
 /// The state of the stream, boxed once before the stream starts. A program may start thousands of
-/// streams at the same time, and moving the state would cost memory in each of them.
+/// streams at the same time, and the futures that start them would each hold copies of an unboxed
+/// state.
 struct Following<T> {
     steps: Steps,
     one: OneKey,
@@ -127,8 +128,8 @@ impl<T> EntryChanges<T> {
         poll_fn(|cx| self.0.poll(cx)).await
     }
 
-    /// The value after the last item. Before the first item it is the value with which the stream
-    /// started. If the key does not exist, it is the field's default, or `None` without a default.
+    /// Returns the value after the last item, or before the first item the value at the stream's
+    /// start. If the key does not exist, returns the field's default, or `None` without a default.
     ///
     /// # Errors
     ///
@@ -147,8 +148,8 @@ impl<T> EntryChanges<T> {
         Ok(now.map(|now| now.secret(codec.is_secret())))
     }
 
-    /// Why the stream cannot follow the store at the moment. `None` while it follows. The stream
-    /// keeps trying in either case.
+    /// Returns why the stream cannot receive changes from the store at the moment. `None` while it
+    /// can. An interrupted stream keeps trying.
     #[must_use]
     pub fn interruption(&self) -> Option<Interruption<'_>> {
         self.0.steps.interruption()
@@ -176,8 +177,8 @@ impl<T> Following<T> {
         let new = self.one.now().map(|stored| self.decode(stored)).transpose()?.or_else(default);
         let old = match before {
             Some(stored) => self.codec.decode_shared(&stored.value).ok(),
-            // In a resync, a missing key has the default as `old` only if the key does not exist
-            // now either. Otherwise another value may have been stored in between.
+            // In a resync, a key that did not exist before has the default as `old` only if the key
+            // does not exist now either. Otherwise another value may have been stored in between.
             None if known && (!resynced || self.one.now().is_none()) => default(),
             None => None,
         };

@@ -13,19 +13,20 @@ use crate::schema::{self, ChangedKeys, Copies, Stored, Tree};
 use crate::store::{Event, KeyValue};
 use crate::watch::{Snapshot, Step};
 
-/// A copy of a directory that follows a watch.
+/// A copy of a directory, updated with the steps of a watch.
 #[derive(Debug)]
 pub(crate) struct Mirror {
     directory: Key,
     tree: Tree,
-    /// Stored keys below the directory that are not valid paths, and so not in the tree.
+    /// Stored keys below the directory that are not valid paths, and so are not in the tree.
     others: HashSet<Bytes>,
     revision: Revision,
-    /// False while the tree contains only changes since a revision whose state could not be read.
+    /// False while the watch started at a revision whose state could not be read, so that the tree
+    /// contains only later changes.
     complete: bool,
 }
 
-/// The keys that one step changed, each with its earlier value. The new values are in the mirror.
+/// The keys that one step changed, each with its earlier value. The mirror has the new values.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct StepChanges {
     pub(crate) revision: Revision,
@@ -34,7 +35,7 @@ pub(crate) struct StepChanges {
 }
 
 impl Mirror {
-    /// Starts with a snapshot.
+    /// Creates a mirror with the state of a snapshot.
     #[cfg(any(test, feature = "snapshot"))]
     pub(crate) fn new(directory: Key, start: Snapshot) -> Self {
         let (tree, others) = split(&directory, start.kvs);
@@ -48,7 +49,7 @@ impl Mirror {
         Self { directory, tree, others, revision: start.revision, complete: start.known }
     }
 
-    /// Starts at a revision whose state cannot be read.
+    /// Creates an empty mirror at a revision whose state cannot be read.
     pub(crate) fn unknown(directory: Key, revision: Revision) -> Self {
         Self { directory, tree: Tree::new(), others: HashSet::new(), revision, complete: false }
     }
@@ -70,15 +71,15 @@ impl Mirror {
         self.complete
     }
 
-    /// The number of keys in the directory.
+    /// Returns the number of keys in the directory.
     pub(crate) fn count(&self) -> u64 {
         (self.tree.len() + self.others.len()) as u64
     }
 
-    /// Whether a full listing of the directory matches this mirror. A key matches if its last
-    /// modification is the one known here. With `with_values`, it also matches if it has the same
-    /// creation and value: an etcd v2 server counts the refresh of a time to live as a
-    /// modification, but does not report it to watches.
+    /// Whether a full listing of the directory matches this mirror. A key matches if it has the
+    /// same modification revision in both. With `with_values`, a key also matches if it has the
+    /// same creation revision and value: an etcd v2 server counts the refresh of a time to live as
+    /// a modification, but does not report it to watches.
     pub(crate) fn agrees(&self, kvs: &[KeyValue], with_values: bool) -> bool {
         let is_here = |relative: &str, kv: &KeyValue| {
             self.tree.get(relative).is_some_and(|stored| {
@@ -93,13 +94,12 @@ impl Mirror {
         same && found == self.tree.len()
     }
 
-    /// Records that no key changed up to this revision. The caller has learned this from a read,
-    /// not from the watch.
+    /// Records that the mirror has all changes up to this revision.
     pub(crate) fn advance(&mut self, revision: Revision) {
         self.revision = self.revision.max(revision);
     }
 
-    /// Applies a step. `None` if it changed nothing here.
+    /// Applies a step. Returns `None` if the step changed no key of the mirror.
     pub(crate) fn apply(&mut self, step: Step) -> Option<StepChanges> {
         match step {
             Step::Reset(snapshot) => Some(self.reset(snapshot)),
@@ -118,8 +118,8 @@ impl Mirror {
         }
     }
 
-    /// Like [`apply`](Self::apply), but yields between the keys of a new state, so that a large
-    /// directory does not block the thread.
+    /// Like [`apply`](Self::apply), but yields between groups of keys while it replaces the state,
+    /// so that a large directory does not block the thread.
     pub(crate) async fn apply_in_steps(&mut self, step: Step) -> Option<StepChanges> {
         match step {
             Step::Reset(Snapshot { revision, kvs, known, .. }) => {
@@ -130,8 +130,8 @@ impl Mirror {
         }
     }
 
-    /// Replaces the state. The changed keys are those that differ. The step is reported even if
-    /// nothing differs, since intermediate changes were not seen.
+    /// Replaces the state. The changed keys are those that differ between the two states. Returns a
+    /// step even if no key differs, since the watch did not see intermediate changes.
     fn reset(&mut self, snapshot: Snapshot) -> StepChanges {
         let Snapshot { revision, kvs, known, .. } = snapshot;
         let (after, others) = split(&self.directory, kvs);
@@ -150,8 +150,8 @@ impl Mirror {
 
     /// Applies the events of one revision.
     fn take(&mut self, events: Vec<Event>, changed: &mut ChangedKeys) {
-        // The tree after the last key. The keys of a transaction are mostly adjacent, and are found
-        // here without a search.
+        // The part of the tree after the last key. The keys of a transaction are mostly adjacent,
+        // and are found in this part without a search.
         let mut following: Option<RangeMut<'_, String, Stored>> = None;
         let mut copies = Copies::of(events.iter().map(|event| if let Event::Put { kv, .. } = event { kv.value.len() } else { 0 }));
         for event in events {
@@ -175,7 +175,8 @@ impl Mirror {
                 found = from_here.next().filter(|(next, _)| *next == relative);
                 following = Some(from_here);
             }
-            // An existing key is not stored again. Most changes are to existing keys.
+            // Replace only the value of a key that exists, without allocating the key again. Most
+            // changes are to existing keys.
             let old = match found {
                 Some((_, stored)) => Some(std::mem::replace(stored, now.clone())),
                 None => {
@@ -203,8 +204,8 @@ impl Mirror {
         }
     }
 
-    /// The known keys below a deleted directory. It may be above, below or equal to the directory
-    /// of the mirror.
+    /// Returns the known keys below a deleted directory. The deleted directory may be above, below
+    /// or equal to the mirror's directory.
     fn below(&self, deleted: &[u8]) -> Vec<String> {
         let deleted = deleted.strip_suffix(b"/").unwrap_or(deleted);
         let is_below = |relative: &&String| {
@@ -240,14 +241,14 @@ fn is_other(directory: &Key, key: &[u8]) -> bool {
     key.strip_prefix(directory.prefix().as_bytes()).is_some_and(|name| !name.is_empty())
 }
 
-/// The earlier value that the server reports. It is used only while the mirror does not know that
-/// value itself.
+/// Returns the earlier value that the server reports, if the mirror itself may not know the earlier
+/// value.
 pub(super) fn told(previous: Option<Box<KeyValue>>, complete: bool) -> Option<Stored> {
     previous.filter(|_| !complete).map(|kv| Stored::from(*kv))
 }
 
-/// Whether two states of a key differ. After the history was rewound, the same revision may have
-/// another value.
+/// Whether two states of a key differ. The values are compared too, since another history may have
+/// another value at the same revision.
 fn differs(old: &Stored, new: &Stored) -> bool {
     (old.created, old.modified, &old.value) != (new.created, new.modified, &new.value)
 }
@@ -297,7 +298,7 @@ mod tests {
         Event::Delete { key: Bytes::copy_from_slice(key.as_bytes()), directory, previous: None }
     }
 
-    /// The changed keys with their old and new values.
+    /// Returns the changed keys with their old and new values.
     fn told(mirror: &Mirror, touch: &StepChanges) -> Vec<(String, Option<String>, Option<String>)> {
         let text = |stored: &Stored| String::from_utf8(stored.value.to_vec()).unwrap();
         let one = |(key, old): (&str, &Option<Stored>)| (key.to_owned(), old.as_ref().map(text), mirror.tree.get(key).map(text));
@@ -342,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_deletion_deletes_all_keys_below() {
+    fn deleting_directory_deletes_keys_below() {
         for (deleted, gone) in [("/a/b/d", 2), ("/a/b", 4), ("/a", 4), ("/", 4), ("/a/b/x", 0), ("/a/b/e", 0), ("/a/b/d/", 2)] {
             let mut mirror = mirror();
             let touch = mirror.apply(batch(11, vec![delete(deleted, true)]));
@@ -351,14 +352,14 @@ mod tests {
     }
 
     #[test]
-    fn change_of_recreated_key_reports_value_from_before_deletion() {
+    fn recreated_key_reports_value_before_deletion() {
         let mut mirror = mirror();
         let touch = mirror.apply(batch(11, vec![delete("/a/b/d", true), put("/a/b/d/y", "2", 11)])).unwrap();
         assert_eq!(told(&mirror, &touch), [line("d/y", Some("1"), Some("2")), line("d/z", Some("1"), None)]);
     }
 
     #[test]
-    fn reset_reports_differing_keys() {
+    fn reset_reports_keys_that_differ() {
         let mut mirror = mirror();
         let kvs = vec![kv("/a/b/d/y", "1", 3), kv("/a/b/d/z", "2", 30), kv("/a/b/dd", "other life", 5), kv("/a/b/n", "1", 31)];
         let touch = mirror.apply(Step::Reset(snapshot(40, Reason::HistoryLost, kvs))).unwrap();
@@ -394,7 +395,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn batch_keys_may_have_any_order(
+        fn batch_may_have_keys_in_any_order(
             start in proptest::collection::btree_set(0..9_u8, 0..9),
             events in proptest::collection::vec((0..9_u8, any::<bool>()), 0..12),
         ) {

@@ -1,6 +1,6 @@
-//! `OneKey`: the value of one key as far as a watch has reported it. It does for one key what
-//! [`Mirror`](super::Mirror) does for a directory, but without a tree, since a program may have
-//! thousands of these. Does no I/O.
+//! `OneKey`: the value of one key as far as a watch has reported it. [`Mirror`](super::Mirror) does
+//! the same for a directory. `OneKey` has no tree, since a program may watch thousands of keys.
+//! Does no I/O.
 
 use super::mirror::told;
 use crate::key::Key;
@@ -9,35 +9,36 @@ use crate::schema::Stored;
 use crate::store::Event;
 use crate::watch::{Snapshot, Step};
 
-/// The value of a key, which follows a watch.
+/// The value of a key, updated with the steps of a watch.
 #[derive(Debug)]
 pub(super) struct OneKey {
-    /// Boxed, so that it takes little memory until the value is known. Thousands of watches may
-    /// start at once.
+    /// The current value. Boxed, so that it takes little memory until it is known: thousands of
+    /// watches may start at once.
     now: Option<Box<Stored>>,
     revision: Revision,
-    /// False while only changes since a revision are known whose state could not be read.
+    /// False while the watch started at a revision whose state could not be read, so that the value
+    /// may be unknown.
     complete: bool,
 }
 
-/// A step that changed the key, or that reports lost history, with the value before it. The value
-/// after it is in [`OneKey`].
+/// A step that changed the key or reported lost history, with the value before the step. [`OneKey`]
+/// has the value after the step.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct OneKeyChange {
     pub(super) revision: Revision,
     pub(super) resynced: bool,
-    /// Whether the earlier value was known.
+    /// True if the value before the step was known.
     pub(super) known: bool,
     pub(super) before: Option<Stored>,
 }
 
 impl OneKey {
-    /// Starts with a snapshot.
+    /// Creates a value with the state of a snapshot.
     pub(super) fn new(key: &Key, start: Snapshot) -> Self {
         Self { revision: start.revision, complete: start.known, now: find(key, start) }
     }
 
-    /// Starts at a revision whose state cannot be read.
+    /// Creates an unknown value at a revision whose state cannot be read.
     pub(super) fn unknown(revision: Revision) -> Self {
         Self { now: None, revision, complete: false }
     }
@@ -55,8 +56,9 @@ impl OneKey {
         self.complete
     }
 
-    /// Applies a step. `None` if it did not change the key. Lost history is reported even if the
-    /// value is the same, since intermediate values were not seen.
+    /// Applies a step. Returns `None` if the step did not change the key. A step that reports lost
+    /// history is returned even if the value is the same, since the watch did not see intermediate
+    /// values.
     pub(super) fn apply(&mut self, key: &Key, step: Step) -> Option<OneKeyChange> {
         match step {
             Step::Reset(snapshot) => {
@@ -83,12 +85,13 @@ impl OneKey {
         }
     }
 
-    /// The earlier value, if the event concerns the key.
+    /// Applies an event. Returns the earlier value, or `None` if the event does not change the key.
     fn event(&mut self, key: &Key, event: Event) -> Option<Option<Stored>> {
         let complete = self.complete;
         match event {
             Event::Put { kv, previous } if is(key, &kv.key) => {
-                // No copy: the event is the only one of its batch, and all watches of the key share it.
+                // Keep the value without a copy: the batch contains no other event, and all watches
+                // of the key share the value.
                 let now = Stored::from(kv);
                 let old = match &mut self.now {
                     Some(stored) => Some(std::mem::replace(&mut **stored, now)),
@@ -101,7 +104,7 @@ impl OneKey {
             }
             Event::Delete { key: deleted, directory: false, previous } if is(key, &deleted) => {
                 let old = self.now.take().map(|stored| *stored);
-                // The deletion of a key that is known not to exist is not a change.
+                // If the key is known not to exist, its deletion is not a change.
                 (old.is_some() || !complete).then(|| old.or_else(|| told(previous, complete)))
             }
             Event::Delete { key: deleted, directory: true, .. } if is_below(key, &deleted) => self.now.take().map(|stored| Some(*stored)),
@@ -118,7 +121,7 @@ fn is(key: &Key, stored: &[u8]) -> bool {
     key.as_str().as_bytes() == stored
 }
 
-/// Whether the key is below this directory, at any depth.
+/// Whether the key is below the directory, at any depth.
 fn is_below(key: &Key, directory: &[u8]) -> bool {
     let directory = directory.strip_suffix(b"/").unwrap_or(directory);
     key.as_str().as_bytes().strip_prefix(directory).is_some_and(|rest| rest.starts_with(b"/"))
@@ -182,8 +185,8 @@ mod tests {
         (10..20_u64).prop_flat_map(|last| (10..last).map(step).collect::<Vec<_>>())
     }
 
-    /// Removes events for other keys of the directory, so that a mirror of it sees the same events
-    /// as `OneKey`.
+    /// Removes events for other keys of the directory, so that the directory's mirror sees the same
+    /// events as `OneKey`.
     fn of_the_key(step: Step) -> Step {
         let Step::Batch(Batch { revision, events }) = step else { return step };
         let concerns = |event: &Event| match event {
@@ -198,7 +201,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn key_watch_matches_directory_watch(start in prop::option::of(snapshot(9)), steps in steps()) {
+        fn one_key_reports_same_changes_as_mirror(start in prop::option::of(snapshot(9)), steps in steps()) {
             let (key, directory) = (Key::parse(KEYS[0]).unwrap(), Key::parse("/a").unwrap());
             let (mut one, mut mirror) = match start {
                 Some(start) => (OneKey::new(&key, start.clone()), Mirror::new(directory, start)),

@@ -1,4 +1,4 @@
-//! Tests of typed changes on the memory store, with paused time.
+//! Tests of typed changes with the memory store and paused time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::store::memory::{Calls, MemoryStore};
 use crate::store::{Op, Txn};
 use crate::value::Codec;
 
-/// A time that is longer than any delay between retries.
+/// A time that is longer than every delay between retries.
 const LONG: Duration = Duration::from_secs(60);
 
 type Numbers = Changes<Keyed<String, Change<u32>>, BTreeMap<String, u32>>;
@@ -31,7 +31,7 @@ async fn commit(store: &MemoryStore, then: Vec<Op>) -> Revision {
     store.commit(Txn { then, ..Txn::default() }).await.unwrap().revision
 }
 
-/// Watches the numbers in `/n`, as a handle of a map does.
+/// Watches the map of numbers in `/n`, as a map handle does.
 fn watching(store: &MemoryStore) -> Watching<Keyed<String, Change<u32>>, BTreeMap<String, u32>> {
     let typed = Typed::new(
         "/n",
@@ -55,7 +55,7 @@ async fn next_one(changes: &mut EntryChanges<u32>) -> Result<Change<u32>> {
     timeout(LONG, changes.next()).await.expect("an item").expect("no end")
 }
 
-/// The map keys of an update with their old and new values.
+/// Returns the map keys of an update with their old and new values.
 fn told(update: &Update<Keyed<String, Change<u32>>>) -> Vec<(&str, Option<u32>, Option<u32>)> {
     for Keyed { key: name, change } in &update.changes {
         assert_eq!((change.revision, change.resynced), (update.revision, update.resynced));
@@ -73,7 +73,7 @@ fn map<const N: usize>(pairs: [(&str, u32); N]) -> BTreeMap<String, u32> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_changes_of_a_revision_are_one_item() {
+async fn changes_of_one_revision_are_one_item() {
     let store = MemoryStore::new();
     commit(&store, vec![put("/n/a", "1"), put("/n/b", "2")]).await;
     let mut changes = watching(&store).await.unwrap();
@@ -84,7 +84,7 @@ async fn all_changes_of_a_revision_are_one_item() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn current_shows_delivered_items_only() {
+async fn current_shows_only_delivered_items() {
     let store = MemoryStore::new();
     let start = commit(&store, vec![put("/n/a", "1")]).await;
     let mut changes = watching(&store).await.unwrap();
@@ -114,7 +114,8 @@ async fn bad_value_follows_good_changes_of_its_revision() {
     assert_eq!((error.kind(), error.key()), (ErrorKind::Decode, Some(&key("/n/b"))));
     assert_eq!(error.problems().iter().map(|problem| problem.revision).collect::<Vec<_>>(), [Some(bad)]);
     assert!(error.to_string().contains(&format!("revision {bad}")) && !error.to_string().contains("many"), "{error}");
-    // The state contains the bad value as long as it is stored. The stream reported it once.
+    // The stream has reported the bad value once, but the state contains it as long as it is
+    // stored.
     assert_eq!(changes.current().unwrap_err().kind(), ErrorKind::Invalid);
     assert_eq!(told(&next(&mut changes).await.unwrap()), [("d", None, Some(4))]);
     assert_eq!(told(&next(&mut changes).await.unwrap()), [("b", None, Some(2))]);
@@ -122,7 +123,7 @@ async fn bad_value_follows_good_changes_of_its_revision() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_outside_the_schema_yield_no_item() {
+async fn keys_outside_schema_yield_no_item() {
     let store = MemoryStore::new();
     let mut changes = watching(&store).await.unwrap();
     for foreign in ["/n/_etcd-typed", "/n/a/deeper", "/na", "/n"] {
@@ -181,7 +182,7 @@ async fn emptied_server_yields_resynced_update() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn watch_starts_since_past_revision() {
+async fn watch_since_past_revision_starts_with_past_state() {
     let store = MemoryStore::new();
     let then = commit(&store, vec![put("/n/a", "1")]).await;
     commit(&store, vec![put("/n/a", "2")]).await;
@@ -191,7 +192,7 @@ async fn watch_starts_since_past_revision() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn since_compacted_revision_starts_with_current_state() {
+async fn watch_since_compacted_revision_starts_with_current_state() {
     let store = MemoryStore::new();
     let then = commit(&store, vec![put("/n/a", "1")]).await;
     let now = commit(&store, vec![put("/n/one", "2")]).await;
@@ -212,7 +213,7 @@ async fn since_compacted_revision_starts_with_current_state() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn watch_follows_key_from_creation_to_deletion() {
+async fn key_watch_reports_creation_change_and_deletion() {
     let store = MemoryStore::new();
     let mut changes = watching_one(&store).await.unwrap();
     assert_eq!(changes.current().unwrap(), None);
@@ -260,7 +261,8 @@ async fn unchanged_key_yields_item_after_lost_history() {
     assert_eq!((change.old, change.new, change.revision, change.resynced), (Some(1), Some(2), revision, false));
 }
 
-/// The stream of a directory behaves in the same way.
+/// A directory's change stream behaves in the same way; see
+/// `lost_history_without_changes_yields_update`.
 #[tokio::test(start_paused = true)]
 async fn absent_key_yields_item_after_lost_history() {
     let store = MemoryStore::new();
@@ -283,7 +285,7 @@ async fn watching_root_as_entry_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lasting_refusal_is_the_last_item() {
+async fn lasting_refusal_ends_stream() {
     let store = MemoryStore::new();
     let mut changes = watching(&store).await.unwrap();
     store.faults().drop_connections();
@@ -297,7 +299,7 @@ async fn lasting_refusal_is_the_last_item() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn interruption_is_shown_while_it_lasts() {
+async fn stream_shows_interruption_until_it_resumes() {
     let store = MemoryStore::new();
     let mut changes = watching(&store).await.unwrap();
     assert!(changes.interruption().is_none());
@@ -311,7 +313,7 @@ async fn interruption_is_shown_while_it_lasts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn changes_are_send_streams() {
+async fn change_streams_are_send() {
     fn check<S: Stream + Send + Unpin + 'static>(stream: S) -> S {
         stream
     }
@@ -324,7 +326,7 @@ async fn changes_are_send_streams() {
     assert_eq!(update.changes.first().map(|keyed| &keyed.change), Some(&change));
 }
 
-/// An event in the life of a store and its watcher.
+/// A random action of the store or of the watcher.
 #[derive(Clone, Debug)]
 enum Happening {
     Write(Vec<(u8, Option<u32>)>),
@@ -355,10 +357,10 @@ fn happening() -> impl Strategy<Value = Happening> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// A map that starts as `current` and follows the updates equals `current` after each update.
-    /// At the end it equals the contents of the store.
+    /// A map that starts as `current`, and to which all updates are applied, equals `current` after
+    /// each update. At the end it equals the contents of the store.
     #[test]
-    fn changes_add_up_after_any_faults(happenings in prop::collection::vec(happening(), 0..80)) {
+    fn updates_add_up_to_stored_state_after_faults(happenings in prop::collection::vec(happening(), 0..80)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(follow_along(happenings));
     }
@@ -369,8 +371,8 @@ async fn follow_along(happenings: Vec<Happening>) {
     commit(&store, vec![put("/n/0", "0"), put("/n/1", "1")]).await;
     let mut changes = watching(&store).await.unwrap();
     let mut mine = current(&changes);
-    // A server that is emptied and compacted before the client sees it can hide that it was
-    // emptied. `anchor.rs` documents this limit.
+    // A client does not notice an emptied server if the new history is compacted before the client
+    // reconnects. `anchor.rs` documents this limit.
     let mut emptied = false;
     for happening in happenings {
         match happening {
@@ -403,8 +405,8 @@ async fn follow_along(happenings: Vec<Happening>) {
     assert!(changes.interruption().is_none());
 }
 
-/// Waits that long for an update and applies it to `mine`, where it must fit. Returns whether the
-/// update was resynced.
+/// Waits for an update, and applies it to `mine`, whose values must be the update's old values.
+/// Returns whether the update was resynced, or `None` if none came in time.
 async fn take(changes: &mut Numbers, mine: &mut BTreeMap<String, u32>, within: Duration) -> Option<bool> {
     let update = timeout(within, changes.next()).await.ok()?.expect("no end").expect("no error");
     for Keyed { key, change } in update.changes {

@@ -14,7 +14,7 @@ use crate::store::connect::{Credentials, Endpoint};
 pub(super) enum Address {
     /// `memory:` or `memory:name`.
     Memory(Option<String>),
-    /// A cluster.
+    /// The location of a cluster.
     Network(Network),
 }
 
@@ -119,8 +119,9 @@ fn split_hosts(rest: &str, first: (Protocol, bool)) -> Result<(Vec<&str>, Option
     }
 }
 
-/// Parses the text before the last `@` of the address. It refuses unencoded separators. Otherwise a
-/// part of the password would become a host, a port or the namespace.
+/// Parses the text before the last `@` of the address. Refuses separators that are not
+/// percent-encoded: otherwise a part of the password could be taken for a host, a port or the
+/// namespace.
 fn parse_credentials(userinfo: &str) -> Result<Credentials> {
     if userinfo.contains(['/', '@', '?', '#']) {
         return Err(invalid(
@@ -137,7 +138,7 @@ fn parse_credentials(userinfo: &str) -> Result<Credentials> {
     Ok(Credentials { user: percent_decoded(user)?, password: percent_decoded(password)? })
 }
 
-/// Parses the host at position `at` in the list, counted from 1.
+/// Parses a host. `at` is its position in the list, counted from 1, for errors.
 fn parse_endpoint(at: usize, text: &str) -> Result<Endpoint> {
     let invalid = |message: &str| invalid(format!("host {at}: {message}"));
     let (host, port) = match text.strip_prefix('[') {
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn schemes_choose_api_and_tls() {
+    fn scheme_determines_api_and_tls() {
         for (text, protocol, tls) in [
             ("etcd://h", Protocol::V3, false),
             ("http://h", Protocol::V3, false),
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn each_host_may_repeat_the_scheme() {
+    fn hosts_may_repeat_scheme() {
         for (text, namespace) in [
             ("http://a:1,http://b:2", "/"),
             ("http://a:1,b:2", "/"),
@@ -271,13 +272,13 @@ mod tests {
     }
 
     #[test]
-    fn no_error_shows_a_password() {
+    fn error_never_shows_password() {
         for text in [
             "etcd://anna:hunter2@h:x",
             "etcd://anna:hunter2@h/../",
             "redis://anna:hunter2@h",
             "etcd://anna:hunter2@h?x",
-            // In these addresses the password does not end at an `@` that follows `user:password`.
+            // In these addresses, no `@` follows directly after `user:password`.
             "etcd://anna:hunter2",
             "etcd://hunter2 x",
             "etcd://[hunter2",
@@ -315,7 +316,7 @@ mod tests {
             let _ = Address::parse(&text);
         }
 
-        /// The text after `user:` is the password, wherever it ends.
+        /// Any text after `user:` may be a part of the password.
         #[test]
         fn error_never_shows_random_password(
             password in "[!-~]{0,6}XYZZY[!-~]{0,6}",
@@ -324,7 +325,7 @@ mod tests {
         ) {
             match Address::parse(&format!("{before}{password}{after}")) {
                 Err(error) => prop_assert!(!format!("{error} {error:?}").contains("XYZZY"), "{}", error),
-                // Without an `@`, nothing shows that the text is a password, so it may be printed.
+                // Without an `@` the text is not recognized as a password, so `Debug` may show it.
                 Ok(address) if after.contains('@') => prop_assert!(!format!("{address:?}").contains("XYZZY"), "{:?}", address),
                 Ok(_) => {}
             }

@@ -1,4 +1,4 @@
-//! `Keys`: a range of byte keys in the namespace of a client, and its translation to the keys of the
+//! `Keys`: a range of byte keys in a client's namespace, and its translation to the keys of the
 //! store.
 
 use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo};
@@ -11,9 +11,8 @@ use crate::store::{Event, KeyValue, Span};
 
 /// A range of byte keys, in byte order.
 ///
-/// Rust's ranges convert to it: `"a".."b"`, `"a"..="b"`, `"a"..`, `.."b"` and `..` (all keys of the
-/// namespace), with anything that is bytes or text. A range without an end stays within the
-/// namespace of the client.
+/// Rust's ranges of bytes or text convert to `Keys`: `"a".."b"`, `"a"..="b"`, `"a"..`, `.."b"` and
+/// `..` (all keys of the namespace). A range without an end stays within the client's namespace.
 ///
 /// ```
 /// use etcd_typed::raw::Keys;
@@ -31,14 +30,14 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// The keys that start with these bytes.
+    /// Returns the range of the keys that start with these bytes.
     #[must_use]
     pub fn prefix(prefix: impl AsRef<[u8]>) -> Self {
         let start = Bytes::copy_from_slice(prefix.as_ref());
         Self { end: after_prefix(&start), start }
     }
 
-    /// The range that contains only this key.
+    /// Returns the range that contains only this key.
     #[must_use]
     pub fn key(key: impl AsRef<[u8]>) -> Self {
         Self { start: Bytes::copy_from_slice(key.as_ref()), end: Some(after(key.as_ref())) }
@@ -48,13 +47,14 @@ impl Keys {
         Self { start: Bytes::copy_from_slice(start), end }
     }
 
-    /// The keys of the store.
+    /// Converts the range to a range of the store's keys.
     ///
     /// # Errors
     ///
     /// `Invalid` if the end is not after the start.
     pub(super) fn within(&self, namespace: &Key) -> Result<Span> {
-        // The empty key does not exist, and within a namespace it would be the namespace itself.
+        // Start after the empty key: no store has an empty key, and within a namespace the empty
+        // key would be the namespace itself.
         let start: &[u8] = if self.start.is_empty() { &[0] } else { &self.start };
         if self.end.as_ref().is_some_and(|end| end <= start) {
             let message = "the end of a range of keys is not after its start";
@@ -69,12 +69,13 @@ impl Keys {
     }
 }
 
-/// The smallest key after this one.
+/// Returns the smallest key after this one.
 fn after(key: &[u8]) -> Bytes {
     [key, &[0]].concat().into()
 }
 
-/// The smallest key after all keys that start with these bytes. `None` if there is none.
+/// Returns the smallest key after all keys that start with these bytes. `None` if no such key
+/// exists.
 fn after_prefix(prefix: &[u8]) -> Option<Bytes> {
     let length = prefix.iter().rposition(|byte| *byte != u8::MAX)? + 1;
     let mut end = prefix.get(..length)?.to_vec();
@@ -113,7 +114,7 @@ impl From<RangeFull> for Keys {
     }
 }
 
-/// The key of the store for a key in a namespace.
+/// Converts a key in a namespace to the store's key.
 ///
 /// # Errors
 ///
@@ -125,7 +126,7 @@ pub(super) fn stored(namespace: &Key, key: &[u8]) -> Result<Key> {
     Ok(namespace.then_bytes(key))
 }
 
-/// Removes the namespace from stored keys.
+/// Removes the namespace from stored keys. The number is the namespace's length in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outside(usize);
 

@@ -13,14 +13,16 @@ use crate::store::{BoxFuture, Committed, Compare, Condition, Expiry, Op, Order, 
 
 /// A transaction on byte keys, created by [`Raw::transaction`].
 ///
-/// All conditions are checked at one revision. If all hold, the operations are performed in order,
-/// all or nothing; otherwise the operations after [`otherwise`](Self::otherwise). A read sees the
-/// effects of earlier operations of its list. The transaction is sent when it is awaited.
+/// The server checks all conditions at one revision. If all hold, it performs the operations before
+/// [`otherwise`](Self::otherwise), and if not, the operations after it. The operations run in
+/// order, all or nothing. A read sees the effects of earlier operations in the same list. The
+/// transaction is sent when it is awaited.
 ///
-/// A failed condition is not an error: then [`succeeded`](Committed::succeeded) is false, and the
-/// results are those of the operations after [`otherwise`](Self::otherwise). Errors besides those of
-/// the [module page](super): `TooManyOperations` above the limit of the server (128 by default), and
-/// `Invalid` for two writes of one key in either list. In both cases nothing was written.
+/// A failed condition is not an error: [`succeeded`](Committed::succeeded) is then false, and the
+/// results are those of the operations after [`otherwise`](Self::otherwise). In addition to the
+/// errors of the [module page](super), a transaction returns `TooManyOperations` above the server's
+/// limit (128 by default), and `Invalid` for two writes of one key in the same list. In both cases
+/// nothing was written.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -38,7 +40,7 @@ use crate::store::{BoxFuture, Committed, Compare, Condition, Expiry, Op, Order, 
 pub struct RawTransaction {
     raw: Raw,
     txn: Txn,
-    /// Whether operations are added to the second list.
+    /// True after a call of `otherwise`: operations are then added to the second list.
     otherwise: bool,
     /// The first invalid key or range.
     refused: Option<Error>,
@@ -49,24 +51,24 @@ impl RawTransaction {
         Self { raw, txn: Txn::default(), otherwise: false, refused: None }
     }
 
-    /// Requires a condition of one key.
+    /// Adds a condition on one key.
     pub fn when(self, key: impl AsRef<[u8]>, condition: Condition) -> Self {
         let span = stored(&self.raw.namespace, key.as_ref()).map(Span::Key);
         self.compare(span, condition)
     }
 
-    /// Requires a condition of every key of a range.
+    /// Adds a condition that every key of a range must meet.
     ///
     /// # Errors
     ///
-    /// `Invalid` for a condition that is about one key: only `Absent`, `UnchangedSince`,
-    /// `NeverExpires` and `Compared` go with a range.
+    /// `Invalid` for a condition that only a single key can meet: a range accepts only `Absent`,
+    /// `UnchangedSince`, `NeverExpires` and `Compared`.
     pub fn when_all(self, keys: impl Into<Keys>, condition: Condition) -> Self {
         let span = keys.into().within(&self.raw.namespace);
         self.compare(span, condition)
     }
 
-    /// Adds the operations that follow to the list that is performed if a condition fails.
+    /// Adds the operations of later calls to the list that is performed if a condition fails.
     pub fn otherwise(mut self) -> Self {
         self.otherwise = true;
         self
@@ -84,7 +86,7 @@ impl RawTransaction {
         self.op(span.map(Op::Get))
     }
 
-    /// Reads at most `limit` keys of a range in this order. A limit of zero is refused with
+    /// Reads at most `limit` keys of a range, in this order. A limit of zero is refused with
     /// `Invalid`.
     pub fn page(self, keys: impl Into<Keys>, limit: usize, order: Order) -> Self {
         let span = keys.into().within(&self.raw.namespace);
@@ -114,7 +116,7 @@ impl RawTransaction {
         self.op(span.map(|span| Op::Delete { span, previous: false }))
     }
 
-    /// Lets the write or deletion before this call also return the previous values.
+    /// Makes the latest write or deletion also return the previous values.
     pub fn previous(mut self) -> Self {
         if let Some(Op::Put { previous, .. } | Op::Delete { previous, .. }) = self.list().last_mut() {
             *previous = true;
@@ -122,8 +124,8 @@ impl RawTransaction {
         self
     }
 
-    /// Applies the transaction only while this guard is held, in addition to the other conditions;
-    /// see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
+    /// Applies the transaction only while this guard is held, as an additional condition; see
+    /// [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
     pub fn guarded_by(mut self, guard: &Guard) -> Self {
         self.raw.context = self.raw.context.guarded_by(guard);
         self

@@ -17,7 +17,7 @@ use crate::revision::Revision;
 use crate::store::{Batch, BoxFuture, Event, KeyValue, Span};
 use crate::watch::{Interruption, Reason, Snapshot, Start, Step};
 
-/// A watch that is about to start, created by [`Raw::watch`]. Await it.
+/// A watch that is not started yet, created by [`Raw::watch`]. Await it to start.
 #[must_use = "a watch does nothing until it is awaited"]
 pub struct RawWatching {
     raw: Raw,
@@ -69,14 +69,15 @@ impl fmt::Debug for RawWatching {
 /// All changes of one revision to a watched range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawUpdate {
-    /// The revision of the changes. If `resynced`, the revision of the state that they lead to.
+    /// The revision of the changes. If `resynced`, the revision of the state after the changes.
     pub revision: Revision,
     /// The changes, in the order of the transaction. No key occurs twice. `previous` is always
     /// `None`.
     pub events: Vec<Event>,
-    /// History was lost (compaction, a restored server). The changes are the difference from the last
-    /// known state: a put for each key that is new or was written since, and a deletion for each key
-    /// that no longer exists. Values in between may have been missed.
+    /// True if the server lost history (by compaction or a restore). The changes are then the
+    /// difference from the last known state: a put for each key that is new or was written since,
+    /// and a deletion for each key that no longer exists. The watch may have missed values in
+    /// between.
     pub resynced: bool,
 }
 
@@ -84,32 +85,33 @@ pub struct RawUpdate {
 /// range.
 ///
 /// The stream survives lost connections, restarted servers and compaction. Between two resyncs the
-/// revisions ascend, and no change is missing or repeated. An error is the last item; the same errors
-/// as for [`Changes`](crate::Changes) end the stream. It remembers the names of the watched keys, to
-/// report lost history as a difference. A stream that is not polled sends no requests.
+/// revisions ascend, and no change is missing or repeated. An error is the last item; the same
+/// errors as for [`Changes`](crate::Changes) end the stream. The stream keeps the names of the
+/// watched keys in memory, to compute the difference after lost history. A stream that is not
+/// polled sends no requests.
 #[must_use = "a watch makes progress only while it is polled"]
 pub struct RawChanges {
     steps: Steps,
     outside: Outside,
     revision: Revision,
-    /// The state at the start, until the first item.
+    /// The keys at the start of the stream. Empty after the first item.
     state: Vec<KeyValue>,
-    /// When each key of the range was written, by stored key.
+    /// The latest modification of each key in the range, by stored key.
     known: BTreeMap<Bytes, Revision>,
 }
 
 impl RawChanges {
-    /// The revision up to which everything was returned. Before the first item it is the revision at
-    /// which the stream started.
+    /// Returns the revision up to which the stream has returned all changes. Before the first item
+    /// this is the revision at which the stream started.
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.revision
     }
 
-    /// Takes the keys of the range at the [revision](Self::revision) at which the stream started. The
-    /// first item follows this state without a gap. Returns nothing after the first item, at the
-    /// second call, and if the stream started [since](RawWatching::since) a revision that can no
-    /// longer be read.
+    /// Returns the keys of the range at the start of the stream, and removes them from the stream.
+    /// The first item follows this state without a gap. Returns nothing after the first item, at
+    /// the second call, and if the stream started [since](RawWatching::since) a revision that can
+    /// no longer be read.
     pub fn take_state(&mut self) -> Vec<KeyValue> {
         self.outside.kvs(std::mem::take(&mut self.state))
     }
@@ -128,8 +130,8 @@ impl RawChanges {
         poll_fn(|cx| self.poll(cx)).await
     }
 
-    /// Why the stream cannot follow the store at the moment. `None` while it follows. The stream
-    /// keeps trying in either case.
+    /// Returns why the stream cannot receive changes from the store at the moment. `None` while it
+    /// can. An interrupted stream keeps trying.
     #[must_use]
     pub fn interruption(&self) -> Option<Interruption<'_>> {
         self.steps.interruption()
@@ -171,7 +173,7 @@ impl RawChanges {
     fn resync(&mut self, snapshot: Snapshot) -> RawUpdate {
         let now: BTreeMap<Bytes, Revision> = snapshot.kvs.iter().map(|kv| (kv.key.clone(), kv.modified)).collect();
         let known = std::mem::replace(&mut self.known, now);
-        // Another history may have the same key with another value at the same revision.
+        // In another history, a key may have another value at the same revision.
         let is_new = |kv: &KeyValue| snapshot.reason == Reason::Rewound || known.get(&kv.key) != Some(&kv.modified);
         let gone = known.keys().filter(|key| !self.known.contains_key(*key));
         let gone: Vec<Event> = gone.map(|key| Event::Delete { key: key.clone(), directory: false, previous: None }).collect();
@@ -188,7 +190,7 @@ impl Stream for RawChanges {
     }
 }
 
-/// No field is pinned in place, since everything that is polled is boxed.
+/// Every future and stream that is polled is boxed, so the fields need no pinning.
 impl Unpin for RawChanges {}
 
 impl fmt::Debug for RawChanges {

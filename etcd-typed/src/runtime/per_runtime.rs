@@ -8,30 +8,30 @@ use tokio::runtime::Handle;
 
 use super::KnownRuntime;
 
-/// Holds what runtimes cannot share, such as connections: data in a socket moves only while the
-/// socket's runtime is driven.
+/// Holds a value for each runtime, for values that runtimes cannot share. A connection is such a
+/// value: data in a socket moves only while the socket's runtime is driven.
 pub(crate) struct PerRuntime<T> {
     values: ArcSwap<Vec<Own<T>>>,
-    /// Held while a value is added.
+    /// Locked while a value is added.
     adding: Mutex<()>,
 }
 
 struct Own<T> {
-    /// The runtime's ID, or `None` for callers outside of a runtime.
+    /// The runtime, or `None` for the value of callers outside of a runtime.
     known: Option<KnownRuntime>,
     value: Arc<T>,
 }
 
 impl<T> PerRuntime<T> {
-    /// The value of the current runtime, created if there is none yet. In that case, values of
-    /// ended runtimes are dropped.
+    /// Returns the value of the current runtime, and creates the value if there is none yet.
+    /// Creating a value also drops the values of ended runtimes.
     pub(crate) fn here(&self, make: impl FnOnce() -> T) -> Arc<T> {
         let here = Handle::try_current().ok();
         if let Some(found) = self.find(here.as_ref()) {
             return found;
         }
         let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
-        // Another thread of this runtime may have added it in the meantime.
+        // Another thread of this runtime may have added the value in the meantime.
         if let Some(found) = self.find(here.as_ref()) {
             return found;
         }

@@ -1,9 +1,9 @@
 //! `Task`: a future that can move from one runtime to another.
 //!
-//! The future is in a [`Seat`]. Each runtime only has a [`Carrier`], which polls the future in its
-//! place. If a runtime drops its carrier, the carrier offers the seat to the other runtimes. If
-//! another carrier has taken over the seat, the old carrier ends. So a task moves by starting
-//! another carrier, whether or not the old runtime is still driven.
+//! A [`Seat`] holds the future. A runtime holds only a [`Carrier`], a small tokio task that polls
+//! the future in the seat. If a runtime drops its carrier, the carrier offers the seat to the other
+//! runtimes. A carrier ends when another carrier has taken over the seat. So a task moves by
+//! starting another carrier, whether or not the old runtime is still driven.
 
 use std::future::pending;
 use std::pin::{Pin, pin};
@@ -18,8 +18,9 @@ use super::{Runtimes, current, sleep};
 
 type Body = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A task of a client. Dropping this handle does not end the task; [`end`](Self::end) does. The
-/// task itself belongs to its runtime, or to [`Runtimes`] while it has none.
+/// A handle to a background task of a client. Dropping the handle does not end the task;
+/// [`end`](Self::end) does. The task itself is owned by its runtime, or by [`Runtimes`] while it
+/// has no runtime.
 #[derive(Clone)]
 pub(crate) struct Task(Weak<Seat>);
 
@@ -29,39 +30,41 @@ pub(crate) struct Prepared(Arc<Seat>);
 /// How long a task may go without being polled before its runtime counts as not driven.
 #[derive(Clone, Copy)]
 pub(crate) struct Patience {
-    /// The limit of the first wait, when the task was just sent something.
+    /// The limit for the first wait, just after the caller has sent the task a command.
     pub(crate) first: Duration,
-    /// The limit of later waits.
+    /// The limit for later waits.
     pub(crate) then: Duration,
 }
 
 pub(super) struct Seat {
     state: Mutex<State>,
-    /// Locked by the carrier that polls. Poisoned if the future panicked.
+    /// The task's future. The carrier that polls the future holds the lock. A poisoned lock means
+    /// that the future panicked.
     body: Mutex<Option<Body>>,
     /// Notified when the task has moved to another runtime, has lost its runtime, or has ended.
     moved: Notify,
     runtimes: Weak<Runtimes>,
-    /// Called when the last runtime has lost the task, and when a runtime has it again.
+    /// A function that is called when the task has lost its last runtime, and when a runtime has
+    /// the task again.
     observer: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 #[derive(Default)]
 struct State {
-    /// The number of moves. Carriers of an earlier round have ended their work.
+    /// The number of times that the task has moved. A carrier of an earlier round no longer polls.
     round: u64,
-    /// The runtime whose carrier polls. `None` until a carrier of this round is polled.
+    /// The runtime whose carrier polls the future. `None` until a carrier of this round is polled.
     driver: Option<Id>,
     /// Runtimes with a carrier of this round that has not been polled yet.
     candidates: Vec<Id>,
     ended: bool,
-    /// Whether the task had no runtime for some time.
+    /// True if no runtime had the task at some time since the last `settle`.
     was_stranded: bool,
-    /// Whether the observer has been told that no runtime has the task.
+    /// True if the observer's last call was for a task without a runtime.
     told_stranded: bool,
-    /// How often the future was polled.
+    /// The number of times that the future was polled.
     polls: u64,
-    /// The waker of the carrier that was polled last.
+    /// The waker of the carrier that was polled most recently.
     waker: Option<Waker>,
 }
 
@@ -78,8 +81,8 @@ impl Prepared {
         Self(Arc::new(Seat { state, body, moved, runtimes: Arc::downgrade(runtimes), observer: OnceLock::new() }))
     }
 
-    /// Calls `observer` when the last runtime has lost the task, and when a runtime has it again.
-    /// [`Task::is_stranded`] tells which.
+    /// Sets a function that is called when the task has lost its last runtime, and when a runtime
+    /// has the task again. [`Task::is_stranded`] says which of the two happened.
     pub(crate) fn observed(self, observer: impl Fn() + Send + Sync + 'static) -> Self {
         self.0.observer.get_or_init(|| Box::new(observer));
         self
@@ -105,7 +108,7 @@ impl Prepared {
 }
 
 impl Task {
-    /// Ends the task. Its future is dropped at once, or after the current poll returns.
+    /// Ends the task. Drops its future at once, or after the current poll has returned.
     pub(crate) fn end(&self) {
         let Some(seat) = self.0.upgrade() else { return };
         let waker = {
@@ -124,14 +127,14 @@ impl Task {
         self.0.upgrade().is_none_or(|seat| seat.state().ended)
     }
 
-    /// Whether no runtime has the task. It continues with the next use of the client within a
+    /// Whether no runtime has the task. Such a task continues when the client is next used within a
     /// runtime.
     pub(crate) fn is_stranded(&self) -> bool {
         self.0.upgrade().is_some_and(|seat| seat.state().is_stranded())
     }
 
-    /// Whether the task had no runtime for some time since the last [`settle`](Self::settle). Also
-    /// true for a task that has ended.
+    /// Whether no runtime had the task at some time since the last [`settle`](Self::settle). Also
+    /// true for a task that was dropped.
     pub(crate) fn was_stranded(&self) -> bool {
         self.0.upgrade().is_none_or(|seat| seat.state().was_stranded)
     }
@@ -148,7 +151,7 @@ impl Task {
         here.is_some() && self.0.upgrade().is_some_and(|seat| seat.state().driver == here)
     }
 
-    /// Moves the task to the current runtime, if there is one and the task is on another one.
+    /// Moves the task to the current runtime. Does nothing outside of a runtime.
     pub(crate) fn come_here(&self) {
         let (Some(seat), Ok(here)) = (self.0.upgrade(), Handle::try_current()) else { return };
         let id = here.id();
@@ -168,9 +171,9 @@ impl Task {
         seat.moved.notify_waiters();
     }
 
-    /// Waits for an outcome that the task produces. A task that is not polled within `patience` is
-    /// on a runtime that is not driven, and moves to the current runtime. Returns `None` if no
-    /// runtime exists, here or elsewhere.
+    /// Waits for an outcome that the task produces. If the task is not polled within `patience`,
+    /// its runtime is not driven, and the task moves to the current runtime. Returns `None` if the
+    /// caller is outside of a runtime and no runtime has the task.
     pub(crate) async fn attend<T>(&self, patience: Patience, outcome: impl Future<Output = T>) -> Option<T> {
         let mut outcome = pin!(outcome);
         let mut patience_now = patience.first;
@@ -178,9 +181,9 @@ impl Task {
             if let Some(runtimes) = seat.runtimes.upgrade() {
                 runtimes.note();
             }
-            // Register for the notification only after `note`. A runtime that is just ending
-            // refuses the task that `note` offers, which sends this notification. Receiving it
-            // would offer the task again, in an endless loop.
+            // Register for the notification only after `note`, which may offer the task to a
+            // runtime that is just ending. That runtime refuses the task, which sends a
+            // notification. Receiving it would make this loop offer the task again, endlessly.
             let moved = seat.moved.notified();
             let here = current();
             let (polls, is_elsewhere) = {
@@ -209,8 +212,7 @@ impl Task {
 }
 
 impl Seat {
-    /// Starts a carrier on a runtime. Returns whether the task still waits for a runtime that polls
-    /// it.
+    /// Starts a carrier on a runtime. Returns true if no runtime has polled the task yet.
     pub(super) fn offer(self: &Arc<Self>, handle: &Handle) -> bool {
         let runtime = handle.id();
         let round = {
@@ -224,7 +226,8 @@ impl Seat {
             state.candidates.push(runtime);
             state.round
         };
-        // Not under the lock, since a runtime that has ended drops the carrier immediately.
+        // Spawn without holding the lock: a runtime that has ended drops the carrier immediately,
+        // and its destructor takes the lock.
         handle.spawn(Carrier { seat: self.clone(), runtime, round });
         let state = self.state();
         !state.ended && state.driver.is_none()
@@ -232,8 +235,8 @@ impl Seat {
 
     /// Drops the future, unless it is being polled.
     fn clear(&self) {
-        // The future is dropped after the lock is released, since its destructors may end other
-        // tasks, or this one.
+        // Drop the future after the lock is released, since its destructors may end other tasks, or
+        // this one.
         let body = match self.body.try_lock() {
             Ok(mut body) => body.take(),
             Err(TryLockError::Poisoned(body)) => body.into_inner().take(),
@@ -242,8 +245,8 @@ impl Seat {
         drop(body);
     }
 
-    /// Calls the observer if the task has lost its last runtime, or has one again. Must be called
-    /// without a lock, since the observer may end the task.
+    /// Calls the observer if the task has lost its last runtime, or has a runtime again. The caller
+    /// must not hold a lock, since the observer may end the task.
     fn tell(&self) {
         let Some(observer) = self.observer.get() else { return };
         let news = {
@@ -262,7 +265,7 @@ impl Seat {
     }
 }
 
-/// Polls the future of a seat on one runtime.
+/// The tokio task that polls a seat's future on one runtime.
 struct Carrier {
     seat: Arc<Seat>,
     runtime: Id,
@@ -270,8 +273,8 @@ struct Carrier {
 }
 
 impl Carrier {
-    /// Makes this carrier the one that polls. Returns false if another carrier has taken over or
-    /// the task has ended.
+    /// Claims the right to poll the future. Returns false if another carrier has claimed it or the
+    /// task has ended.
     fn take(&self, waker: &Waker) -> bool {
         let mut state = self.seat.state();
         if state.ended || state.round != self.round || state.driver.is_some_and(|driver| driver != self.runtime) {
@@ -284,7 +287,8 @@ impl Carrier {
         let is_known = state.waker.as_ref().is_some_and(|known| known.will_wake(waker));
         let former = if is_known { None } else { state.waker.replace(waker.clone()) };
         drop(state);
-        // Not under the lock, since this may be the last waker of a carrier and drop it.
+        // Drop the waker without holding the lock: it may be the last waker of another carrier,
+        // whose destructor takes the lock.
         drop(former);
         if told_stranded {
             self.seat.tell();
@@ -326,8 +330,8 @@ impl Future for Carrier {
     }
 }
 
-/// A carrier that is dropped before the task ends was dropped by the end of its runtime, or because
-/// the future panicked.
+/// Handles a carrier that is dropped before the task ends: its runtime has ended, or the future
+/// panicked.
 impl Drop for Carrier {
     fn drop(&mut self) {
         let seat = &self.seat;
@@ -339,7 +343,7 @@ impl Drop for Carrier {
             if is_over && !panicked {
                 return;
             }
-            // Without `Runtimes`, which are dropped with the client, no other runtime can be found.
+            // Without `Runtimes`, which the client owns, no other runtime can be found.
             state.ended |= panicked || runtimes.is_none();
             state.candidates.retain(|candidate| *candidate != self.runtime);
             if state.driver == Some(self.runtime) {

@@ -65,7 +65,7 @@ fn task_moves_when_its_runtime_ends() {
 }
 
 #[test]
-fn task_moves_for_every_runtime_shutdown() {
+fn task_moves_after_every_kind_of_shutdown() {
     let ends: [fn(Runtime); 3] = [Runtime::shutdown_background, |runtime| runtime.shutdown_timeout(MOMENT), drop];
     for end in ends {
         let (first, second, runtimes) = (multi_thread(), current_thread(), Runtimes::new());
@@ -91,7 +91,7 @@ fn task_moves_several_times() {
 }
 
 #[test]
-fn stranded_task_waits_for_next_runtime() {
+fn task_without_runtime_waits_for_next_runtime() {
     let runtimes = Runtimes::new();
     let first = current_thread();
     let ticker = first.block_on(async { Ticker::start(&runtimes) });
@@ -107,7 +107,7 @@ fn stranded_task_waits_for_next_runtime() {
 }
 
 #[test]
-fn unpolled_task_is_not_lost() {
+fn never_polled_task_moves_to_next_runtime() {
     let runtimes = Runtimes::new();
     let (first, second) = (current_thread(), current_thread());
     let ticker = {
@@ -129,7 +129,7 @@ fn task_skips_undriven_runtime() {
     }
     drop(first);
     driven.block_on(ticker.ticks());
-    // When the runtime is driven again, it has nothing to do.
+    // Drive the other runtime again: it must not take the task back.
     undriven.block_on(async { tokio::time::sleep(MOMENT).await });
     driven.block_on(ticker.ticks());
 }
@@ -155,7 +155,7 @@ fn waiter_takes_task_from_undriven_runtime() {
 }
 
 #[test]
-fn waiter_leaves_task_on_driven_runtime() {
+fn waiter_does_not_move_task_from_driven_runtime() {
     let runtimes = Runtimes::new();
     let (other, here) = (multi_thread(), current_thread());
     let ticker = other.block_on(async { Ticker::start(&runtimes) });
@@ -169,8 +169,7 @@ fn waiter_leaves_task_on_driven_runtime() {
     });
 }
 
-/// The task's runtime refuses the task while it ends, and the waiter must not retry without a
-/// pause.
+/// A runtime that is ending refuses tasks. The waiter must not retry without a pause.
 #[test]
 fn waiter_on_ending_runtime_does_not_spin() {
     for _ in 0..20 {
@@ -218,7 +217,7 @@ fn waiter_without_any_runtime_returns_none() {
 }
 
 #[test]
-fn ended_task_is_dropped_on_any_runtime() {
+fn future_of_ended_task_is_dropped_on_any_runtime() {
     let runtimes = Runtimes::new();
     let (driven, undriven, ended) = (multi_thread(), current_thread(), current_thread());
     let mut tickers = [&driven, &undriven, &ended].map(|runtime| runtime.block_on(async { Ticker::start(&runtimes) }));
@@ -240,7 +239,7 @@ fn ended_task_is_dropped_on_any_runtime() {
 }
 
 #[test]
-fn task_may_end_itself() {
+fn task_can_end_itself() {
     let runtimes = Runtimes::new();
     current_thread().block_on(async {
         let prepared = runtimes.prepare();
@@ -273,7 +272,7 @@ fn panicked_task_ends_and_does_not_move() {
 }
 
 #[test]
-fn task_ends_with_client_and_runtime() {
+fn task_ends_when_client_and_runtime_are_dropped() {
     let runtimes = Runtimes::new();
     let first = current_thread();
     let mut ticker = first.block_on(async { Ticker::start(&runtimes) });
@@ -284,7 +283,7 @@ fn task_ends_with_client_and_runtime() {
 }
 
 #[test]
-fn stranded_task_is_dropped_with_client() {
+fn task_without_runtime_is_dropped_with_client() {
     let runtimes = Runtimes::new();
     let first = current_thread();
     let mut ticker = first.block_on(async { Ticker::start(&runtimes) });
@@ -295,7 +294,7 @@ fn stranded_task_is_dropped_with_client() {
 }
 
 #[test]
-fn many_tasks_leave_many_ending_runtimes() {
+fn many_tasks_move_from_many_ending_runtimes() {
     let runtimes = Runtimes::new();
     let last = multi_thread();
     last.block_on(async { runtimes.note() });
@@ -322,7 +321,7 @@ fn many_tasks_leave_many_ending_runtimes() {
 }
 
 #[test]
-fn ended_runtimes_are_forgotten() {
+fn ended_runtimes_are_removed() {
     let (runtimes, own) = (Runtimes::new(), PerRuntime::<u32>::default());
     for number in 0..10 {
         let runtime = current_thread();
@@ -337,7 +336,7 @@ fn ended_runtimes_are_forgotten() {
 }
 
 #[test]
-fn runtime_value_is_made_once() {
+fn value_is_created_once_per_runtime() {
     let own = PerRuntime::<u32>::default();
     let (one, other) = (multi_thread(), current_thread());
     for _ in 0..3 {
@@ -345,14 +344,14 @@ fn runtime_value_is_made_once() {
         assert_eq!(*other.block_on(async { own.here(|| 2) }), 2);
         assert_eq!(*own.here(|| 3), 3, "outside of a runtime");
     }
-    // A runtime that is not driven now may be driven later.
+    // `other` is not driven now, but still exists, so it keeps its value.
     drop(one);
     current_thread().block_on(async { own.here(|| 4) });
     assert_eq!(*other.block_on(async { own.here(|| 5) }), 2);
 }
 
 #[test]
-fn timer_continues_on_polling_runtime() {
+fn timer_continues_on_another_runtime() {
     let (first, second) = (current_thread(), current_thread());
     let mut timer = Box::pin(sleep(MOMENT));
     let begun = Instant::now();

@@ -11,25 +11,26 @@ use tokio::time::Instant;
 
 use super::current;
 
-/// The time on tokio's clock, which tests can pause, as the type that the public API uses.
+/// Returns the time on tokio's clock, which tests can pause, as the type in the public API.
 pub(crate) fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
-/// The time since `since` on tokio's clock.
+/// Returns the time since `since` on tokio's clock.
 pub(crate) fn elapsed(since: std::time::Instant) -> Duration {
     Instant::from_std(since).elapsed()
 }
 
-/// Like [`tokio::time::sleep`], but continues on the runtime that polls it.
+/// Like [`tokio::time::sleep`], but may be polled on a runtime other than the one that created it.
 pub(crate) async fn sleep(time: Duration) {
     let far = Duration::from_secs(86_400 * 365 * 30);
     let now = Instant::now();
     sleep_until(now.checked_add(time).unwrap_or_else(|| now + far)).await;
 }
 
-/// Like [`tokio::time::sleep_until`], but continues on the runtime that polls it. Outside of a
-/// runtime there are no timers, so it then completes only when it is polled within one.
+/// Like [`tokio::time::sleep_until`], but may be polled on a runtime other than the one that
+/// created it. Outside of a runtime there are no timers, so the future completes only when it is
+/// polled within a runtime.
 pub(crate) async fn sleep_until(at: Instant) {
     let mut is_over = false;
     while !is_over {

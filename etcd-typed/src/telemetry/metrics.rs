@@ -1,4 +1,4 @@
-//! The metrics, and their way to the facade of the crate `metrics`.
+//! The list of metrics, and the functions that send them to the crate `metrics`.
 
 #[cfg(feature = "metrics")]
 pub(super) use self::facade::{add, count, observe, set};
@@ -33,15 +33,15 @@ pub const METRICS: &[Metric] = &[
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Metric {
-    /// The name under which it is recorded.
+    /// The name under which the metric is recorded.
     pub name: &'static str,
-    /// How it changes over time.
+    /// How the metric changes over time.
     pub kind: MetricKind,
-    /// The names of its labels. Each record has all of them.
+    /// The names of the metric's labels. Every recorded value has all labels.
     pub labels: &'static [&'static str],
-    /// What it counts or measures.
+    /// What the metric counts or measures.
     pub unit: MetricUnit,
-    /// Its description, in one line.
+    /// A description of the metric in one line.
     pub meaning: &'static str,
 }
 
@@ -61,7 +61,7 @@ pub enum MetricKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MetricUnit {
-    /// A number of things.
+    /// A count without a unit.
     Count,
     /// Seconds, with fractions.
     Seconds,
@@ -250,7 +250,7 @@ mod facade {
 
     use super::Metric;
 
-    /// Adds one to a counter. The values are for the metric's labels, in their order.
+    /// Adds one to a counter. `values` are the values of the metric's labels, in the same order.
     pub(in crate::telemetry) fn count(metric: &'static Metric, values: &[&'static str]) {
         metrics::counter!(metric.name, labels(metric, values)).increment(1);
     }

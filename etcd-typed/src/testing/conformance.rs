@@ -1,9 +1,9 @@
-//! The conformance suite: one case for each rule of the [`Store`] contract, the same for every
-//! store.
+//! The conformance suite: one case for each rule of the [`Store`] contract. All stores run the same
+//! cases.
 //!
-//! [`conformance!`](crate::conformance) turns all cases into tests with names; a store cannot leave
-//! one out. The store's [`Capabilities`](crate::store::Capabilities) declare what it cannot do, and
-//! the suite then asserts that it refuses as the contract says.
+//! [`conformance!`](crate::conformance) generates a test for each case; a store cannot leave a case
+//! out. The store's [`Capabilities`](crate::store::Capabilities) declare what the store cannot do,
+//! and the suite then asserts that the store refuses such operations as the contract says.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -35,7 +35,7 @@
 //! # fn main() {}
 //! ```
 
-// This file runs the cases; the cases are in the files of their subjects.
+// This file runs the cases. Each file below has the cases about one subject.
 
 mod bench;
 mod between;
@@ -56,32 +56,34 @@ use bench::Bench;
 
 use crate::store::{BoxFuture, Store};
 
-/// The time limit of a case. Only a failing case takes this long, usually because it waits for
-/// something.
+/// The time limit of a case. Only a failing case takes this long, usually because it waits for an
+/// event that does not come.
 const CASE_LIMIT: Duration = Duration::from_secs(120);
 
 /// A store under test.
 pub trait TestStore: Send + Sync {
-    /// The store.
+    /// Returns the store.
     fn store(&self) -> &dyn Store;
 
-    /// Makes the store forget its history: a watch that resumes from an earlier revision no longer
-    /// gets the changes before now (etcd v3: a compaction at the newest revision; v2: a thousand
-    /// writes to another key). The stored values stay.
+    /// Makes the store lose its history: a watch that resumes from an earlier revision no longer
+    /// gets the changes before now. On etcd v3, compact at the newest revision; on v2, write
+    /// another key a thousand times. The stored values stay.
     fn lose_history(&self) -> BoxFuture<'_, ()>;
 }
 
 /// Whether a case can share its store with other cases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolation {
-    /// Other cases use the store too, in directories of their own. The store keeps its history
-    /// meanwhile.
+    /// Other cases may use the store at the same time, in other directories. The store keeps its
+    /// history meanwhile.
     Shared,
-    /// The case has the store for itself: the case makes it lose its history, or writes very much.
+    /// No other case may use the store, since the case makes the store lose its history, or writes
+    /// very much.
     Alone,
 }
 
-/// Generates the functions of the cases, and a macro for the tests that call them, from one list.
+/// Generates a public function for each case, and the macro that generates the tests, from one list
+/// of cases.
 macro_rules! cases {
     ($dollar:tt $($module:ident { $($isolation:ident $case:ident,)* })*) => {
         /// The cases. [`conformance!`](crate::conformance) calls them.
@@ -242,7 +244,7 @@ cases! { $
     }
 }
 
-/// Runs one case, on a runtime of its own as in a test.
+/// Runs one case on a new runtime.
 fn run<S: TestStore>(
     name: &str,
     isolation: Isolation,

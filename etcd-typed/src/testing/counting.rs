@@ -1,4 +1,5 @@
-//! `CountingStore`: counts the calls of another store, so that tests can assert "one round trip".
+//! `CountingStore`: counts the calls of another store, so that tests can assert how many requests
+//! an operation sends.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,18 +11,18 @@ use crate::store::{
     BoxFuture, Capabilities, Committed, Identity, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
 };
 
-/// Passes every call on and counts it. Clones share their counts: pass one to
-/// [`Client::with_store`](crate::Client::with_store), and read the counts from the other.
+/// Passes every call to another store and counts it. Clones share their counts: pass a clone to
+/// [`Client::with_store`](crate::Client::with_store), and read the counts from the original.
 ///
-/// It counts calls of the store, not the requests inside one call (further pages of a large range,
-/// repetitions).
+/// It counts calls of the store's methods. One call may send several requests, for more pages of a
+/// large range or to repeat a failed request.
 #[derive(Clone, Debug)]
 pub struct CountingStore {
     inner: Arc<dyn Store>,
     counts: Arc<Mutex<Counts>>,
 }
 
-/// How often each method of a [`CountingStore`] was called.
+/// The number of calls of each method of a [`CountingStore`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Calls of [`Store::range`].
@@ -47,7 +48,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// The number of all calls.
+    /// Returns the number of all calls.
     #[must_use]
     pub fn total(&self) -> u64 {
         let Self { range, commit, watch, grant, keep_alive, revoke, time_to_live, status, members, stats } = *self;
@@ -76,13 +77,13 @@ impl CountingStore {
         Self { inner, counts: Arc::default() }
     }
 
-    /// Returns the calls since the beginning, or since the last [`take`](Self::take).
+    /// Returns the counts since the beginning, or since the last [`take`](Self::take).
     #[must_use]
     pub fn counts(&self) -> Counts {
         *self.locked()
     }
 
-    /// Returns the calls so far, and starts again at zero.
+    /// Returns the counts so far, and resets them to zero.
     pub fn take(&self) -> Counts {
         std::mem::take(&mut *self.locked())
     }
@@ -91,7 +92,7 @@ impl CountingStore {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a call when it is made, whatever its result.
+    /// Counts the call, whatever its result, and passes it to the inner store.
     fn around(&self, call: Call) -> impl Future<Output = Result<Reply>> + Send + use<> {
         *self.locked().of(&call) += 1;
         call.send(&self.inner)

@@ -21,26 +21,26 @@ mod folder;
 mod health_check;
 mod process;
 
-/// How long a server may take until it answers. Far more than it needs, since tests share the
+/// How long a server may take until it answers. A server needs far less, but tests share the
 /// machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
 
-/// The maximum number of members of a cluster. Each takes a process and two ports.
+/// The maximum number of members of a cluster. Each member needs a process and several ports.
 const MOST_MEMBERS: usize = 99;
-/// How often other ports are tried when another program took one first.
+/// How often a cluster is started with other ports, if another program has taken one of its ports.
 const PORT_ATTEMPTS: usize = 10;
 
 /// A real etcd server (3.4 to 3.7) with free loopback ports, a temporary data directory, the v3
 /// API, and the v2 API if the server [has it](Self::has_v2).
 ///
-/// The program is the one set by [`Builder::binary`], else the one in the environment variable
-/// `ETCD_BIN`, else `etcd` on the `PATH`. The server does not get other environment variables, so
-/// `ETCD_*` variables of the host do not change it.
+/// The program is the path that [`Builder::binary`] sets, else the path in the environment variable
+/// `ETCD_BIN`, else `etcd` on the `PATH`. The server does not get the `ETCD_*` variables of the
+/// environment, so they do not change its settings.
 ///
-/// Dropping the value kills the server and removes its data. If the test process ends in another
-/// way, a helper process does both, even after a SIGKILL of the test's process group. If the helper
-/// is killed too, the next server that any process starts removes the data.
+/// Dropping the value kills the server and removes its data. If the test process ends without
+/// dropping it, a helper process does both, even after a SIGKILL to the test's process group. If
+/// the helper is killed too, the next start of a server by any test process removes the data.
 pub struct Etcd {
     settings: Settings,
     ports: Ports,
@@ -49,7 +49,7 @@ pub struct Etcd {
     version: String,
     /// The number of members of its cluster.
     members: usize,
-    /// Whether it was killed, and may have lost acknowledged writes.
+    /// True if the server was killed and may have lost acknowledged writes.
     doubtful: bool,
 }
 
@@ -98,7 +98,7 @@ impl Etcd {
     }
 
     /// Returns the server that all tests of this process share. Tests must not break it, and must
-    /// use keys of their own. It ends with the process.
+    /// use different keys. The server ends with the process.
     ///
     /// # Panics
     ///
@@ -108,32 +108,34 @@ impl Etcd {
         SHARED.get_or_init(Self::start).await
     }
 
-    /// The address for clients, `127.0.0.1:PORT`. It does not change when the server restarts.
+    /// Returns the address for clients, `127.0.0.1:PORT`. It does not change when the server
+    /// restarts.
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.ports.client)
     }
 
-    /// The port for clients.
+    /// Returns the port for clients.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.ports.client
     }
 
-    /// `etcd://127.0.0.1:PORT`, or `etcds://` with TLS.
+    /// Returns the URL for a v3 client: `etcd://127.0.0.1:PORT`, or `etcds://` with TLS.
     #[must_use]
     pub fn url_v3(&self) -> String {
         let scheme = if self.settings.tls.is_some() { "etcds" } else { "etcd" };
         format!("{scheme}://{}", self.endpoint())
     }
 
-    /// Whether the server has the v2 API: etcd 3.6 removed it, and [`Builder::v2`] turns it off.
+    /// Whether the server has the v2 API. etcd 3.6 removed it, and `false` for [`Builder::v2`]
+    /// turns it off.
     #[must_use]
     pub fn has_v2(&self) -> bool {
         self.settings.v2 && process::has_v2(&self.version)
     }
 
-    /// `etcd2://127.0.0.1:PORT`, or `etcd2s://` with TLS.
+    /// Returns the URL for a v2 client: `etcd2://127.0.0.1:PORT`, or `etcd2s://` with TLS.
     ///
     /// # Panics
     ///
@@ -150,13 +152,13 @@ impl Etcd {
         format!("{scheme}://{}", self.endpoint())
     }
 
-    /// The server's version: `3.4.23`.
+    /// Returns the server's version, such as `3.4.23`.
     #[must_use]
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// The program that the server runs.
+    /// Returns the path of the server's program.
     #[must_use]
     pub fn binary(&self) -> &Path {
         &self.settings.binary
@@ -168,30 +170,30 @@ impl Etcd {
         numbers(&self.version) >= (major, minor, 0)
     }
 
-    /// The directory with the server's data.
+    /// Returns the directory with the server's data.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
         self.folder.data()
     }
 
-    /// The server's log since its last start.
+    /// Returns the server's log since its last start.
     #[must_use]
     pub fn log(&self) -> String {
         self.folder.read_log()
     }
 
-    /// Ends the server at once, as a crash does (SIGKILL). Its data stay. Does nothing if it is not
-    /// running.
+    /// Ends the server at once, like a crash (SIGKILL). Keeps its data. Does nothing if the server
+    /// is not running.
     ///
-    /// Some versions may lose acknowledged writes this way, and are not started again on the same
-    /// data: single members before 3.4.21 and of 3.5.0 to 3.5.4 (etcd issue 14370), and every
-    /// member of 3.5.0 to 3.5.2 (issue 13766).
+    /// Some versions may then lose acknowledged writes, so a later start on the same data panics:
+    /// single members before 3.4.21 and of 3.5.0 to 3.5.4 (etcd issue 14370), and every member of
+    /// 3.5.0 to 3.5.2 (issue 13766).
     pub async fn kill(&mut self) {
         self.doubtful |= self.process.take().is_some() && forgets_at_a_crash(&self.version, self.members);
     }
 
-    /// Asks the server to end (SIGTERM) and waits until it has ended. Its data stay. Does nothing
-    /// if it is not running.
+    /// Asks the server to end (SIGTERM) and waits until it has ended. Keeps its data. Does nothing
+    /// if the server is not running.
     ///
     /// # Panics
     ///
@@ -250,16 +252,16 @@ impl Etcd {
         self.ready().await;
     }
 
-    /// Stops the server cleanly, starts this program on the same data, ports and flags, as an
-    /// upgrade does, and waits until it answers. A [`Cluster`] whose members are upgraded one by
-    /// one has mixed versions in between.
+    /// Upgrades the server: stops it cleanly, starts this program with the same data, ports and
+    /// flags, and waits until it answers. While the members of a [`Cluster`] are upgraded one by
+    /// one, the cluster has mixed versions.
     ///
     /// etcd supports upgrades by one minor version (3.6 to 3.7), and no downgrades.
     ///
     /// # Panics
     ///
     /// Panics if there is no such program, the server does not stop, or the program does not start
-    /// on the data.
+    /// with the data.
     pub async fn upgrade(&mut self, binary: impl Into<PathBuf>) {
         let binary = binary.into();
         self.terminate().await;
@@ -269,8 +271,8 @@ impl Etcd {
         self.ready().await;
     }
 
-    /// As [`restart`](Self::restart), but removes the data first: an empty server with the same
-    /// flags, ports and IDs.
+    /// Like [`restart`](Self::restart), but removes the data first. The new server is empty and has
+    /// the same flags, ports and IDs.
     ///
     /// # Panics
     ///
@@ -282,9 +284,9 @@ impl Etcd {
         self.restart().await;
     }
 
-    /// As [`wipe`](Self::wipe), with another `--initial-cluster-token`, from which etcd derives the
-    /// IDs of the cluster and its members: a server of another cluster at the same address, as
-    /// after a restore.
+    /// Like [`wipe`](Self::wipe), but with another `--initial-cluster-token`, from which etcd
+    /// derives the IDs of the cluster and its members. So the new server belongs to another cluster
+    /// at the same address, as after a restore.
     ///
     /// # Panics
     ///
@@ -300,7 +302,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// Panics if the data of the server cannot be removed.
+    /// Panics if the server's data cannot be removed.
     pub async fn forget(&mut self, token: &str) {
         self.kill().await;
         self.folder.clear_data();
@@ -308,12 +310,14 @@ impl Etcd {
         self.settings.flags.push(format!("--initial-cluster-token={token}"));
     }
 
-    /// Starts the process on its data and ports, unless it runs. Does not wait for an answer.
+    /// Starts the server with its data and ports, unless it is running. Does not wait until it
+    /// answers.
     ///
     /// # Panics
     ///
-    /// Panics if there is no etcd program, or the server was [killed](Self::kill) and its version
-    /// may have lost acknowledged writes: missing data would say nothing about the test's subject.
+    /// Panics if there is no etcd program, or if the server was [killed](Self::kill) and its
+    /// version may have lost acknowledged writes: a test could not tell whether missing data is its
+    /// own failure.
     pub async fn launch(&mut self) {
         assert!(
             !self.doubtful,
@@ -326,7 +330,7 @@ impl Etcd {
         }
     }
 
-    /// Waits until the server answers clients. If its port is still taken, it is launched again.
+    /// Waits until the server answers clients. Launches the server again if its port was taken.
     ///
     /// # Panics
     ///
@@ -336,7 +340,7 @@ impl Etcd {
         loop {
             match self.observe().await {
                 Start::Ready => return,
-                // After a restart a port is taken only for a moment, by a client's own connection.
+                // After a restart, a port may be taken for a moment by a client's own connection.
                 Start::PortTaken if began.elapsed() < START_LIMIT => self.launch().await,
                 Start::Pending if began.elapsed() < START_LIMIT => {}
                 Start::Pending | Start::PortTaken | Start::Ended => {
@@ -347,7 +351,8 @@ impl Etcd {
         }
     }
 
-    /// Asks the server. No other user of the harness has its ports, so no other server can answer.
+    /// Checks whether the server runs and answers. No other user of the harness has its ports, so
+    /// no other server can answer.
     async fn observe(&mut self) -> Start {
         let answers = HealthCheck::of(&self.settings, &self.ports).is_answered().await;
         if !self.is_running() {
@@ -358,16 +363,16 @@ impl Etcd {
         if answers { Start::Ready } else { Start::Pending }
     }
 
-    /// Sends a request to the JSON form of the v3 API, without the code of this crate:
+    /// Sends a request to etcd's JSON gateway for the v3 API, without a client of this crate:
     /// `etcd.call("/v3/kv/compaction", "{\"revision\": 7}")`. Keys and values in the body are
     /// Base64. Returns the body of the answer, whatever its status.
     ///
     /// # Panics
     ///
-    /// Panics if the server cannot be reached. It does not work with TLS.
+    /// Panics if the server cannot be reached, or uses TLS.
     pub async fn call(&self, path: &str, body: &str) -> String {
         let length = body.len();
-        // With HTTP/1.0 the answer is in one piece and ends with the connection.
+        // With HTTP/1.0 the answer is not chunked and ends with the connection.
         let request = format!("POST {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
         let mut answer = Vec::new();
         let sent = async {
@@ -389,7 +394,7 @@ impl Etcd {
     ///
     /// Panics if the server refuses.
     pub async fn compact(&self) -> Revision {
-        // Reads a key that no test uses. The header of the answer has the revision.
+        // Read a key that no test uses. The header of the answer has the revision.
         let answer = self.call("/v3/kv/range", r#"{"key": "AA==", "count_only": true}"#).await;
         let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
         let revision = answer.pointer("/header/revision").and_then(|number| number.as_str()?.parse().ok());
@@ -440,7 +445,7 @@ impl Builder {
         self
     }
 
-    /// Sets whether to enable the v2 API, on servers before 3.6, which have one (default: true).
+    /// Sets whether to enable the v2 API (default: true). Servers since 3.6 do not have it.
     #[must_use]
     pub fn v2(mut self, yes: bool) -> Self {
         self.settings.v2 = yes;
@@ -449,11 +454,12 @@ impl Builder {
 
     /// Adds a flag of etcd with its value: `.flag("--auth-token-ttl", "3")`.
     ///
-    /// A flag of 3.4 and 3.5 that begins with `--experimental-` is passed without this prefix to
-    /// 3.6 and later, where it is stable: `.flag("--experimental-watch-progress-notify-interval",
-    /// "1s")` works with every version. This does not work for the few flags that became feature
-    /// gates (`--experimental-initial-corrupt-check`): such a server does not start, and the panic
-    /// shows the unknown flag.
+    /// Give experimental flags their name in 3.4 and 3.5, with the prefix `--experimental-`.
+    /// Servers of 3.6 and later get the flag without this prefix:
+    /// `.flag("--experimental-watch-progress-notify-interval", "1s")` works with every version.
+    /// This does not work for the few flags that became feature gates
+    /// (`--experimental-initial-corrupt-check`): with such a flag, a server of 3.6 or later does
+    /// not start, and the panic shows the unknown flag.
     #[must_use]
     pub fn flag(mut self, name: &str, value: &str) -> Self {
         self.settings.flags.push(format!("{name}={value}"));
@@ -461,11 +467,11 @@ impl Builder {
     }
 
     /// Sets the election timeout to 100 ms and the heartbeat interval to 10 ms; etcd's defaults are
-    /// 1 s and 100 ms. An election then takes 0.1 to 0.2 s instead of 1 to 2 s, and the server also
-    /// grants leases of 1 s, where the shortest is 2 s by default.
+    /// 1 s and 100 ms. An election then takes 0.1 to 0.2 s instead of 1 to 2 s, and the shortest
+    /// lease is 1 s instead of 2 s.
     ///
-    /// [`start`](Self::start) does this by itself. Do not use it for several members on a busy
-    /// machine: a late heartbeat starts an election there.
+    /// [`start`](Self::start) calls this method. Do not call it for several members on a busy
+    /// machine, where a late heartbeat starts an election.
     #[must_use]
     pub fn quick_election(self) -> Self {
         self.flag("--heartbeat-interval", "10").flag("--election-timeout", "100")
@@ -476,7 +482,7 @@ impl Builder {
         self.settings.flags.iter().any(|flag| names.iter().any(|name| flag.starts_with(name)))
     }
 
-    /// Serves clients with TLS.
+    /// Makes the server serve clients with TLS.
     #[must_use]
     pub fn tls(mut self, files: TlsFiles) -> Self {
         self.settings.tls = Some(files);
@@ -494,10 +500,10 @@ impl Builder {
 
     /// Starts one server and waits until it answers.
     ///
-    /// The server has [quick elections](Self::quick_election), since most of the time that a single
-    /// member takes to start is its own election. With `.flag("--election-timeout", "1000")` it has
-    /// the timings of a server with etcd's defaults: a [`flag`](Self::flag) of a timing turns the
-    /// quick ones off.
+    /// The server has [quick elections](Self::quick_election), since a single member spends most of
+    /// its start on its own election. A [`flag`](Self::flag) for the election timeout or the
+    /// heartbeat interval turns them off: `.flag("--election-timeout", "1000")` gives a server
+    /// etcd's default timings.
     ///
     /// # Panics
     ///
@@ -508,7 +514,7 @@ impl Builder {
     }
 
     /// Starts a cluster with this many members, and waits until all of them answer. Elections have
-    /// etcd's default timings, also with one member, since a cluster can grow.
+    /// etcd's default timings, even with one member, since a cluster can grow.
     ///
     /// # Panics
     ///
@@ -524,11 +530,11 @@ impl Builder {
 /// crash.
 fn forgets_at_a_crash(version: &str, members: usize) -> bool {
     let version = numbers(version);
-    // The server records how far its log is applied before the v3 store has saved the applied
+    // Such a server may record that its log is applied before the v3 store has saved the applied
     // writes (issue 13766).
     let skips = ((3, 5, 0)..(3, 5, 3)).contains(&version);
-    // A single member applies a write, and answers, while it still saves the log. With other
-    // members, a write is applied after a majority has saved it (issue 14370).
+    // A single member of such a version applies a write, and answers, while it still saves the log.
+    // In a cluster, a write is applied only after a majority has saved it (issue 14370).
     let hurries = version < (3, 4, 21) || ((3, 5, 0)..(3, 5, 5)).contains(&version);
     skips || members == 1 && hurries
 }
@@ -538,7 +544,7 @@ mod tests {
     use super::forgets_at_a_crash;
 
     #[test]
-    fn versions_that_lose_writes_in_crash_are_known() {
+    fn versions_that_lose_writes_in_crash_are_recognized() {
         for (version, single, member) in [
             ("3.3.27", true, false),
             ("3.4.9", true, false),

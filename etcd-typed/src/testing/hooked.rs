@@ -1,4 +1,4 @@
-//! `HookedStore`: runs a test's closure in place of each call of another store.
+//! `HookedStore`: runs a test's closure in place of each call to another store.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,22 +13,21 @@ use crate::store::{
 /// Wraps a store and runs a closure, the hook, in place of each call.
 ///
 /// The hook gets the [`Call`] and the wrapped store, and returns a future of the [`Reply`].
-/// [`call.send(&store)`](Call::send) makes the call. Before and after it, the hook may do anything:
-/// look at the request or change it, wait, make another client's transaction first, return an error
-/// instead, or change the reply. Use it to put your code into situations that are rare on a real
-/// server: a conflict at the first attempt, a write whose outcome is unknown, an old server. For
-/// outages, delays and lost replies of the memory store,
-/// [`Faults`](crate::store::memory::Faults) is shorter.
+/// [`call.send(&store)`](Call::send) makes the call. The hook may inspect or change the request,
+/// wait, make another client's transaction first, return an error instead, or change the reply. Use
+/// it to put your code into situations that are rare on a real server: a conflict at the first
+/// attempt, a write whose outcome is unknown, an old server. To simulate outages, delays and lost
+/// replies of the memory store, [`Faults`](crate::store::memory::Faults) needs less code.
 ///
-/// The hook runs for the methods that make requests. [`capabilities`](Store::capabilities),
-/// [`history`](Store::history) and [`identity`](Store::identity) are those of the wrapped store.
-/// Clones share the hook. A `HookedStore` can wrap another one; the hook of the outer one runs
-/// first.
+/// The hook runs only for methods that send requests. [`capabilities`](Store::capabilities),
+/// [`history`](Store::history) and [`identity`](Store::identity) call the wrapped store directly.
+/// Clones share the hook. A `HookedStore` can wrap another `HookedStore`; the hook of the outer
+/// store runs first.
 ///
 /// # Example
 ///
-/// The code under test adds one, and tries again when another client was faster. The hook lets
-/// another client write before the first attempt arrives:
+/// The code under test adds one to a number, and tries again if another client was faster. The hook
+/// lets another client write before the first attempt arrives:
 ///
 /// ```
 /// use std::sync::Arc;
@@ -73,7 +72,7 @@ use crate::store::{
 /// # }
 /// ```
 ///
-/// A hook that changes replies. The reply must be of the kind of the call:
+/// A hook can change replies. The [`Reply`] must be the variant with the same name as the [`Call`]:
 ///
 /// ```
 /// use std::sync::Arc;
@@ -111,13 +110,12 @@ pub struct HookedStore {
 type Hook = dyn Fn(Call, Arc<dyn Store>) -> BoxFuture<'static, Result<Reply>> + Send + Sync;
 
 impl HookedStore {
-    /// Wraps a store. The hook itself runs when a method is called, and the future that it returns
-    /// runs when the caller awaits the method. Dropping the caller's future drops the future of the
-    /// hook.
+    /// Wraps a store. A call of a store method calls the hook at once. The hook's future runs when
+    /// the caller awaits the method, and is dropped with the caller's future.
     ///
     /// # Panics
     ///
-    /// A call panics if the hook returns a [`Reply`] of another kind of call.
+    /// A call panics if the hook returns the [`Reply`] for another [`Call`].
     pub fn new<F, R>(inner: Arc<dyn Store>, hook: F) -> Self
     where
         F: Fn(Call, Arc<dyn Store>) -> R + Send + Sync + 'static,
@@ -137,7 +135,7 @@ impl fmt::Debug for HookedStore {
     }
 }
 
-/// A call of a method of a [`Store`], with its arguments.
+/// A method call on a [`Store`], with its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Call {
@@ -206,11 +204,11 @@ pub enum Reply {
     Grant(Duration),
     /// The new time to live of the lease.
     KeepAlive(Duration),
-    /// The lease does not exist any more.
+    /// The lease no longer exists.
     Revoke(()),
     /// The remaining time to live of the lease, or `None` if it does not exist.
     TimeToLive(Option<Duration>),
-    /// What the server reports about itself.
+    /// The server's report about itself.
     Status(Status),
     /// The members of the cluster.
     Members(Vec<Member>),
@@ -236,8 +234,8 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// Implements [`Store`] for a wrapper with a field `inner`. Its method `around` gets each call and
-/// returns the future of the reply.
+/// Implements [`Store`] for a wrapper with a field `inner`. The wrapper's method `around` gets each
+/// call and returns the future of the reply.
 macro_rules! store_around {
     ($wrapper:ty) => {
         #[deny(clippy::missing_trait_methods, reason = "a method that is not passed on would escape the wrapper")]
@@ -353,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn identity_of_inner_store_is_forwarded() {
+    fn identity_of_wrapped_store_is_returned() {
         let memory = MemoryStore::new();
         let store = HookedStore::new(Arc::new(memory.clone()), |_, _| async { panic!("no call is made") });
         assert_eq!((store.history(), store.identity()), (memory.history(), memory.identity()));
@@ -361,7 +359,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn call_is_made_when_awaited() {
+    async fn call_is_sent_only_when_awaited() {
         let memory = MemoryStore::new();
         let store = HookedStore::new(Arc::new(memory.clone()), |call, store| async move { call.send(&store).await });
         let put = store.commit(Txn { then: vec![Op::put(&Key::parse("/a").unwrap(), "1".into())], ..Txn::default() });
@@ -371,7 +369,7 @@ mod tests {
 
     #[tokio::test]
     #[should_panic(expected = "must reply to this call with `Reply::Status`, and not with Members([])")]
-    async fn reply_of_other_kind_panics() {
+    async fn reply_to_another_call_panics() {
         let store = HookedStore::new(Arc::new(MemoryStore::new()), |_, _| async { Ok(Reply::Members(Vec::new())) });
         drop(store.status().await);
     }

@@ -1,4 +1,4 @@
-//! `Proxy`: a TCP proxy that breaks connections on demand. It works below the protocol.
+//! `Proxy`: a TCP proxy that breaks connections on demand. It knows nothing of the protocol.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::clock::FAR;
 
-/// No budget is set; see [`Proxy::cut_after`].
+/// The value of [`Links::budget`] if no budget is set; see [`Proxy::cut_after`].
 const UNLIMITED: u64 = u64::MAX;
 
 /// A TCP proxy on a loopback port in front of one address. Dropping it closes its connections and
@@ -25,7 +25,7 @@ const UNLIMITED: u64 = u64::MAX;
 pub struct Proxy {
     addr: SocketAddr,
     state: watch::Sender<State>,
-    /// The value of [`State::modes`] that the listener has reached.
+    /// The last value of [`State::modes`] that the listener has applied.
     applied: watch::Sender<u64>,
     links: Arc<Links>,
     task: JoinHandle<()>,
@@ -43,9 +43,9 @@ pub enum Mode {
     /// Connections are accepted and stay open, but no bytes pass, as on a network that loses all
     /// packets.
     Stall,
-    /// Requests pass, answers do not.
+    /// Requests pass, but answers do not.
     StallAnswers,
-    /// Answers pass, requests do not.
+    /// Answers pass, but requests do not.
     StallRequests,
 }
 
@@ -53,17 +53,18 @@ pub enum Mode {
 struct State {
     mode: Mode,
     delay: Duration,
-    /// Counts the changes of the mode.
+    /// The number of changes of the mode.
     modes: u64,
-    /// Counts the cuts, so that a connection sees each once.
+    /// The number of cuts. A connection ends when this number changes.
     cuts: u64,
-    /// Connections with a lower number pass no requests; see [`Proxy::lose_requests`].
+    /// Connections with a lower number than this pass no requests; see [`Proxy::lose_requests`].
     deaf_before: u64,
     /// The number of the connection that is held; see [`Proxy::hold`].
     held: Option<u64>,
     /// Bytes per second, in each direction of each connection; see [`Proxy::limit`].
     limit: Option<NonZeroU32>,
-    /// Counts the half-closes of each direction, so that a connection sees each once.
+    /// The number of half-closes in each direction. A connection half-closes when this number
+    /// changes.
     ends: Directions<u64>,
 }
 
@@ -78,13 +79,13 @@ struct Directions<T> {
 struct Links {
     target: String,
     accepted: AtomicU64,
-    /// How many more bytes of answers may pass.
+    /// The number of further bytes of answers that may pass.
     budget: AtomicU64,
 }
 
 impl Proxy {
-    /// Starts a proxy in front of an address, `127.0.0.1:PORT`. A server need not listen there yet.
-    /// The proxy opens one connection to it for each client connection.
+    /// Starts a proxy in front of an address, `127.0.0.1:PORT`, on which no server needs to listen
+    /// yet. The proxy opens one connection to this address for each client connection.
     ///
     /// # Panics
     ///
@@ -105,20 +106,19 @@ impl Proxy {
         Self { addr: reserved.1, state, applied, links, task }
     }
 
-    /// The address for clients.
+    /// Returns the address for clients.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// The address for clients as text: `127.0.0.1:PORT`.
+    /// Returns the address for clients as text: `127.0.0.1:PORT`.
     #[must_use]
     pub fn endpoint(&self) -> String {
         self.addr.to_string()
     }
 
-    /// Changes the mode, for open connections too. When this returns, [`Mode::Refuse`] already
-    /// refuses.
+    /// Changes the mode, for open connections too. The mode is in effect when this method returns.
     pub async fn set(&self, mode: Mode) {
         let mut wanted = 0;
         self.state.send_modify(|state| {
@@ -135,34 +135,33 @@ impl Proxy {
         self.state.send_modify(|state| state.delay = delay);
     }
 
-    /// Resets all open connections now. The mode decides about new ones.
+    /// Resets all open connections now. The mode decides what happens to new connections.
     pub fn cut(&self) {
         self.links.budget.store(UNLIMITED, Ordering::SeqCst);
         self.state.send_modify(|state| state.cuts += 1);
     }
 
-    /// Resets all open connections after this many more bytes of answers, counted over all
-    /// connections. So a test that knows the length of messages can cut in the middle of one. Works
-    /// once.
+    /// Resets all open connections once, after this many more bytes of answers over all
+    /// connections. So a test that knows the length of messages can cut in the middle of a message.
     pub fn cut_after(&self, bytes: u64) {
         self.links.budget.store(bytes, Ordering::SeqCst);
     }
 
-    /// Loses all requests from now on over the connections that are open now. Answers to earlier
-    /// requests arrive. New connections work.
+    /// Drops all later requests on the connections that are open now. Answers to earlier requests
+    /// still arrive. New connections pass all bytes.
     pub fn lose_requests(&self) {
         let accepted = self.accepted();
         self.state.send_modify(|state| state.deaf_before = accepted);
     }
 
     /// Half-closes all open connections: the server sees the end of the requests, and its answers
-    /// still arrive. New connections work.
+    /// still arrive. New connections are not affected.
     pub fn end_requests(&self) {
         self.state.send_modify(|state| state.ends.requests += 1);
     }
 
     /// Half-closes all open connections: clients see the end of the answers, and their requests
-    /// still arrive. New connections work.
+    /// still arrive. New connections are not affected.
     pub fn end_answers(&self) {
         self.state.send_modify(|state| state.ends.answers += 1);
     }
@@ -173,13 +172,14 @@ impl Proxy {
         self.state.send_modify(|state| state.limit = bytes_per_second);
     }
 
-    /// Holds one connection: it stays open and no bytes pass on it, until another connection or
-    /// none is held. Connections are numbered from 0 in the order in which they are accepted.
+    /// Holds one connection: it stays open, but no bytes pass. A later call with another connection
+    /// or with `None` releases it. Connections are numbered from 0 in the order in which they are
+    /// accepted.
     pub fn hold(&self, connection: Option<u64>) {
         self.state.send_modify(|state| state.held = connection);
     }
 
-    /// How many connections were accepted so far.
+    /// Returns the number of connections accepted so far.
     #[must_use]
     pub fn accepted(&self) -> u64 {
         self.links.accepted.load(Ordering::SeqCst)
@@ -192,9 +192,9 @@ impl Drop for Proxy {
     }
 }
 
-/// A socket that holds a port without listening. While no other socket listens, connections to the
-/// port are refused, and no other program gets the port. A listener can be bound beside it, since
-/// both have SO_REUSEADDR.
+/// Binds a socket that holds a port without listening, so that no other program gets the port.
+/// While the proxy does not listen either, connections to the port are refused. The proxy's
+/// listener can be bound to the same port, since both sockets have SO_REUSEADDR.
 fn reserve() -> io::Result<(TcpSocket, SocketAddr)> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
@@ -210,7 +210,7 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(1024)
 }
 
-/// Listens, unless the mode is to refuse. All connections end with this task.
+/// Accepts connections, unless the mode is [`Mode::Refuse`]. All connections end with this task.
 async fn serve(
     _reserved: TcpSocket,
     addr: SocketAddr,
@@ -245,8 +245,8 @@ async fn serve(
     }
 }
 
-/// A process that another thread is just starting also has the listener, until it executes its
-/// program.
+/// Waits until connections to the closed listener are refused. A child process that another thread
+/// is just starting keeps a copy of the listener open until it executes its program.
 async fn until_refused(addr: SocketAddr) {
     while TcpStream::connect(addr).await.is_ok() {
         sleep(Duration::from_millis(1)).await;
@@ -260,7 +260,7 @@ async fn accept(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
     }
 }
 
-/// Runs one connection until it is cut, fails, or both directions end.
+/// Runs one connection until it is cut, it fails, or both directions have ended.
 async fn connection(mut client: TcpStream, number: u64, state: watch::Sender<State>, links: Arc<Links>) {
     let mut cuts = state.subscribe();
     let seen = cuts.borrow().cuts;
@@ -270,7 +270,7 @@ async fn connection(mut client: TcpStream, number: u64, state: watch::Sender<Sta
         passed = pass(&mut client, number, &state, &links) => passed.is_ok(),
     };
     if !orderly {
-        // A reset instead of an orderly end, as from a process that died.
+        // Reset the connection instead of closing it, as when a process dies.
         let _ = client.set_zero_linger();
     }
 }
@@ -304,24 +304,24 @@ async fn pass(client: &mut TcpStream, number: u64, state: &watch::Sender<State>,
 
 /// One direction of a connection.
 struct Direction<'l, O, E> {
-    /// Whether bytes pass.
+    /// Returns whether bytes may pass.
     opens: O,
-    /// How often it was half-closed.
+    /// Returns the number of half-closes of this direction.
     ends: E,
-    /// The budget of bytes, if this direction has one.
+    /// The links whose byte budget limits this direction, if any.
     counted: Option<&'l Links>,
 }
 
 impl<O: Fn(&State) -> bool, E: Fn(&State) -> u64> Direction<'_, O, E> {
-    /// Moves bytes: reads, waits for the delay, waits until the mode lets bytes pass, writes.
+    /// Moves bytes: reads them, waits for the delay, waits until the mode lets them pass, and
+    /// writes them.
     async fn pump(
         &self,
         mut from: impl AsyncRead + Unpin,
         mut to: impl AsyncWrite + Unpin,
         state: &watch::Sender<State>,
     ) -> io::Result<()> {
-        // Reading continues while earlier bytes wait, so that a delay does not limit the
-        // throughput.
+        // Continue reading while earlier bytes wait, so that a delay does not limit the throughput.
         let (sender, mut receiver) = mpsc::channel::<(Instant, Bytes)>(256);
         let read = async move {
             let mut buffer = vec![0; 16 * 1024];
@@ -354,7 +354,7 @@ impl<O: Fn(&State) -> bool, E: Fn(&State) -> u64> Direction<'_, O, E> {
                 self.write(chunk, &mut to, state).await?;
             }
             to.shutdown().await?;
-            // Bytes that come after a half-close are read and dropped.
+            // Read and drop the bytes that arrive after a half-close.
             while receiver.recv().await.is_some() {}
             Ok(())
         };
@@ -374,14 +374,15 @@ impl<O: Fn(&State) -> bool, E: Fn(&State) -> u64> Direction<'_, O, E> {
     }
 }
 
-/// Waits until the state matches. The sender lives as long as the connections.
+/// Waits until the state matches. The wait cannot fail, since the sender lives as long as the
+/// connections.
 async fn until(changes: &mut watch::Receiver<State>, open: impl Fn(&State) -> bool) {
     let _ = changes.wait_for(|state| open(state)).await;
 }
 
 impl Links {
-    /// How many of these bytes may pass. If not all may, the budget is used up, and there is no
-    /// budget from now on.
+    /// Takes this many bytes from the budget. Returns the number of bytes that may pass. If these
+    /// are fewer than requested, the budget is used up and removed.
     fn spend(&self, bytes: usize) -> usize {
         let wanted = bytes as u64;
         let rest = |budget: u64| match budget {

@@ -1,5 +1,5 @@
-//! Durations as text: `1h30m`. Go's `time.ParseDuration` reads what is written here. Reading
-//! accepts what a person would type.
+//! Durations as text: `1h30m`. Go's `time.ParseDuration` can read every text that this module
+//! writes. Reading accepts further forms that people type.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use super::{EtcdValue, ValueError, exact, text};
 
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
-/// The units of the stored form in nanoseconds, in the order of writing.
+/// The units of the stored form, with their length in nanoseconds, in the order in which they are
+/// written.
 const UNITS: [(&str, u128); 6] =
     [("h", 3600 * NANOS_PER_SECOND), ("m", 60 * NANOS_PER_SECOND), ("s", NANOS_PER_SECOND), ("ms", 1_000_000), ("us", 1000), ("ns", 1)];
 
@@ -29,7 +30,7 @@ impl EtcdValue for Duration {
     exact!();
 }
 
-/// Writes the units that are not zero, largest first; `0s` for zero.
+/// Writes the number of each unit that is not zero, the largest unit first. Returns `0s` for zero.
 fn written(mut nanos: u128) -> String {
     if nanos == 0 {
         return "0s".to_owned();
@@ -128,7 +129,7 @@ fn of_iso_8601(text: &str) -> Result<u128, String> {
     Ok(total)
 }
 
-/// Converts a decimal number of a unit to nanoseconds.
+/// Multiplies a decimal number with the length of its unit in nanoseconds.
 fn nanos(number: &str, unit: u128) -> Result<u128, String> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let fraction = fraction.trim_end_matches('0');
@@ -146,12 +147,12 @@ fn nanos(number: &str, unit: u128) -> Result<u128, String> {
     whole.checked_add(fraction / scale).ok_or_else(too_long)
 }
 
-/// The length of a unit in nanoseconds.
+/// Returns the length of a unit in nanoseconds.
 fn nanos_of(unit: &str) -> Result<u128, String> {
     const HOUR: u128 = 3600 * NANOS_PER_SECOND;
     Ok(match unit {
         "ns" | "nsec" | "nsecs" | "nanos" | "nanosecond" | "nanoseconds" => 1,
-        // The micro sign, and the Greek letter mu.
+        // `\u{b5}` is the micro sign, and `\u{3bc}` the Greek letter mu.
         "us" | "\u{b5}s" | "\u{3bc}s" | "usec" | "usecs" | "micros" | "microsecond" | "microseconds" => 1000,
         "ms" | "msec" | "msecs" | "millis" | "millisecond" | "milliseconds" => 1_000_000,
         "s" | "sec" | "secs" | "second" | "seconds" => NANOS_PER_SECOND,
@@ -186,7 +187,7 @@ mod of_jiff {
         fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
             let text = text(bytes)?.trim();
             let (is_negative, unsigned) = sign(text);
-            // Formats that only jiff parses: `1 hour, 2 minutes`, `1:30:00`, `5m ago`.
+            // Only jiff parses the formats `1 hour, 2 minutes`, `1:30:00` and `5m ago`.
             let is_iso = unsigned.starts_with(['P', 'p']);
             if !is_iso && unsigned.contains([',', ':']) || unsigned.ends_with("ago") {
                 return text.parse().map_err(|reason: jiff::Error| not_a_duration(reason.to_string()));
@@ -204,8 +205,8 @@ mod of_jiff {
 
     const NANOS: i128 = NANOS_PER_SECOND as i128;
 
-    /// A span without days or larger units is written like a duration, with each unit as it is in
-    /// the span. Other spans are written in ISO 8601: `P1M2DT3H`.
+    /// A span without days or larger units is written like a duration, but keeps its own units: 90
+    /// minutes stay `90m`. Other spans are written in ISO 8601: `P1M2DT3H`.
     impl EtcdValue for Span {
         const TYPE: &'static str = "span of time, as in `1m30s` or `P1M2D`";
         const QUOTABLE: bool = true;
@@ -232,8 +233,8 @@ mod of_jiff {
             text(bytes)?.trim().parse().map_err(|reason| ValueError::new(format_args!("not a span of time: {reason}")))
         }
 
-        /// ISO 8601 cannot express milliseconds next to days: `1 d 1500 ms` is read back as `1 d 1
-        /// s 500 ms`, a different span.
+        /// Compares each unit, since ISO 8601 cannot express milliseconds next to days: `1 d 1500
+        /// ms` is read back as `1 d 1 s 500 ms`, a different span.
         fn survives(&self, stored: &Bytes) -> Result<(), ValueError> {
             if Self::decode(stored)?.fieldwise() == self.fieldwise() { Ok(()) } else { Err(changed()) }
         }

@@ -1,4 +1,4 @@
-//! JSON values of serde types, and the check that nothing is lost when they are written.
+//! Stores values of serde types as JSON, and checks that reading the JSON returns the same value.
 
 use std::hash::{DefaultHasher, Hasher};
 
@@ -11,13 +11,13 @@ use super::{Equal, EtcdValue, InList, ValueError, changed, unreadable};
 
 pub(super) const JSON: &str = "JSON";
 
-/// Stores any serde type as JSON in one key. Use it where no field attribute can be set:
+/// Stores any serde type as JSON in one key. Use `Json` where no field attribute can be set:
 /// `client.entry::<Json<Features>>("/features")`.
 ///
 /// A write is refused with [`Encode`](crate::ErrorKind::Encode) if a read would return another
 /// value. For example, JSON has no NaN and no infinity, and cannot tell `None` from `Some(None)`.
-/// The check does not notice what a serde attribute skips or rounds. Fields with `#[etcd(json)]`
-/// whose type is `PartialEq` are compared with `==` and do notice it.
+/// This check does not notice data that a serde attribute skips or rounds. A field with
+/// `#[etcd(json)]` whose type is `PartialEq` is compared with `==`, which does notice it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Json<T>(
     /// The value.
@@ -47,14 +47,14 @@ pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes, ValueError> {
 
 pub(super) fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, ValueError> {
     let value = serde_json::from_slice(bytes).map_err(ValueError::new)?;
-    // An `f32` of 1e39 is read as infinity, which `print` refuses.
+    // serde reads the number 1e39 as an `f32` that is infinite, which `print` refuses.
     if has_large_number(bytes) {
         print(&value)?;
     }
     Ok(value)
 }
 
-/// Checks that reading `stored` returns the value again.
+/// Checks that reading `stored` returns the same value.
 pub(super) fn survives<T: Serialize + DeserializeOwned>(value: &T, stored: &Bytes, equal: Option<Equal<T>>) -> Result<(), ValueError> {
     let written = print(value)?;
     let read: T = decode(stored).map_err(unreadable)?;
@@ -77,20 +77,21 @@ fn has_large_number(json: &[u8]) -> bool {
     })
 }
 
-/// Hashes a value as serde sees it. `Some(None)` and `None` differ. The order of sequences and maps
-/// does not matter, since a `HashSet` may have another order after it is read.
+/// Hashes a value as it serializes itself. `Some(None)` and `None` have different hashes. The order
+/// of sequences and maps does not matter, since a `HashSet` may have another order after it is
+/// read.
 ///
 /// # Errors
 ///
-/// For a number that JSON cannot represent.
+/// If a number is NaN or infinite, which JSON cannot represent.
 fn print<T: Serialize + ?Sized>(value: &T) -> Result<u64, ValueError> {
     value.serialize(Printer)
 }
 
 struct Printer;
 
-/// The kind of a part of a value. Each integer type is its own kind, so that two variants of an
-/// untagged enum cannot be confused.
+/// The kind of a part of a value. Each integer type has its own kind, so that two variants of an
+/// untagged enum have different hashes.
 #[derive(Clone, Copy)]
 enum Kind {
     Bool,
@@ -122,10 +123,10 @@ fn token(kind: Kind, content: u64) -> Result<u64, ValueError> {
     Ok(mix(kind as u64, content))
 }
 
-/// Combines two hashes; their order matters. A weak hash suffices, since nobody gains from a
-/// collision.
+/// Combines two hashes; their order matters. A weak hash suffices, since an attacker gains nothing
+/// from a collision.
 fn mix(one: u64, other: u64) -> u64 {
-    // Two odd constants without a pattern.
+    // The constants are odd and have irregular bits.
     let product = u128::from(one ^ 0x9e37_79b9_7f4a_7c15) * u128::from(other.rotate_left(32) ^ 0xd1b5_4a32_d192_ed03);
     #[expect(clippy::cast_possible_truncation, reason = "the two casts take both halves")]
     let (low, high) = (product as u64, (product >> 64) as u64);
@@ -274,7 +275,7 @@ impl ser::Serializer for Printer {
     }
 }
 
-/// The hash of the parts so far.
+/// A compound value whose parts are being hashed: a sequence, a tuple, a map or a struct.
 struct Parts {
     hash: u64,
     is_ordered: bool,
@@ -304,7 +305,7 @@ fn variant_of(variant: &str, content: u64) -> Result<u64, ValueError> {
     token(Kind::Variant, mix(hash(variant.as_bytes()), content))
 }
 
-/// The hash of a map entry or of a field.
+/// Returns the hash of a map entry or of a field.
 fn entry(key: u64, value: u64) -> Result<u64, ValueError> {
     token(Kind::Entry, mix(key, value))
 }

@@ -1,5 +1,5 @@
-//! Limits of a field's values, as data that tools can read: a range, a length, and a list of the
-//! possible values.
+//! Limits of a field's values: a range, a length, and a list of allowed values. Tools can read the
+//! limits as data.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -16,7 +16,7 @@ use super::{Secret, Text, ValueError};
 /// The limits of a field's values: `range`, `length` and `one_of`. `Display` prints them for people;
 /// `Serialize` returns them for tools, with numbers as numbers: `{"range":{"min":1,"max":65535}}`.
 ///
-/// The limits of a secret do not contain `range` and `one_of`, since these quote possible values.
+/// The limits of a secret do not contain `range` and `one_of`, since these show possible values.
 #[derive(Clone, Copy, Default)]
 pub struct Limits {
     pub(crate) range: Option<fn() -> Option<Bounds>>,
@@ -28,25 +28,25 @@ impl Limits {
     /// No limits.
     pub const NONE: Self = Self { range: None, length: None, one_of: None };
 
-    /// The smallest and the largest value.
+    /// Returns the smallest and the largest allowed value.
     #[must_use]
     pub fn range(&self) -> Option<Bounds> {
         self.range.and_then(|range| range())
     }
 
-    /// The smallest and the largest length, in the unit of [`Length`].
+    /// Returns the smallest and the largest allowed length, in the unit of [`Length`].
     #[must_use]
     pub fn length(&self) -> Option<Bounds> {
         self.length.and_then(|length| length())
     }
 
-    /// The stored forms of the possible values.
+    /// Returns the stored forms of the allowed values.
     #[must_use]
     pub fn one_of(&self) -> Option<Vec<String>> {
         self.one_of.and_then(|one_of| one_of())
     }
 
-    /// The limits that may be shown for a secret.
+    /// Returns the limits that may be shown for a secret.
     pub(crate) const fn of_secret(self) -> Self {
         Self { range: None, one_of: None, ..self }
     }
@@ -149,7 +149,7 @@ impl Serialize for Stored<'_> {
     }
 }
 
-/// A stored form, as the JSON number or boolean that it is, or as a text.
+/// Converts a stored form to a JSON number or boolean if it is one, and otherwise to a JSON string.
 fn number_or_text(stored: &str) -> serde_json::Value {
     match serde_json::from_str(stored) {
         Ok(value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)))
@@ -166,7 +166,7 @@ fn listed(values: &[String]) -> String {
     values.join(", ")
 }
 
-/// The stored form of a bound.
+/// A function that returns the stored form of a bound.
 type Form<T> = fn(&T) -> Result<Bytes, ValueError>;
 
 fn shown<T>(value: &T, form: Form<T>) -> String {
@@ -182,17 +182,17 @@ fn bounds<T, R: RangeBounds<T>>(range: &R, form: Form<T>) -> Bounds {
     Bounds { from: text(range.start_bound()), to: text(range.end_bound()) }
 }
 
-/// One limit of values of type `T`. Without a value it returns the limit as data. With a value that
-/// the limit allows it returns `None`.
+/// A function that checks one limit of values of type `T`. Called without a value, the function
+/// returns the limit as data. Called with a value that the limit allows, it returns `None`.
 pub(crate) type Limit<T, D> = fn(Option<&T>) -> Result<Option<D>, ValueError>;
 
 /// The limits of values of type `T`.
 pub struct LimitsOf<T> {
-    /// `range`.
+    /// The limit `range`.
     pub range: Option<Limit<T, Bounds>>,
-    /// `length`.
+    /// The limit `length`.
     pub length: Option<Limit<T, Bounds>>,
-    /// `one_of`.
+    /// The limit `one_of`.
     pub one_of: Option<Limit<T, Vec<String>>>,
 }
 
@@ -226,7 +226,7 @@ impl<T> LimitsOf<T> {
     }
 }
 
-/// Checks `range`, or describes it.
+/// Checks a value against the limit `range`. Without a value, returns the limit.
 pub fn in_range<T: PartialOrd, R: RangeBounds<T>>(value: Option<&T>, range: &R, form: Form<T>) -> Result<Option<Bounds>, ValueError> {
     match value {
         None => Ok(Some(bounds(range, form))),
@@ -235,7 +235,7 @@ pub fn in_range<T: PartialOrd, R: RangeBounds<T>>(value: Option<&T>, range: &R, 
     }
 }
 
-/// Checks `length`, or describes it.
+/// Checks a value against the limit `length`. Without a value, returns the limit.
 pub fn has_length<T: Length, R: RangeBounds<usize>>(value: Option<&T>, range: &R) -> Result<Option<Bounds>, ValueError> {
     let bounds = || bounds(range, |length| Ok(length.to_string().into()));
     match value.map(T::length) {
@@ -245,7 +245,7 @@ pub fn has_length<T: Length, R: RangeBounds<usize>>(value: Option<&T>, range: &R
     }
 }
 
-/// Checks `one_of`, or describes it.
+/// Checks a value against the limit `one_of`. Without a value, returns the limit.
 pub fn is_one_of<T: PartialEq>(value: Option<&T>, values: &[T], form: Form<T>) -> Result<Option<Vec<String>>, ValueError> {
     let forms = || values.iter().map(|value| shown(value, form)).collect::<Vec<_>>();
     match value {
@@ -258,7 +258,7 @@ pub fn is_one_of<T: PartialEq>(value: Option<&T>, values: &[T], form: Form<T>) -
 /// A type whose values have a length that `#[etcd(length = 1..=64)]` can limit.
 ///
 /// A text is counted in characters (Unicode scalar values), a list, a set or a map in elements, and
-/// `Bytes` in bytes. Implement it for a newtype of your own to limit its length.
+/// `Bytes` in bytes. Implement `Length` for your own newtype to limit its length.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no length",
     label = "`length` needs a text, a list, a set or bytes",
@@ -266,10 +266,10 @@ pub fn is_one_of<T: PartialEq>(value: Option<&T>, values: &[T], form: Form<T>) -
     note = "for a type of your own implement `etcd_typed::Length`"
 )]
 pub trait Length {
-    /// What is counted, for messages: `characters`, `elements`, `bytes`.
+    /// The unit of the length, for messages: `characters`, `elements`, `bytes`.
     const UNIT: &'static str;
 
-    /// The length of the value.
+    /// Returns the length of the value.
     fn length(&self) -> usize;
 }
 

@@ -1,4 +1,5 @@
-//! Lists, sets, arrays and tuples of values: a JSON array in one key. `Vec<u8>` is bytes.
+//! Lists, sets, arrays and tuples of values, stored as a JSON array in one key. A `Vec<u8>` is
+//! stored as bytes.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashSet};
@@ -23,17 +24,17 @@ pub enum InList {
     Json,
 }
 
-/// How the types that are written as `Display` writes them stand in a list: `bool` is the only one
-/// that is JSON.
+/// Returns how a type that is stored as its `Display` text is written in a list. Only the text of a
+/// boolean is JSON.
 pub(super) const fn of_name(name: &str) -> InList {
     if matches!(name.as_bytes(), b"boolean") { InList::Json } else { InList::Text }
 }
 
-/// The longest name of a list's type, in bytes.
+/// The longest type name of a list, in bytes.
 const LONGEST: usize = 240;
 
-/// A text that is put together at compile time, and its length. The length is 0 if the text is
-/// longer than [`LONGEST`].
+/// A text that is joined at compile time, and its length. The length is 0 if the text is longer
+/// than [`LONGEST`].
 type Joined = ([u8; LONGEST], usize);
 
 const fn join(parts: &[&str]) -> Joined {
@@ -61,7 +62,7 @@ const fn name<'n>((bytes, length): &'n Joined, otherwise: &'static str) -> &'n s
     }
 }
 
-/// The names of the types that contain values of type `T`.
+/// Provides the type names of lists, sets and tuples with elements of type `T`.
 struct Named<T>(PhantomData<T>);
 
 impl<T: EtcdValue> Named<T> {
@@ -75,7 +76,7 @@ fn at(position: usize, reason: &ValueError) -> ValueError {
     ValueError::new(format_args!("element {}: {reason}", position + 1))
 }
 
-/// The JSON of one element.
+/// Returns the JSON of one element.
 fn element<T: EtcdValue>(position: usize, value: &T) -> Result<String, ValueError> {
     let stored = value.encode().map_err(|reason| at(position, &reason))?;
     let text = std::str::from_utf8(&stored)
@@ -94,8 +95,9 @@ fn array(elements: &[String]) -> Bytes {
     format!("[{}]", elements.join(",")).into()
 }
 
-/// The elements of a stored array. `example` is a valid one. `meant` converts what a person may
-/// have typed instead, the texts between commas, to a valid array.
+/// Returns the elements of a stored array. If the bytes are not an array, the error shows a valid
+/// array: the result of `meant`, or else `example`. `meant` gets the texts between the commas, as a
+/// person may have typed them.
 fn parts<'j>(bytes: &'j [u8], example: &str, meant: impl FnOnce(&[&str]) -> Option<String>) -> Result<Vec<&'j RawValue>, ValueError> {
     let reason = match serde_json::from_slice(bytes) {
         Ok(parts) => return Ok(parts),
@@ -115,7 +117,8 @@ fn parts<'j>(bytes: &'j [u8], example: &str, meant: impl FnOnce(&[&str]) -> Opti
         Some(meant) => format!("write `{meant}`"),
         None => format!("write it as in `{example}`"),
     };
-    // The reason for a text that does not begin as an array would quote the text.
+    // Leave out serde's reason if the text does not begin as an array, since the reason would quote
+    // the text.
     Err(match text.starts_with('[') {
         true => ValueError::new(format_args!("not a JSON array: {reason}; {advice}")),
         false => ValueError::new(format_args!("not a JSON array; {advice}")),
@@ -142,7 +145,7 @@ fn one<T: EtcdValue>(position: usize, part: &RawValue) -> Result<T, ValueError> 
     read.map_err(|reason| at(position, &reason))
 }
 
-/// An element for the example of an error.
+/// Returns an element for the valid array that an error shows.
 fn sample<T: EtcdValue>(position: usize) -> &'static str {
     let second = position % 2 == 1;
     match (T::IN_LIST, T::TYPE) {
@@ -156,7 +159,7 @@ fn sample<T: EtcdValue>(position: usize) -> &'static str {
     }
 }
 
-/// The array of what a person typed, if an error may quote it.
+/// Converts the texts that a person typed to a valid array, if an error may quote them.
 fn typed<T: EtcdValue>(texts: &[&str]) -> Option<String> {
     let is_shown = !T::SECRET && (T::QUOTABLE || T::IN_LIST == InList::Json);
     if !is_shown || texts.iter().map(|text| text.len()).sum::<usize>() > 64 {
@@ -173,14 +176,14 @@ fn read<T: EtcdValue>(bytes: &[u8]) -> Result<Vec<T>, ValueError> {
     parts.into_iter().enumerate().map(|(position, part)| one(position, part)).collect()
 }
 
-/// Checks that each element can be read back.
+/// Checks that reading each element back returns an equal value.
 fn elements_survive<'v, T: EtcdValue + 'v>(values: impl IntoIterator<Item = &'v T>) -> Result<(), ValueError> {
     let survives = |(position, value)| Codec::<T>::value().encode(value).map(drop).map_err(|reason| at(position, &reason));
     values.into_iter().enumerate().try_for_each(survives)
 }
 
-/// Checks that reading `stored` returns a value with the same stored form. With the check of each
-/// element, the two values are equal.
+/// Checks that reading `stored` returns a value with the same stored form. Together with the check
+/// of each element, this shows that the two values are equal.
 pub(crate) fn form_survives<L: EtcdValue>(stored: &Bytes) -> Result<(), ValueError> {
     let again = L::decode(stored).map_err(unreadable)?;
     if again.encode()? == stored { Ok(()) } else { Err(changed()) }
@@ -274,9 +277,9 @@ impl<T: EtcdValue + Eq + Hash, H: BuildHasher + Default> EtcdValue for HashSet<T
     }
 }
 
-/// The order of the elements of a hash set: integers by value, then all others by their JSON.
+/// Orders the elements of a hash set: integers by value, then all other elements by their JSON.
 fn by_number_then_text(one: &str, other: &str) -> Ordering {
-    /// The sign and the digits of an integer.
+    /// Returns the sign and the digits of an integer.
     fn integer(text: &str) -> Option<(bool, &str)> {
         let digits = text.strip_prefix('-').unwrap_or(text);
         let is_integer = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());

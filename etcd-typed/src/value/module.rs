@@ -1,5 +1,5 @@
-//! Values that a module of serde writes and reads (`#[serde(with = "module")]`). A string, a number
-//! or a boolean is stored as its text, and everything else as JSON.
+//! Values that a user's module serializes and deserializes (`#[serde(with = "module")]`). A string,
+//! a number or a boolean is stored as its text, and any other value as JSON.
 
 use bytes::Bytes;
 use serde_json::de::{Deserializer, StrRead};
@@ -7,7 +7,7 @@ use serde_json::ser::Serializer;
 
 use super::{ValueError, text};
 
-/// Stores what `write` makes of a value.
+/// Converts a value to its stored form, with `write` as its serializer function.
 ///
 /// # Errors
 ///
@@ -21,12 +21,14 @@ pub fn to_text(write: impl FnOnce(&mut Serializer<&mut Vec<u8>>) -> serde_json::
     }
 }
 
-/// Reads what [`to_text`] stored, or a person wrote. A text that may be JSON, but for a string, is
-/// tried as that, and then as a string.
+/// Reads a stored form that [`to_text`] or a person wrote. If the text looks like a JSON value
+/// other than a string, it is read as JSON first. If that fails, or for any other text, the text is
+/// read as a string.
 ///
 /// # Errors
 ///
-/// The error of `read` for the string, or for an object or an array that for JSON.
+/// The error of `read` for the text as a string. If the text begins like an object or an array, the
+/// error of `read` for the text as JSON.
 pub fn from_text<T>(bytes: &[u8], read: impl Fn(&mut Deserializer<StrRead<'_>>) -> serde_json::Result<T>) -> Result<T, ValueError> {
     let text = text(bytes)?;
     let trimmed = text.trim();
@@ -45,23 +47,23 @@ pub fn from_text<T>(bytes: &[u8], read: impl Fn(&mut Deserializer<StrRead<'_>>) 
     }
 }
 
-/// Whether a text begins like JSON that is not a string.
+/// Whether a text begins like a JSON value other than a string.
 fn may_be_json(text: &str) -> bool {
     matches!(text, "true" | "false" | "null") || text.starts_with(|first: char| first.is_ascii_digit() || matches!(first, '-' | '{' | '['))
 }
 
-/// The reason without the place, since a text of one word has none.
+/// Returns the reason without the line and column, which mean nothing in a single word.
 fn without_place(reason: &serde_json::Error) -> ValueError {
     let place = format!(" at line {} column {}", reason.line(), reason.column());
     let reason = reason.to_string();
     ValueError::new(reason.strip_suffix(&place).unwrap_or(&reason))
 }
 
-/// The value of an `Option` field, whose key exists.
+/// Returns the value of an `Option` field whose key exists.
 ///
 /// # Errors
 ///
-/// If the module read `None`.
+/// If the module read `None`: for such a field, `None` means that no key exists.
 pub fn present<T>(value: Option<T>) -> Result<T, ValueError> {
     value.ok_or_else(|| ValueError::new("the field's module reads `None` from it: delete the key instead"))
 }
@@ -95,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_read_as_json_and_then_as_string() {
+    fn text_is_read_as_json_before_string() {
         assert_eq!(read::<u32>("7\n"), Ok(7));
         assert_eq!(read::<String>("7"), Ok("7".to_owned()));
         assert_eq!(read::<String>("1m30s"), Ok("1m30s".to_owned()));
@@ -109,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn error_names_no_place_in_a_word() {
+    fn error_for_single_word_has_no_column() {
         assert_eq!(read::<u8>("many"), Err("invalid type: string \"many\", expected u8".to_owned()));
         assert_eq!(read::<Vec<u8>>("[1, a]"), Err("expected value at line 1 column 5".to_owned()));
     }

@@ -10,9 +10,9 @@ use bytes::Bytes;
 
 use super::{EtcdValue, InList, ValueError, exact, text};
 
-/// The error for a text that is not an integer from `min` to `max`. `beside` is appended to the
-/// range, such as `, without 0`. Only integers are quoted: another text may be a password that was
-/// stored at the wrong key.
+/// Returns the error for a text that is not an integer from `min` to `max`. `beside` is appended to
+/// the range, such as `, without 0`. The error quotes only integers: any other text may be a
+/// password that was stored at the wrong key.
 fn not_in(text: &str, reason: &ParseIntError, min: &dyn Display, max: &dyn Display, beside: &str) -> ValueError {
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     let is_integer = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -20,7 +20,7 @@ fn not_in(text: &str, reason: &ParseIntError, min: &dyn Display, max: &dyn Displ
         IntErrorKind::PosOverflow | IntErrorKind::NegOverflow | IntErrorKind::Zero => {
             ValueError::new(format_args!("{:?} is not in {min} … {max}{beside}", shortened(text)))
         }
-        // An integer with a wrong sign, such as `-1` for an unsigned type, has another error kind.
+        // An integer with a wrong sign, such as `-1` for an unsigned type, gives `InvalidDigit`.
         _ if is_integer => ValueError::new(format_args!("{:?} is not in {min} … {max}{beside}: {reason}", shortened(text))),
         _ => ValueError::new(format_args!("not an integer in {min} … {max}{beside}: {reason}")),
     }
@@ -84,7 +84,8 @@ macro_rules! floats {
             fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
                 let text = text(bytes)?.trim();
                 let number: Self = text.parse().map_err(|_| ValueError::new("not a number, as in `2.5`, `-3` or `1e9`"))?;
-                // `inf` is a valid infinity, but a number such as 1e400 is out of range.
+                // The text `inf` is a valid infinity, but a text such as `1e400` is a number out of
+                // range.
                 if number.is_infinite() && text.contains(|c: char| c.is_ascii_digit()) {
                     let (number, range) = (shortened(text), concat!("the range of `", stringify!($type), "`"));
                     return Err(ValueError::new(format_args!("{number:?} is not in {:e} … {:e}, {range}", Self::MIN, Self::MAX)));

@@ -1,4 +1,5 @@
-//! Pointers to a value, stored like the value: `Box<T>`, `Arc<T>`, and the shared and boxed texts.
+//! Pointers, stored like the value that they point to: `Box<T>`, `Arc<T>`, `Box<str>`, `Arc<str>`
+//! and `Cow<str>`.
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! `Secret`: a value that only one method shows.
+//! `Secret`: a value that is shown only by the method `expose`.
 
 use std::fmt;
 
@@ -13,8 +13,8 @@ pub(super) const MASK_NAME: &str = "$etcd_typed::Secret";
 
 const MASK: &str = "***";
 
-/// A value that is never shown. `Debug` and `Display` write `***`. Only [`expose`](Self::expose)
-/// returns the value.
+/// A value that is not shown by accident. `Debug` and `Display` write `***`. Only
+/// [`expose`](Self::expose) returns the value.
 ///
 /// In a struct that derives [`EtcdSchema`](derive@crate::EtcdSchema), a field of this type is secret
 /// without `#[etcd(secret)]`, also inside of an `Option`, a list or a newtype. The struct can derive
@@ -41,14 +41,14 @@ const MASK: &str = "***";
 ///
 /// # Serde
 ///
-/// It implements `Deserialize`, so that a config file or the environment can provide the value. It
-/// does not implement `Serialize`: a form that hides the value would be stored instead of the value
-/// wherever a program writes the struct as JSON, and a form that shows it would leak. For answers to
-/// people, [`serialize_masked`] writes `***`. A field of a struct that derives
-/// [`EtcdSchema`](derive@crate::EtcdSchema) is stored as its value, also with this function or with
+/// `Secret` implements `Deserialize`, so that a config file or the environment can provide the
+/// value. It does not implement `Serialize`. If it serialized the mask, a program that stores the
+/// struct as JSON would lose the value; if it serialized the value, the value would leak. To show a
+/// struct to people, use [`serialize_masked`], which writes `***`. A field of a struct that derives
+/// [`EtcdSchema`](derive@crate::EtcdSchema) is stored as its value, even with this function or with
 /// `#[serde(skip_serializing)]`.
 ///
-/// The comparison with `==` takes a time that depends on the values.
+/// `==` does not run in constant time: its duration depends on the values.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Secret<T>(T);
 
@@ -132,8 +132,8 @@ pub(super) fn masked(_: ValueError) -> ValueError {
 /// If the struct derives [`EtcdSchema`](derive@crate::EtcdSchema), the field is stored as its value, not
 /// as this mask.
 ///
-/// A field with `#[etcd(json)]` refuses to store such a mask, with
-/// [`Encode`](crate::ErrorKind::Encode).
+/// A field with `#[etcd(json)]` whose value contains such a mask is not stored: the write fails
+/// with [`Encode`](crate::ErrorKind::Encode).
 ///
 /// ```
 /// use etcd_typed::Secret;

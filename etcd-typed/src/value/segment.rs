@@ -1,18 +1,18 @@
-//! A value as a segment of a path: the key of a map.
+//! Converts map keys to path segments and back.
 
 use super::{Codec, EtcdValue, ValueError, contained};
 use crate::error::ProblemKind;
 use crate::key;
 
-/// Converts a map key to its segment.
+/// Converts a map key to a path segment.
 pub(super) fn segment_of<K: EtcdValue>(key: &K) -> Result<String, ValueError> {
     let bytes = Codec::value().encode(key)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| ValueError::new("a map key is text; this one's stored form is not UTF-8"))?;
     Ok(key::escape(text).into_owned())
 }
 
-/// Converts a segment to its map key. Refuses a segment that [`segment_of`] would not write, since
-/// no handle could address it.
+/// Converts a path segment to a map key. Refuses a segment that [`segment_of`] does not write,
+/// since no handle can address it.
 pub(super) fn key_of_segment<K: EtcdValue>(segment: &str) -> Result<K, (ProblemKind, String)> {
     let foreign = |reason: String| (ProblemKind::ForeignKey, reason);
     let text = key::unescape(segment).ok_or_else(|| foreign(unescaped(segment)))?;
@@ -30,8 +30,8 @@ pub(super) fn key_of_segment<K: EtcdValue>(segment: &str) -> Result<K, (ProblemK
     }
 }
 
-/// Says what to write instead of a name that [`segment_of`] would not write. The writer may have
-/// escaped the name as in a URL, or may have meant it literally.
+/// Returns advice for a segment that [`segment_of`] does not write. Its writer may have escaped the
+/// name as in a URL, or may have meant it literally.
 fn unescaped(segment: &str) -> String {
     let literally = key::escape(segment);
     let meant = percent_encoding::percent_decode_str(segment).decode_utf8().ok().filter(|meant| meant != segment);

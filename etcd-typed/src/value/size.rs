@@ -1,12 +1,12 @@
-//! Byte sizes of the crate `bytesize`, written and read exactly. That crate's own text is rounded.
+//! Byte sizes of the crate `bytesize`, written and read exactly. The crate's `Display` would round
+//! them.
 
 use bytes::Bytes;
 use bytesize::ByteSize;
 
 use super::{EtcdValue, ValueError, exact, text};
 
-/// The units, with their names as they are written. Binary units come first, so that they are
-/// preferred.
+/// The units' names and sizes in bytes. Binary units come first, so that they are preferred.
 const UNITS: [(&str, u64); 13] = [
     ("EiB", 1 << 60),
     ("PiB", 1 << 50),
@@ -58,8 +58,8 @@ fn parse(text: &str) -> Result<u64, ValueError> {
     whole.checked_add(fraction).ok_or_else(too_large)
 }
 
-/// The unit's size in bytes. `K`, `M` and so on are powers of 1000, `Ki`, `Mi` and so on of 1024,
-/// as the crate reads them. The case does not matter.
+/// Returns the size of a unit in bytes. As in the crate `bytesize`, `K`, `M` and so on are powers
+/// of 1000, and `Ki`, `Mi` and so on are powers of 1024. The case does not matter.
 fn unit_of(name: &str) -> Option<u64> {
     let is = |full: &str| {
         let short = full.strip_suffix(['B', 'b']).unwrap_or(full);
@@ -68,8 +68,8 @@ fn unit_of(name: &str) -> Option<u64> {
     UNITS.iter().find(|(full, _)| is(full)).map(|(_, unit)| *unit)
 }
 
-/// The decimal fraction `0.digits` of a unit, if it is a whole number of bytes. The last digit is
-/// not 0.
+/// Returns the fraction `0.digits` of a unit in bytes. `None` if it is not a whole number of bytes.
+/// The last digit must not be 0.
 fn part_of(digits: &str, unit: u64) -> Option<u64> {
     // `digits * unit / 10^length` is whole only if `2^length` or `5^length` divides the unit, since
     // `digits` is not a multiple of ten. The largest such power is 2^60.
@@ -80,7 +80,8 @@ fn part_of(digits: &str, unit: u64) -> Option<u64> {
     if digits.len() > MOST {
         return None;
     }
-    // Cancels the factors of `10^length` that the unit has, and divides the digits by the others.
+    // Divide the unit by as many of the factors of `10^length` as possible, and the digits by the
+    // remaining factors.
     let (mut unit, mut twos, mut fives) = (unit, digits.len(), digits.len());
     while twos > 0 && unit.is_multiple_of(2) {
         (unit, twos) = (unit / 2, twos - 1);
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn typed_sizes_are_read_exactly() {
+    fn sizes_as_people_type_them_are_read_exactly() {
         for (text, size) in [
             ("64MiB\n", 64 << 20),
             ("64 mib", 64 << 20),
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn inexact_and_foreign_sizes_are_refused() {
+    fn inexact_and_invalid_sizes_are_refused() {
         for (text, said) in [
             ("0.1KiB", "not a whole number of bytes"),
             ("0.5", "not a whole number of bytes"),
@@ -183,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn size_survives_its_text(size in prop_oneof![any::<u64>(), (0..60_u32, 0..16_u64).prop_map(|(shift, n)| n << shift)]) {
+        fn written_size_reads_back_equal(size in prop_oneof![any::<u64>(), (0..60_u32, 0..16_u64).prop_map(|(shift, n)| n << shift)]) {
             prop_assert_eq!(ByteSize::decode(stored(size).as_bytes()), Ok(ByteSize(size)));
         }
 

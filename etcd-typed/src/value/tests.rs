@@ -1,4 +1,4 @@
-//! The error message for stored bytes that are not a value of the type.
+//! Tests of the error messages for stored bytes that are not a value of the type.
 
 use std::num::{NonZeroI8, NonZeroU8};
 use std::time::SystemTime;
@@ -13,7 +13,7 @@ fn refusal<T: EtcdValue>(bytes: impl AsRef<[u8]>) -> String {
 }
 
 #[test]
-fn out_of_range_error_names_value_and_range() {
+fn out_of_range_error_shows_value_and_range() {
     assert_eq!(refusal::<u16>("70000\n"), "\"70000\" is not in 0 … 65535");
     assert_eq!(refusal::<u16>("-1"), "\"-1\" is not in 0 … 65535: invalid digit found in string");
     assert_eq!(refusal::<i8>("128"), "\"128\" is not in -128 … 127");
@@ -33,7 +33,7 @@ fn out_of_range_error_names_value_and_range() {
 }
 
 #[test]
-fn error_quotes_bad_value_and_valid_example() {
+fn error_shows_bad_value_and_valid_example() {
     assert_eq!(refusal::<bool>("yes"), "\"yes\" is not `true` or `false`");
     assert_eq!(refusal::<char>("ab"), "\"ab\" is not exactly one character");
     assert_eq!(refusal::<IpAddr>("localhost"), "\"localhost\" is not an IP address, as in `192.0.2.1` or `2001:db8::1`");
@@ -47,7 +47,7 @@ fn error_quotes_bad_value_and_valid_example() {
 }
 
 #[test]
-fn error_names_byte_order_mark() {
+fn error_mentions_byte_order_mark() {
     for (bytes, cause) in [(&b"\xef\xbb\xbf7"[..], "EF BB BF"), (b"\xff\xfe7\0", "UTF-16"), (b"\xfe\xff\x007", "UTF-16")] {
         for text in [
             refusal::<u16>(bytes),
@@ -63,7 +63,7 @@ fn error_names_byte_order_mark() {
 }
 
 #[test]
-fn secrets_and_unknown_types_are_not_quoted() {
+fn errors_do_not_quote_secrets_and_custom_types() {
     let secret = Codec::<u16>::value().secret();
     assert!(!secret.decode(b"70000").unwrap_err().to_string().contains("70000"));
     assert!(!secret.decode(b"\xef\xbb\xbf7").unwrap_err().to_string().contains('7'));
@@ -84,7 +84,7 @@ fn secrets_and_unknown_types_are_not_quoted() {
 }
 
 #[test]
-fn iso_8601_durations_are_read() {
+fn duration_can_be_read_from_iso_8601() {
     use std::time::Duration;
     for (text, millis) in [
         ("PT1H", 3_600_000),
@@ -122,7 +122,7 @@ fn iso_8601_durations_are_read() {
 }
 
 #[test]
-fn all_rfc_3339_forms_are_read() {
+fn time_can_be_read_from_all_rfc_3339_forms() {
     let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_714_979_289);
     for text in [
         "2024-05-06T07:08:09Z",

@@ -10,12 +10,13 @@ use super::{Codec, Equal, EtcdValue, ValueError, changed, text, unreadable};
 
 const TEXT: &str = "text";
 
-/// Stores a type that implements `Display` and `FromStr` as its text. Use it where no attribute can
-/// be set: as the key of a map, as the element of a list, and for single entries. On a field, and on
-/// a newtype, `#[etcd(text)]` does the same.
+/// Stores a type that implements `Display` and `FromStr` as its text. Use `Text` where no attribute
+/// can be set: for map keys, list elements and single entries. On a field or a newtype,
+/// `#[etcd(text)]` does the same.
 ///
 /// A write is refused with [`Encode`](crate::ErrorKind::Encode) if reading the text does not return
-/// an equal value. A read tries the text as it is stored, and then without surrounding white space.
+/// an equal value. A read parses the text as it is stored. If that fails, it parses the text
+/// without surrounding white space.
 ///
 /// ```
 /// use std::collections::BTreeMap;
@@ -100,7 +101,7 @@ impl<T: Display + FromStr<Err: Display> + PartialEq> EtcdValue for Text<T> {
 }
 
 impl<T: Display + FromStr<Err: Display>> Codec<T> {
-    /// A codec for the text of a type that implements `Display` and `FromStr`; see [`Text`].
+    /// Returns a codec that stores a type with `Display` and `FromStr` as its text; see [`Text`].
     #[must_use]
     pub const fn text() -> Self {
         let survives: super::Survives<T> = |value, stored, codec| survives(value, stored, encode, decode, codec.equal);
@@ -108,7 +109,7 @@ impl<T: Display + FromStr<Err: Display>> Codec<T> {
     }
 }
 
-/// Writes the text of a value. `Display` may fail, and `to_string` would panic then.
+/// Writes the text of a value. Does not use `to_string`, which panics if `Display` fails.
 pub(crate) fn encode<T: Display>(value: &T) -> Result<Bytes, ValueError> {
     use std::fmt::Write as _;
     let mut out = String::new();
@@ -116,15 +117,15 @@ pub(crate) fn encode<T: Display>(value: &T) -> Result<Bytes, ValueError> {
     Ok(out.into())
 }
 
-/// Reads the text as it is stored. Most types do not accept the line break that `echo` adds, so the
-/// text without surrounding white space is tried next.
+/// Parses the text as it is stored, and if that fails without surrounding white space: most types
+/// do not accept the line break that `echo` adds.
 pub(crate) fn decode<T: FromStr<Err: Display>>(bytes: &[u8]) -> Result<T, ValueError> {
     let text = text(bytes)?;
     text.parse().or_else(|_| text.trim().parse()).map_err(|reason: T::Err| ValueError::new(format_args!("not valid: {reason}")))
 }
 
-/// Checks that reading the text returns the value: with `==` if the type has it, and by its text
-/// if it does not, or if the value does not equal itself.
+/// Checks that parsing the stored text returns the same value. Compares with `equal` if it is given
+/// and the value equals itself, and otherwise compares the texts.
 pub(crate) fn survives<T>(
     value: &T,
     stored: &Bytes,

@@ -1,5 +1,5 @@
-//! Dates and times in RFC 3339, or in the part of it that the type can hold. A text with a part
-//! that the type would lose is refused.
+//! Dates and times in RFC 3339. A type without a date, a time or an offset uses only the other
+//! parts of the format. A text with a part that the type cannot hold is refused.
 
 use std::time::{Duration, SystemTime};
 
@@ -38,8 +38,8 @@ impl EtcdValue for SystemTime {
     exact!();
 }
 
-/// Normalizes the lowercase letters and the space that RFC 3339 also allows: a `T` between date and
-/// time, and a `Z` at the end.
+/// Normalizes a time to have a `T` between date and time, and a `Z` at the end. RFC 3339 also
+/// allows lowercase letters and a space.
 fn in_capitals(text: &str) -> String {
     let mut capitals = text.to_owned();
     let between = "2024-05-06".len();
@@ -107,12 +107,14 @@ mod of_chrono {
             rfc_3339(self)
         }
 
-        /// Also reads the format of older versions, with spaces: `2024-05-06 07:08:09 +02:00`.
+        /// Also reads the format that older versions of this library wrote, with spaces:
+        /// `2024-05-06 07:08:09 +02:00`.
         fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
             text(bytes)?.trim().parse().map_err(not_a_time)
         }
 
-        /// `==` ignores the offset, and RFC 3339 cannot express an offset with seconds.
+        /// Compares the offsets too, since `==` ignores them and RFC 3339 cannot express an offset
+        /// with seconds.
         fn survives(&self, stored: &Bytes) -> Result<(), ValueError> {
             let read = Self::decode(stored)?;
             if read == *self && read.offset() == self.offset() { Ok(()) } else { Err(changed()) }
@@ -120,8 +122,8 @@ mod of_chrono {
     }
 
     fn rfc_3339<Z: TimeZone>(time: &DateTime<Z>) -> Result<Bytes, ValueError> {
-        // The year in the local time of the offset. The formatter panics near the limits of
-        // chrono's range.
+        // `year` is the year in local time. Check it first, since the formatter panics near the
+        // limits of chrono's range.
         if (0..=9999).contains(&time.year()) {
             Ok(time.to_rfc3339_opts(SecondsFormat::AutoSi, true).into())
         } else {
@@ -144,7 +146,8 @@ mod of_jiff {
 
     text_values!("timestamp": Timestamp);
 
-    /// For types whose jiff parser accepts more than the type holds and drops the rest.
+    /// Implements [`EtcdValue`] for types whose jiff parser drops parts of a text that the type
+    /// cannot hold. Such a text is refused.
     macro_rules! civil {
         ($($type:ty, $name:literal, $is_all:ident, $hint:literal;)+) => {$(
             impl EtcdValue for $type {

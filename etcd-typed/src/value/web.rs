@@ -1,4 +1,5 @@
-//! URLs of the crate `url`, without those that have a host name for a scheme.
+//! URLs of the crate `url`. A text such as `localhost:80`, whose scheme would be a host name, is
+//! refused.
 
 use bytes::Bytes;
 use url::Url;

@@ -1,14 +1,15 @@
-//! `Anchor`: one fact about the past that a watch remembers, to detect that a server came back with
+//! `Anchor`: one fact about the past that a watch remembers, to detect that a server now has
 //! another history.
 //!
-//! A server that lost its data and was written to again may be at any revision, so its revision
-//! alone proves nothing. etcd then accepts a watch from an old revision, with the same cluster ID
-//! and without any sign (seen with 3.4.23 and 3.5.30, v3 and v2). So each resumption reads one key:
-//! the newest key that the watch saw written must still exist unchanged.
+//! A server that has lost its data and got new writes may be at any revision, so its revision alone
+//! proves nothing. Such an etcd server accepts a watch from an old revision, with the same cluster
+//! ID and without any sign (seen with 3.4.23 and 3.5.30, v3 and v2). So a watch that resumes reads
+//! one key: the newest key that the watch saw written must still exist unchanged.
 //!
 //! Two cases are not detected. On v2, which cannot read the past: the new history has passed the
-//! seen index, and has written or left out that key. Where the past can be read: the watch saw the
-//! key deleted, and the new history is compacted between that deletion and the current revision.
+//! index that the watch saw, and either has written that key or does not contain it. On stores that
+//! can read the past: the watch saw the key deleted, and the new history is compacted between that
+//! deletion and the current revision.
 
 use bytes::Bytes;
 
@@ -16,29 +17,31 @@ use crate::key::Key;
 use crate::revision::Revision;
 use crate::store::{Batch, Event, KeyValue, Range, RangeReply, Span};
 
-/// What must be true of the past of a server whose history we saw.
+/// A fact about the history that the watch has seen. A server with the same history must confirm
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Anchor {
-    /// Nothing is known yet. The result of the next check becomes the anchor.
+    /// No fact is known yet. The result of the next check becomes the anchor.
     Unknown,
-    /// The span was read and was empty, and nothing was written since.
+    /// The span was empty when it was read, and no key was written since.
     Empty,
-    /// The newest key that was written. Boxed, since thousands of new watches have none yet.
+    /// The newest key that was written. Boxed, to keep the thousands of watches small that have not
+    /// seen a key yet.
     Written(Box<Written>),
 }
 
-/// A key that was written.
+/// A key that the watch saw written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Written {
     key: Key,
     mark: Mark,
-    /// The last revision before the key was deleted, if it was.
+    /// The last revision before the key was deleted. `None` if the key was not deleted.
     until: Option<Revision>,
 }
 
-/// A server's metadata of a key, with a hash of its value. A server that was set up anew by the
-/// same script may have the same key with the same versions at the same revision. If the value is
-/// the same too, nothing that matters at this key was lost.
+/// A server's metadata of a key, with a hash of its value. If the same script set up a new server,
+/// that server may have the same key with the same versions at the same revision. If the value is
+/// also the same, the difference does not matter for this key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
     created: Revision,
@@ -48,7 +51,7 @@ pub(crate) struct Mark {
 }
 
 impl Anchor {
-    /// Returns the anchor for a list of the whole span: its newest key.
+    /// Returns the anchor after a read of the whole span: the newest key.
     pub(crate) fn of(kvs: &[KeyValue], span: &Span) -> Self {
         if kvs.is_empty() {
             return Self::Empty;
@@ -62,7 +65,7 @@ impl Anchor {
         if let (Self::Written(written), [Event::Put { kv, .. }]) = (&mut *self, batch.events.as_slice())
             && kv.key == written.key.as_bytes()
         {
-            // The most common batch of a watch of a single key.
+            // Fast path for the most common batch when a watch watches a single key.
             (written.mark, written.until) = (Mark::of(kv), None);
             return;
         }
@@ -82,8 +85,8 @@ impl Anchor {
         }
     }
 
-    /// Returns the read that checks the anchor. `seen` is the revision up to which everything was
-    /// yielded, if the store can read the past.
+    /// Returns the read that checks the anchor. `seen` is the revision up to which all changes were
+    /// yielded, or `None` if the store cannot read the past.
     pub(crate) fn range(&self, span: &Span, seen: Option<Revision>) -> Range {
         match self {
             Self::Written(written) => {
@@ -97,12 +100,13 @@ impl Anchor {
         }
     }
 
-    /// Whether the answer to that read contradicts the history that we saw up to `seen`.
+    /// Whether the answer to this read contradicts the history that the watch saw up to `seen`.
     ///
-    /// An answer about the past (`pinned`) must match exactly. An answer about the present must
-    /// only be possible: a key may have been written or deleted since, but it cannot be older than
-    /// it was, and a key that did not exist must have been created later. (v2 changes
-    /// `modifiedIndex` without an event when a TTL is refreshed, so no more can be concluded.)
+    /// With `pinned`, the answer shows the past and must match exactly. Otherwise it shows the
+    /// present and must only be possible: a key may have been written or deleted since, but its
+    /// modification cannot be older than the one seen, and a key that did not exist must have been
+    /// created later. (v2 changes `modifiedIndex` without an event when a TTL is refreshed, so a
+    /// newer modification proves nothing.)
     pub(crate) fn contradicts(&self, reply: &RangeReply, seen: Revision, pinned: bool) -> bool {
         if !pinned && reply.revision < seen {
             return true;
@@ -126,7 +130,7 @@ impl Anchor {
         }
     }
 
-    /// If nothing was known, the result of the check becomes the anchor.
+    /// Takes the result of the check as the anchor, if no fact was known.
     pub(crate) fn adopt(&mut self, reply: &RangeReply, seen: Revision, span: &Span) {
         if *self == Self::Unknown {
             let newest = reply.kvs.iter().filter(|kv| kv.modified <= seen && span.contains(&kv.key)).max_by_key(|kv| kv.modified);
@@ -134,7 +138,7 @@ impl Anchor {
         }
     }
 
-    /// As [`written`](Self::written), but reuses the key of a span that is a single key.
+    /// Like [`written`](Self::written), but if the span is a single key, reuses the span's `Key`.
     fn listed(kv: &KeyValue, span: &Span) -> Self {
         match span {
             Span::Key(key) if key.as_bytes() == kv.key => {
@@ -155,10 +159,10 @@ impl Mark {
     }
 }
 
-/// Different values almost certainly have different digests. Thousands of watches compute one for
-/// each event. The standard hash would be slower, since each step waits for the previous eight
-/// bytes. Here each block of 16 bytes and its place give an independent product, and the products
-/// are added up.
+/// Hashes a value. Different values almost certainly have different digests. The function must be
+/// fast, since thousands of watches hash the value of each event. In the standard hash, each step
+/// waits for the step for the previous eight bytes. Here each block of 16 bytes and its place give
+/// an independent product, and the products are added up.
 fn digest(value: &[u8]) -> u64 {
     const ODD: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
     let halves = |number: u128| ((number & u128::from(u64::MAX)) as u64, (number >> 64) as u64);
@@ -171,11 +175,12 @@ fn digest(value: &[u8]) -> u64 {
     let mut last = [0; 16];
     last.iter_mut().zip(rest).for_each(|(to, byte)| *to = *byte);
     let sum = (1..).zip(whole).fold(0_u64, |sum, (place, bytes)| sum.wrapping_add(product(place, *bytes)));
-    // The length separates trailing zeros from padding. Inverted, it differs from every place.
+    // Including the length distinguishes trailing zeros from padding. The inverted length differs
+    // from every place.
     sum.wrapping_add(product(!(value.len() as u64), last))
 }
 
-/// Whether the deletion of `deleted` also deletes `key`.
+/// Whether deleting `deleted`, a key or a directory, also deletes `key`.
 fn deletes(deleted: &Bytes, directory: bool, key: &Key) -> bool {
     let key = key.as_bytes();
     match key.strip_prefix(deleted.as_ref()) {

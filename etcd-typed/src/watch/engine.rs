@@ -1,6 +1,6 @@
 //! The decisions of a watch: what to ask the store next, what to yield, and what an answer means.
-//! Pure: no socket, clock or task, so tests can check every rule by passing in events. `watch.rs`
-//! carries the decisions out.
+//! The engine has no socket, clock or task, so tests can check every rule by passing in events.
+//! `watch.rs` carries the decisions out.
 
 use crate::error::{Error, ErrorKind};
 use crate::revision::Revision;
@@ -9,24 +9,25 @@ use crate::telemetry::{self, Pattern};
 use crate::watch::anchor::Anchor;
 use crate::watch::{Reason, Snapshot, Start, Step};
 
-/// What the engine waits for. It stays the same until [`Engine::handle`] gets the answer.
+/// The next action that the engine wants from its caller. It stays the same until
+/// [`Engine::handle`] gets the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Want {
-    /// Close an open watch, and do this read. The answer is [`Input::Read`].
+    /// Close the open watch, if any, and send this read. The answer is [`Input::Read`].
     Read(Range),
-    /// Do this read, and keep the watch that was just opened. The answer is [`Input::Read`].
+    /// Send this read, and keep the watch that was just opened. The answer is [`Input::Read`].
     Check(Range),
-    /// Open a watch from here. The answer is [`Input::Opened`].
+    /// Open a watch from this revision. The answer is [`Input::Opened`].
     Open(WatchFrom),
     /// Take the next item of the open watch. The answer is [`Input::Item`].
     Item,
     /// Wait before the next attempt. The answer is [`Input::Waited`].
     Wait,
-    /// Nothing: the watch has ended.
+    /// Do nothing: the watch has ended.
     Nothing,
 }
 
-/// An answer or an event.
+/// The answer to a [`Want`], or an event.
 #[derive(Debug)]
 pub(crate) enum Input {
     /// The answer to a read.
@@ -37,7 +38,7 @@ pub(crate) enum Input {
     Item(Option<Result<WatchItem, Error>>),
     /// The wait is over.
     Waited,
-    /// The watch is still being opened, and the first step must not wait longer.
+    /// The watch is still being opened, but the first step must not wait any longer.
     Overdue,
     /// The store now belongs to another cluster. This replaces the answer to the current want.
     Moved,
@@ -46,8 +47,8 @@ pub(crate) enum Input {
 /// The state of one watch.
 ///
 /// Invariant: `delivered <= resume`. A batch at or below `delivered` was yielded before (or is part
-/// of the snapshot) and is dropped, whatever the server says. So the batches between two resets are
-/// ordered and never repeated.
+/// of the snapshot) and is always dropped. So the batches between two resets are ordered and never
+/// repeated.
 #[derive(Debug)]
 pub(crate) struct Engine {
     span: Span,
@@ -56,36 +57,38 @@ pub(crate) struct Engine {
     phase: Phase,
     /// The revision of the last batch or snapshot.
     delivered: Revision,
-    /// Everything up to here was yielded; a broken watch is resumed from here.
+    /// The revision up to which all changes were yielded. A broken watch is resumed from this
+    /// revision.
     resume: Revision,
-    /// Whether a snapshot was read. From then on, temporary failures do not end the watch.
+    /// True after a snapshot was read. From then on, temporary failures do not end the watch.
     started: bool,
-    /// Whether a step was yielded or the watch was followed. Until then a refusal ends the watch at
-    /// once, like a read.
+    /// True after a step was yielded or a watch was opened. Before that, a refusal ends the watch
+    /// at once, as it ends a read.
     begun: bool,
-    /// Whether the server sent progress ahead of the changes that it covers. From then on progress
-    /// is ignored.
+    /// True after the server has reported progress before it sent all changes up to that revision.
+    /// From then on, progress is ignored.
     progress_lies: bool,
     anchor: Anchor,
     trouble: Option<Error>,
 }
 
-/// The current phase.
+/// The phase of a watch.
 #[derive(Debug)]
 enum Phase {
-    /// The engine reads the span, at a past revision or now.
+    /// The engine reads the span, at the past revision `at` or now.
     Listing { reason: Reason, at: Option<Revision> },
-    /// Opening a watch. The snapshot before it is held back until the first attempt. So no slow
-    /// reader delays the watch after its list, and a caller that gets the first snapshot knows that
-    /// the watch is permitted.
+    /// The engine opens a watch. It holds the snapshot back until the first attempt to open the
+    /// watch has ended. So a slow reader cannot delay the watch after the list, and a caller that
+    /// gets the first snapshot knows that the watch is permitted.
     Opening { from: WatchFrom, check: bool, held: Option<Box<Snapshot>> },
-    /// The resumed watch is open, and a read checks whether the server's history is still the one
-    /// that we saw.
+    /// The resumed watch is open, and a read checks whether the server still has the history that
+    /// the watch saw.
     Checking,
-    /// Taking items. `fresh`: the watch started from a list just read; `moved`: it has yielded
-    /// something.
+    /// The engine takes items from the open watch. `fresh`: the watch was opened right after a
+    /// list. `moved`: the watch has yielded an item.
     Following { fresh: bool, moved: bool },
-    /// A server was behind what we saw. A linearizable read checks whether all servers are.
+    /// A server is at an earlier revision than the watch has seen. A linearizable read checks
+    /// whether the whole cluster is.
     Confirming,
     /// The engine waits before the next attempt.
     Waiting(Then),
@@ -93,7 +96,7 @@ enum Phase {
     Ended,
 }
 
-/// What follows a wait.
+/// The action after a wait.
 #[derive(Clone, Copy, Debug)]
 enum Then {
     List(Reason),
@@ -108,8 +111,8 @@ impl Engine {
                 (revision, Phase::Listing { reason: Reason::Start, at: Some(revision) })
             }
             Start::Since(revision) => {
-                // At revision zero the state is known to be empty. (A range at revision zero would
-                // read the current state.)
+                // At revision zero the state is known to be empty. (A read with revision zero would
+                // return the current state.)
                 let held = Snapshot { revision, kvs: Vec::new(), known: revision == Revision::ZERO, reason: Reason::Start };
                 (revision, Phase::Opening { from: WatchFrom::Resumed(revision), check: false, held: Some(Box::new(held)) })
             }
@@ -120,17 +123,17 @@ impl Engine {
         Self { span, pattern, past_revisions, phase, delivered, resume, started, begun: false, progress_lies: false, anchor, trouble }
     }
 
-    /// The watched span.
+    /// Returns the watched span.
     pub(crate) fn span(&self) -> &Span {
         &self.span
     }
 
-    /// The label for the span in metrics and events.
+    /// Returns the label for the span in metrics and events.
     pub(crate) fn pattern(&self) -> Pattern {
         self.pattern
     }
 
-    /// Returns what to do now.
+    /// Returns the action that the caller must carry out now.
     #[inline]
     pub(crate) fn want(&self) -> Want {
         match &self.phase {
@@ -147,12 +150,12 @@ impl Engine {
         }
     }
 
-    /// Whether the first step is known, and held back until the watch is open.
+    /// Whether the first step is known, but held back until the watch is open.
     pub(crate) fn is_holding(&self) -> bool {
         !self.begun && matches!(&self.phase, Phase::Opening { held: Some(_), .. })
     }
 
-    /// Returns the error that interrupts the watch, or `None` while it is followed.
+    /// Returns the error that interrupts the watch, or `None` while the watch works.
     pub(crate) fn trouble(&self) -> Option<&Error> {
         self.trouble.as_ref()
     }
@@ -162,7 +165,7 @@ impl Engine {
         self.trouble().is_some_and(|error| is_refusal(error.kind()))
     }
 
-    /// Ends a watch that was refused for long. The refusal is its last item.
+    /// Ends a watch that the server has refused for too long. The refusal is its last item.
     pub(crate) fn give_up(&mut self) -> Option<Result<Step, Error>> {
         let error = self.trouble.take()?;
         self.fail(error)
@@ -170,7 +173,7 @@ impl Engine {
 
     /// Handles the answer to the current want. If this returns an error, the watch has ended.
     ///
-    /// An answer to anything else would be a defect of the caller; it changes nothing.
+    /// An input that does not answer the current want would be a bug in the caller, and is ignored.
     #[inline]
     pub(crate) fn handle(&mut self, input: Input) -> Option<Result<Step, Error>> {
         match (std::mem::replace(&mut self.phase, Phase::Ended), input) {
@@ -205,8 +208,9 @@ impl Engine {
         }
     }
 
-    /// Restarts, since what was seen belongs to another history. Before a snapshot was yielded
-    /// there is nothing to take back.
+    /// Returns the phase after the store has moved to another cluster: the span is read again,
+    /// since the watch has seen another history. If no snapshot was yielded yet, the new snapshot
+    /// keeps its reason.
     fn moved(&self, phase: Phase) -> Phase {
         let reason = match &phase {
             Phase::Ended => return phase,
@@ -223,7 +227,8 @@ impl Engine {
         let mut reply = match answer {
             Ok(reply) => reply,
             Err(error) if error.kind() == ErrorKind::HistoryLost && at.is_some() => {
-                // The revision is compacted or in the future. The current list shows which.
+                // The revision is compacted or in the future. A list of the current state shows
+                // which.
                 self.phase = Phase::Listing { reason: Reason::HistoryLost, at: None };
                 return None;
             }
@@ -236,7 +241,8 @@ impl Engine {
             reply.make_compact();
         }
         let revision = at.unwrap_or(reply.revision);
-        // The read is linearizable: a server with less history than we saw has another history.
+        // The read is linearizable, so a server at an earlier revision than the watch has seen has
+        // another history.
         let reason = if revision < self.resume { Reason::Rewound } else { reason };
         if reason != Reason::Start {
             telemetry::resynced(self.pattern, reason.words(), revision, self.resume);
@@ -282,8 +288,8 @@ impl Engine {
                 self.anchor.adopt(&reply, self.resume, &self.span);
                 self.follow(false);
             }
-            // The check could not be done, which proves nothing. The watch itself will report lost
-            // history.
+            // The check was not possible, which proves nothing. If history was lost, the watch
+            // itself will report it.
             Err(error) if proves_nothing(error.kind()) => self.follow(false),
             Err(error) => return self.broken(error, Then::Open),
         }
@@ -316,8 +322,7 @@ impl Engine {
                 }
                 ahead.then_some(Ok(Step::Progress(revision)))
             }
-            // The engine never permits a watch to skip. A store that skips anyway has left changes
-            // out.
+            // The engine never permits a watch to skip changes, so here changes are missing.
             Some(Ok(WatchItem::Skipped(_))) => {
                 self.history_lost(fresh && !moved, Error::new(ErrorKind::HistoryLost, "the watch skipped changes"));
                 None
@@ -330,8 +335,9 @@ impl Engine {
                 self.phase = Phase::Confirming;
                 None
             }
-            // Nothing is lost while the server keeps its history, so reopen at once. If this watch
-            // had not yielded anything, that would be a busy loop.
+            // No change is lost while the server keeps its history, so reopen at once. Without an
+            // item from this watch, reopening at once would be a busy loop; the next arm waits
+            // instead.
             Some(Ok(WatchItem::Lagged)) if moved => {
                 telemetry::watch_lagged(self.pattern);
                 self.phase = self.reopening();
@@ -350,14 +356,14 @@ impl Engine {
     /// Returns the batch if it is new, and updates the revisions.
     fn batch(&mut self, batch: Batch) -> Option<Step> {
         if batch.revision <= self.delivered {
-            // A resumed watch starts with a batch that was seen, and etcd 3.4.23 replays old
+            // A resumed watch starts with the last batch that was seen, and etcd 3.4.23 replays old
             // history on an open stream (etcd issue 15271).
             telemetry::batch_dropped(self.pattern, batch.revision);
             return None;
         }
         if batch.revision <= self.resume {
             // The server reported progress beyond this change before it sent the change (etcd issue
-            // 15220). Dropping it would lose it.
+            // 15220). Yield the batch: dropping it would lose the change.
             telemetry::progress_lied(self.pattern, batch.revision, self.resume);
             self.progress_lies = true;
         }
@@ -373,7 +379,8 @@ impl Engine {
         self.phase = Phase::Following { fresh, moved: false };
     }
 
-    /// Reads the span again, after a wait if it was just read and the answer was already too old.
+    /// Reads the span again. Waits first if the span was just read, and the server has already lost
+    /// the history after that read.
     fn history_lost(&mut self, again: bool, error: Error) {
         if again {
             self.trouble = Some(error.at(self.span.key()));
@@ -405,27 +412,27 @@ impl Engine {
     }
 
     fn reopening(&self) -> Phase {
-        // A watch that saw nothing has nothing to check.
+        // At revision zero the watch has seen no history that could be checked.
         let check = self.resume > Revision::ZERO;
         Phase::Opening { from: WatchFrom::Resumed(self.resume), check, held: None }
     }
 }
 
-/// Whether an error of this kind ends a watch at once, because the same request can only fail
+/// Whether an error of this kind ends a watch at once, because the same request would always fail
 /// again.
 fn is_permanent(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::InvalidKey | ErrorKind::InvalidUrl | ErrorKind::TooLarge)
 }
 
-/// Whether an error of this kind ends a watch if it lasts: only an administrator can fix it, but
-/// may be about to. Not included are `Server`, which proxies report while servers restart, and
-/// `Tls`, since certificates are renewed while servers run.
+/// Whether an error of this kind ends a watch if it lasts: only an administrator can fix the cause,
+/// and may be about to do so. `Server` is not included, since proxies report it while servers
+/// restart. `Tls` is not included, since certificates are renewed while servers run.
 fn is_refusal(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::PermissionDenied | ErrorKind::Unauthenticated | ErrorKind::Unsupported)
 }
 
-/// Whether a check that failed with this error cannot tell if the history is still the same: the
-/// revision is compacted, or the key became a directory or vanished.
+/// Whether a check that failed with this error says nothing about the server's history: the
+/// revision is compacted, or the key became a directory or was deleted.
 fn proves_nothing(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::HistoryLost | ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory)
 }

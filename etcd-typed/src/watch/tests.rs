@@ -1,5 +1,5 @@
-//! Tests of [`Follow`] on the in-memory store, with paused time: it carries out what the engine
-//! decides, and loses nothing.
+//! Tests of [`Follow`] with the in-memory store and paused time. `Follow` must carry out the
+//! engine's decisions without losing a change.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,8 @@ use crate::key::Key;
 use crate::store::memory::{Calls, MemoryStore};
 use crate::store::{Event, Op, Range, Txn};
 
-/// A time that is longer than any backoff. A step that has not come by then does not come.
+/// A time that is longer than every backoff. A step that has not come within this time will not
+/// come.
 const LONG: Duration = Duration::from_secs(60);
 
 fn directory() -> Key {
@@ -82,19 +83,19 @@ async fn snapshot_comes_before_changes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn first_step_comes_in_time_despite_slow_watch() {
+async fn slow_watch_does_not_delay_first_step_beyond_timeout() {
     let store = MemoryStore::new();
     put(&store, "/a/x", "1").await;
     store.faults().delay(Calls::Reads, Duration::from_secs(4));
     store.faults().delay(Calls::Watches, Duration::from_secs(60));
     let begun = Instant::now();
     let mut follow = follow(&store, Start::Now);
-    // A caller that stops waiting and comes back does not wait longer.
+    // A caller that drops the future and calls `next` again does not wait longer.
     timeout(Duration::from_secs(9), follow.next()).await.unwrap_err();
     assert_eq!(snapshot(&mut follow).await.kvs.len(), 1);
     assert_eq!(begun.elapsed(), RetryPolicy::default().call_timeout);
     assert_eq!(follow.interruption().unwrap().error.kind(), ErrorKind::Timeout);
-    // The request to open the watch still runs, although the first step did not wait for it.
+    // The first step did not wait for the request to open the watch, which is still running.
     put(&store, "/a/y", "2").await;
     let step = timeout(Duration::from_secs(55), follow.next()).await.expect("in time").unwrap().unwrap();
     assert_eq!((written(&step), begun.elapsed().as_secs()), (vec![("/a/y".to_owned(), "2".to_owned())], 64));
@@ -102,7 +103,7 @@ async fn first_step_comes_in_time_despite_slow_watch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cuts_neither_lose_nor_repeat_changes() {
+async fn broken_connections_neither_lose_nor_repeat_changes() {
     let store = MemoryStore::new();
     let mut follow = follow(&store, Start::Now);
     assert_eq!(snapshot(&mut follow).await.reason, Reason::Start);
@@ -148,7 +149,7 @@ async fn watch_waits_for_server_restart() {
     put(&store, "/a/x", "1").await;
     assert!(matches!(step(&mut follow).await, Step::Batch(_)));
     store.faults().stop();
-    // An hour without a server: a caller can stop waiting and come back.
+    // The server is down for an hour. A caller can drop the future and call `next` again.
     for _ in 0..60 {
         assert!(timeout(LONG, follow.next()).await.is_err(), "the server is down");
         let interruption = follow.interruption().expect("it is broken");
@@ -164,13 +165,13 @@ async fn watch_waits_for_server_restart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn attempts_follow_the_backoff() {
+async fn reconnect_attempts_follow_backoff() {
     let store = MemoryStore::new();
     let mut follow = follow(&store, Start::Now);
     snapshot(&mut follow).await;
     store.faults().drop_connections();
-    // The most failures that an hour may have: after the first few, one each second (half of
-    // `max_delay`).
+    // The largest possible number of failures in an hour: after the first few failures, one each
+    // second (half of `max_delay`).
     store.faults().fail(Calls::Watches, 3600 + 10, ErrorKind::Unavailable);
     put(&store, "/a/x", "1").await;
     assert!(timeout(Duration::from_secs(3600), follow.next()).await.is_err(), "it tried more often than the policy says");
@@ -200,7 +201,7 @@ async fn compaction_while_disconnected_resets_watch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn compaction_under_idle_reader_resets_watch() {
+async fn compaction_ahead_of_slow_reader_resets_watch() {
     let store = MemoryStore::new();
     let mut follow = follow(&store, Start::Now);
     snapshot(&mut follow).await;
@@ -216,7 +217,7 @@ async fn compaction_under_idle_reader_resets_watch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn wiped_server_resets_watch_at_any_revision() {
+async fn wiped_server_resets_watch_after_any_number_of_writes() {
     for writes in [0, 3, 500] {
         let store = MemoryStore::new();
         for round in 0..20 {
@@ -239,7 +240,7 @@ async fn wiped_server_resets_watch_at_any_revision() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cancelled_waits_lose_nothing() {
+async fn dropped_next_future_loses_no_change() {
     let store = MemoryStore::new();
     store.faults().delay(Calls::Watches, Duration::from_millis(7));
     store.faults().delay(Calls::Reads, Duration::from_millis(3));
@@ -298,7 +299,7 @@ async fn failed_first_read_ends_watch() {
     assert!(follow.next().await.is_none());
 }
 
-/// A watch that broke and cannot be reopened, with this error.
+/// Returns a broken watch. Every attempt to reopen it fails with an error of this kind.
 async fn cut_off(kind: ErrorKind) -> (MemoryStore, Follow) {
     let store = MemoryStore::new();
     let mut follow = follow(&store, Start::Now);
@@ -320,12 +321,12 @@ async fn lasting_refusal_ends_watch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn short_refusal_loses_nothing() {
+async fn short_refusal_loses_no_change() {
     for kind in [ErrorKind::PermissionDenied, ErrorKind::Unauthenticated, ErrorKind::Unsupported] {
         let (store, mut follow) = cut_off(kind).await;
         put(&store, "/a/x", "1").await;
-        // The server refuses twice. The time of the first refusal must not count for the second
-        // one.
+        // The server refuses the watch twice, for 8 s each. The time of the first refusal must not
+        // count towards the limit of the second refusal.
         for _ in 0..2 {
             assert!(timeout(Duration::from_secs(8), follow.next()).await.is_err(), "it waits");
             assert_eq!(follow.interruption().map(|interruption| interruption.error.kind()), Some(kind));
@@ -340,7 +341,7 @@ async fn short_refusal_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn watch_waits_for_good_certificate() {
+async fn watch_waits_for_valid_certificate() {
     let (store, mut follow) = cut_off(ErrorKind::Tls).await;
     assert!(timeout(100 * LONG, follow.next()).await.is_err(), "it waits");
     assert_eq!(follow.interruption().map(|interruption| interruption.error.kind()), Some(ErrorKind::Tls));
@@ -350,7 +351,7 @@ async fn watch_waits_for_good_certificate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn watch_ends_up_with_the_stored_state() {
+async fn snapshot_and_changes_add_up_to_stored_state() {
     let store = MemoryStore::new();
     let mut follow = follow(&store, Start::Now);
     let mut tree = tree(&snapshot(&mut follow).await);

@@ -1,22 +1,22 @@
-//! Lists of addresses, as configurations have them.
+//! Parses lists of addresses, in the forms that configurations use.
 
 use super::{Address, Network, invalid, parse_scheme};
 use crate::error::Result;
 
-/// The addresses of one cluster: a text with commas, or anything that iterates over texts. See
+/// The addresses of one cluster: a text with commas, or an iterator of texts. See
 /// [`Client::builder_for`](crate::Client::builder_for).
 ///
 /// `Form` is [`Text`] or [`List`]; the compiler chooses it.
 pub trait Addresses<Form> {
-    /// The addresses, each a text that may have commas.
+    /// Returns the addresses. Each text may contain several addresses, separated by commas.
     fn texts(self) -> Vec<String>;
 }
 
-/// The form of [`Addresses`] that is one text.
+/// Marks [`Addresses`] that are one text.
 #[derive(Debug)]
 pub enum Text {}
 
-/// The form of [`Addresses`] that is a list of texts.
+/// Marks [`Addresses`] that are a list of texts.
 #[derive(Debug)]
 pub enum List {}
 
@@ -45,9 +45,9 @@ impl<I: IntoIterator<Item: AsRef<str>>> Addresses<List> for I {
 }
 
 impl Address {
-    /// Parses addresses of one cluster. At most one scheme is used; it applies to addresses without
-    /// one, and the default is `etcd://`. User, password and namespace may be in any address, or
-    /// equal in several.
+    /// Parses the addresses of one cluster. All schemes must be the same; the scheme also applies
+    /// to addresses without a scheme, and the default is `etcd://`. Any address may have the user,
+    /// password and namespace. If several addresses have them, they must be equal.
     pub(in crate::client) fn parse_list(texts: &[String]) -> Result<Self> {
         let texts: Vec<String> = texts.iter().map(|text| without_spaces(text)).collect();
         if let [text] = texts.as_slice()
@@ -79,7 +79,7 @@ impl Address {
 }
 
 impl Network {
-    /// Adds the endpoints of the address at this position of a list.
+    /// Adds the endpoints of another address. `at` is its position in the list, counted from 1.
     fn add(&mut self, at: usize, other: Self) -> Result<()> {
         let differs = |what: &str| invalid(format!("address {at} has another {what} than one before it: a list has one for all"));
         match (&self.credentials, other.credentials) {
@@ -102,8 +102,8 @@ fn place(at: usize) -> String {
     format!("(address {at} of the list)")
 }
 
-/// Removes spaces around the address and around its commas. Text before an `@` is not changed, since
-/// it may be a password.
+/// Removes spaces around the address and around its commas. Keeps the spaces inside an address with
+/// an `@`, since they may belong to a password.
 fn without_spaces(text: &str) -> String {
     let text = text.trim();
     if text.contains('@') {
@@ -116,7 +116,8 @@ fn has_scheme(text: &str) -> bool {
     text.split_once("://").is_some_and(|(before, _)| !before.contains(','))
 }
 
-/// The first scheme in the address, which need not be at its beginning: `a:1,http://b:2`.
+/// Returns the first scheme in the address. Hosts without a scheme may precede it:
+/// `a:1,http://b:2`.
 fn scheme(text: &str) -> Option<&str> {
     let (before, _) = text.split_once("://")?;
     before.rsplit(',').next()
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_have_many_forms() {
+    fn list_may_be_text_or_iterator() {
         let borrowed = ["http://a:1".to_owned(), "http://b:2".to_owned()];
         for list in [
             network("http://a:1,http://b:2"),
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn one_scheme_is_for_all() {
+    fn scheme_of_one_address_applies_to_all() {
         let list = network(["a:2379", "https://b:2379"]);
         assert_eq!((hosts(&list), list.tls), (vec!["a:2379".to_owned(), "b:2379".to_owned()], true));
         assert_eq!(network(["a", "etcd2://b"]).protocol, Protocol::V2);

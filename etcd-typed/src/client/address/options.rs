@@ -1,7 +1,8 @@
-//! Options that other clients put behind the `?` of an address, and the method of the builder that
-//! sets each.
+//! Options that other clients accept after the `?` of an address, and the builder method that sets
+//! each option here.
 
-/// The names of options in lower case, without `-`, `_` and `.`, and what to use instead.
+/// The names of options in lower case, without `-`, `_` and `.`, and the method or scheme to use
+/// instead.
 const INSTEAD: &[(&[&str], &str)] = &[
     (&["tls", "ssl", "secure", "usetls", "scheme", "insecure"], "the scheme `etcds://`"),
     (
@@ -82,8 +83,8 @@ const INSTEAD: &[(&[&str], &str)] = &[
     (&["version", "apiversion", "api"], "the scheme `etcd2://` for the v2 API, any other for v3"),
 ];
 
-/// Says what to use instead of these parameters. Quotes none of them, since any part of a wrong
-/// address may be a password.
+/// Returns advice on what to use instead of these parameters. The advice does not quote them, since
+/// any part of a wrong address may be a password.
 pub(super) fn advice(parameters: &str) -> String {
     let name = |parameter: &str| {
         let name = parameter.split('=').next().unwrap_or_default();
@@ -108,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn advice_names_method_of_builder() {
+    fn advice_says_which_builder_method_to_use() {
         for (parameters, said) in [
             ("dial_timeout=5s", "connect_timeout"),
             ("dial-timeout=5s&keepAliveTime=3", "keep_alive"),

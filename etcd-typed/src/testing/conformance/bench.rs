@@ -1,5 +1,5 @@
-//! `Bench`: a store under test with a directory of its own, and the functions that the cases use.
-//! Each function fails the case if the store breaks the contract.
+//! `Bench`: a store under test, with a separate directory for each case and the functions that the
+//! cases use. Each function fails the case if the store breaks the contract.
 
 use std::collections::HashSet;
 
@@ -15,7 +15,7 @@ use crate::store::{
     WatchFrom, WatchItem, WatchStream,
 };
 
-/// A store under test.
+/// A store under test, and the directory of one case.
 pub(super) struct Bench<'s> {
     subject: &'s dyn TestStore,
     dir: Key,
@@ -35,17 +35,17 @@ impl<'s> Bench<'s> {
         self.store().capabilities()
     }
 
-    /// All keys of the case are below it.
+    /// Returns the case's directory, which contains all keys of the case.
     pub(super) fn dir(&self) -> &Key {
         &self.dir
     }
 
-    /// The key at this path below the directory of the case. The path is in its written form.
+    /// Returns the key at this path below the case's directory. The path is not escaped.
     pub(super) fn key(&self, path: &str) -> Key {
         self.dir.join(&parse(&format!("/{path}")))
     }
 
-    /// The keys at these paths, as in an answer.
+    /// Returns the keys at these paths below the case's directory, as an answer has them.
     pub(super) fn paths<'p>(&self, paths: impl IntoIterator<Item = &'p &'p str>) -> Vec<String> {
         paths.into_iter().map(|path| self.key(path).to_string()).collect()
     }
@@ -96,7 +96,7 @@ impl<'s> Bench<'s> {
         committed.revision
     }
 
-    /// Does a read that must succeed.
+    /// Sends a read that must succeed.
     pub(super) async fn range(&self, range: Range) -> RangeReply {
         let said = format!("{range:?}");
         match self.store().range(range).await {
@@ -134,7 +134,7 @@ impl<'s> Bench<'s> {
         }
     }
 
-    /// Returns the error of a read, which must fail.
+    /// Checks that a read fails with an error of this kind.
     pub(super) async fn range_refused(&self, range: Range, kind: ErrorKind) {
         let (said, key) = (format!("{range:?}"), range.span.key().clone());
         match self.store().range(range).await {
@@ -143,10 +143,11 @@ impl<'s> Bench<'s> {
         }
     }
 
-    /// Returns the error of a transaction, which must fail and must say that nothing was applied.
+    /// Checks that a transaction fails with an error of this kind, which must say that nothing was
+    /// applied.
     pub(super) async fn refused(&self, txn: Txn, kind: ErrorKind) {
         let said = format!("{txn:?}").chars().take(400).collect::<String>();
-        // On a store whose transactions cover one key, the error names that key.
+        // If the transaction concerns a single key, the error must contain that key.
         let keys: HashSet<&Key> = txn.compares.iter().map(|compare| compare.span.key()).chain(txn.then.iter().map(key_of)).collect();
         let key = keys.iter().next().filter(|_| keys.len() == 1 && txn.then.len() == 1).copied().cloned();
         match self.store().commit(txn).await {
@@ -168,8 +169,8 @@ impl<'s> Bench<'s> {
         }
     }
 
-    /// An error of kind `Unsupported` must name the store, so that its reader knows what the URL
-    /// points to.
+    /// Checks an error of kind `Unsupported`. It must contain the store's name, so that a person
+    /// knows to which kind of store the URL points.
     pub(super) fn check_unsupported(&self, error: &Error) {
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
         assert!(!error.may_have_applied() && !error.is_retryable(), "{error:?}");
@@ -187,7 +188,8 @@ impl<'s> Bench<'s> {
         id
     }
 
-    /// Opens a watch, which must succeed. Its items are checked against the rules for all watches.
+    /// Opens a watch, which must succeed. The reader checks that each item follows the rules for
+    /// all watches.
     pub(super) async fn watch(&self, span: Span, from: WatchFrom) -> Reader {
         match self.store().watch(Watch { span: span.clone(), from }).await {
             Ok(stream) => Reader { stream, span, seen: from.revision(), may_skip: matches!(from, WatchFrom::Live(_)), last: None },
@@ -220,20 +222,20 @@ pub(super) fn parse(path: &str) -> Key {
     }
 }
 
-/// The keys of an answer, as text.
+/// Returns the keys of an answer, as text.
 pub(super) fn keys(reply: &RangeReply) -> Vec<String> {
     reply.kvs.iter().map(|kv| String::from_utf8_lossy(&kv.key).into_owned()).collect()
 }
 
-/// Reads a watch and checks the rules for all watches.
+/// Reads a watch, and checks that each item follows the rules for all watches.
 pub(super) struct Reader {
     stream: WatchStream,
     span: Span,
-    /// All changes up to this revision were yielded, or came before the start.
+    /// The revision up to which all changes were yielded or came before the start.
     seen: Revision,
-    /// Whether the watch is a live one and no item has come yet.
+    /// True if the watch started with `WatchFrom::Live` and has yielded no item yet.
     may_skip: bool,
-    /// Whether the last item has come.
+    /// The last item, if it has come.
     last: Option<WatchItem>,
 }
 
@@ -280,8 +282,8 @@ impl Reader {
                 Event::Delete { key, directory: false, .. } => {
                     assert!(self.span.contains(key), "{key:?} is not in {:?}", self.span);
                 }
-                // The deletion of a directory also deletes what is below it: it is in the span, or
-                // the span is in it.
+                // Deleting a directory also deletes the keys below it. So the directory must be in
+                // the span, or the span in the directory.
                 Event::Delete { key, directory: true, .. } => {
                     let mut inside = key.to_vec();
                     inside.push(b'/');
@@ -292,7 +294,7 @@ impl Reader {
         }
     }
 
-    /// Returns the next batch. Only progress may come before it.
+    /// Returns the next batch. Only progress may come before the batch.
     pub(super) async fn batch(&mut self) -> Batch {
         loop {
             match self.next().await {
@@ -312,7 +314,7 @@ impl Reader {
         }
     }
 
-    /// Expects that the next event writes this value at this revision.
+    /// Checks that the next event writes this value at this revision.
     pub(super) async fn expect_put(&mut self, at: Revision, key: &Key, value: &str) {
         let (revision, event) = self.event().await;
         match event {
@@ -321,7 +323,7 @@ impl Reader {
         }
     }
 
-    /// Expects that the next event deletes this key, and returns its revision.
+    /// Checks that the next event deletes this key, and returns the revision.
     pub(super) async fn expect_delete(&mut self, key: &Key) -> Revision {
         let (revision, event) = self.event().await;
         match event {
@@ -330,7 +332,7 @@ impl Reader {
         }
     }
 
-    /// Returns the batches until the watch ends, and the item that ends it.
+    /// Returns the batches until the watch ends, and the item that ends the watch.
     pub(super) async fn rest(&mut self) -> (Vec<Batch>, WatchItem) {
         let mut batches = Vec::new();
         loop {

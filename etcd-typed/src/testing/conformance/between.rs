@@ -1,5 +1,5 @@
-//! Cases about [`Span::Between`], [`Order`], counts, [`Op::Page`] and [`Condition::Compared`]: what a
-//! store of byte keys can do beyond paths. A store of paths (v2) refuses all of it.
+//! Cases about [`Span::Between`], [`Order`], counts, [`Op::Page`] and [`Condition::Compared`],
+//! which need a store with byte keys. A store whose keys are paths (v2) must refuse all of them.
 
 use bytes::Bytes;
 
@@ -11,23 +11,24 @@ use crate::store::{
     Compare, Condition, Expiry, Op, OpResult, Operand, Order, Range, RangeReply, Relation, SortBy, Span, Txn, Watch, WatchFrom,
 };
 
-/// The key with these bytes after the directory of the case.
+/// Returns the key with these bytes after the case's directory.
 fn stored(bench: &Bench<'_>, name: &[u8]) -> Key {
     Key::stored(&[bench.dir().as_bytes(), name].concat())
 }
 
-/// A span in the directory of the case. Without an end, the end is that of the case.
+/// Returns a span of keys that begin with the case's directory. With an empty `end`, the span ends
+/// after the last of these keys.
 fn between(bench: &Bench<'_>, start: &[u8], end: &[u8]) -> Span {
     let at = |name: &[u8]| [bench.dir().as_bytes(), name].concat();
     Span::between(&at(start), Some(&at(if end.is_empty() { b"\xff\xff\xff" } else { end })))
 }
 
-/// The names of the keys of an answer, after the directory of the case.
+/// Returns the keys of an answer, without the case's directory.
 fn names(bench: &Bench<'_>, reply: &RangeReply) -> Vec<Bytes> {
     reply.kvs.iter().map(|kv| kv.key.slice(bench.dir().as_bytes().len()..)).collect()
 }
 
-/// Whether the store has byte keys. If not, checks that it refuses them.
+/// Returns whether the store has byte keys. If not, checks that the store refuses such operations.
 async fn has_ranges(bench: &Bench<'_>) -> bool {
     if !bench.capabilities().directories {
         return true;
@@ -70,7 +71,8 @@ pub(super) async fn range_contains_keys_from_start_to_before_end(bench: &Bench<'
         }
         assert_eq!(read(Range::of(between(bench, start, b""))).await, all[from..], "from {start:?}");
     }
-    // A span without an end contains the keys of the case, and all later keys.
+    // A span without an end contains the case's keys from the start on, and all later keys of the
+    // store.
     let open = Span::Between { start: stored(bench, b"/b"), end: None };
     let reply = bench.range(Range::of(open.clone())).await;
     let own: Vec<Bytes> =
@@ -111,7 +113,8 @@ pub(super) async fn order_decides_which_keys_limit_cuts_off(bench: &Bench<'_>) {
     if !has_ranges(bench).await {
         return;
     }
-    // Each of the four properties gives another order, without equal keys.
+    // The writes give the keys different values, versions and revisions, so that each order is
+    // well-defined.
     for (name, value) in [("/c", "3"), ("/a", "4"), ("/d", "1"), ("/b", "2")] {
         bench.put(&stored(bench, name.as_bytes()), value).await;
     }
@@ -146,7 +149,7 @@ pub(super) async fn order_decides_which_keys_limit_cuts_off(bench: &Bench<'_>) {
             }
         }
     }
-    // Below a directory, and at a past revision.
+    // The order also applies below a directory and at a past revision.
     let before = bench.now().await;
     bench.put(&stored(bench, b"/z"), "0").await;
     let last = Range {
@@ -223,7 +226,8 @@ pub(super) async fn comparisons_follow_order_of_operands(bench: &Bench<'_>) {
         revisions(modified).map(Operand::Modified).into(),
         [number - 1, number, number + 1].map(|number| Operand::Lease(beside(number))).into(),
     ] {
-        // For each operand: whether the stored one is less, equal or greater.
+        // For each operand, `order` says whether the stored property is less than, equal to or
+        // greater than the operand.
         for (operand, order) in [(less, [false, false, true]), (equal, [false, true, false]), (greater, [true, false, false])] {
             let [is_less, is_equal, is_greater] = order;
             for (relation, holds) in
@@ -237,7 +241,8 @@ pub(super) async fn comparisons_follow_order_of_operands(bench: &Bench<'_>) {
                 assert_eq!(asked(Span::Key(key.clone())).await, holds, "{condition:?}");
                 assert_eq!(asked(between(bench, b"/k", b"/l")).await, holds, "{condition:?} of a range");
                 assert_eq!(asked(Span::Below(bench.dir().clone())).await, holds, "{condition:?} of a directory");
-                // A missing key has zero in each number, and no value.
+                // The numbers of a missing key count as zero. A missing key has no value, so a
+                // comparison with a value fails.
                 let of_zero = match relation {
                     _ if matches!(operand, Operand::Value(_)) => false,
                     Relation::Less => !matches!(operand, Operand::Lease(id) if id.is_none_or(|id| id.get().cast_signed() < 0)),
@@ -250,7 +255,7 @@ pub(super) async fn comparisons_follow_order_of_operands(bench: &Bench<'_>) {
             }
         }
     }
-    // Every key of a range must be in the relation.
+    // A comparison of a range holds only if it holds for every key.
     bench.put(&bench.key("l"), "0").await;
     let compares =
         |operand| vec![Compare { span: between(bench, b"/k", b"/m"), condition: Condition::Compared(Relation::Greater, operand) }];
@@ -287,6 +292,7 @@ pub(super) async fn range_is_guarded_deleted_and_watched_as_a_whole(bench: &Benc
     let batch = reader.batch().await;
     assert_eq!((batch.revision, batch.events.len()), (committed.revision, 2), "the deletion is one batch: {batch:?}");
     assert!(bench.get(&a).await.is_some() && bench.get(&d).await.is_some());
-    // A put in the range together with its deletion is refused, as for a single key.
+    // A transaction that deletes the range and puts a key in it is refused, like two writes of a
+    // single key.
     bench.refused(Txn { then: [delete(), vec![Op::put(&b, "v".into())]].concat(), ..Txn::default() }, ErrorKind::Invalid).await;
 }

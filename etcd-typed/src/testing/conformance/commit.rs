@@ -1,5 +1,5 @@
-//! Cases about [`Store::commit`](crate::store::Store::commit): the effects of operations.
-//! Conditions are in `compare.rs`.
+//! Cases about the effects of operations in [`Store::commit`](crate::store::Store::commit). The
+//! cases about conditions are in `compare.rs`.
 
 use std::time::Duration;
 
@@ -124,7 +124,7 @@ pub(super) async fn directory_delete_matches_whole_segments(bench: &Bench<'_>) {
     assert!(bench.range(Range::of(dir)).await.directory.is_none());
 }
 
-/// Other cases may write at the same time, so the revisions may grow, but must never decrease.
+/// Other cases may write at the same time, so later revisions may be larger, but never smaller.
 pub(super) async fn no_change_returns_current_revision(bench: &Bench<'_>) {
     let key = bench.key("a");
     let written = bench.put(&key, "1").await;

@@ -27,7 +27,8 @@ async fn subject(bench: &Bench<'_>, name: &str, lease: LeaseId) -> Subject {
     Subject { key, created, modified }
 }
 
-/// Each condition, and whether it holds for a [`Subject`] and for a missing key.
+/// Returns conditions, each with whether it holds for a [`Subject`] and whether it holds for a
+/// missing key.
 fn table(subject: &Subject, lease: LeaseId) -> Vec<(Condition, bool, bool)> {
     let Subject { created, modified, .. } = *subject;
     let value = |text: &'static str| Condition::Value(Bytes::from_static(text.as_bytes()));
@@ -55,7 +56,8 @@ fn table(subject: &Subject, lease: LeaseId) -> Vec<(Condition, bool, bool)> {
     ]
 }
 
-/// Tries every operation with the condition, since a store may send a different request for each.
+/// Tries every condition with every operation, since a store may send a different request for each
+/// operation.
 pub(super) async fn every_condition_holds_when_it_should(bench: &Bench<'_>) {
     let lease = bench.grant(LONG).await;
     let rows = table(&subject(bench, "count", lease).await, lease).len();

@@ -1,4 +1,4 @@
-//! Cases about real directories, as v2 has them, and about their absence on other stores.
+//! Cases about real directories, which only v2 has. Other stores must refuse these operations.
 
 use std::time::Duration;
 
@@ -143,8 +143,8 @@ pub(super) async fn directory_ttl_can_be_changed(bench: &Bench<'_>) {
     assert!(below(bench, &stays).await.directory.is_some_and(|node| node.ttl > short));
     bench.perform(vec![update(&stays, None)]).await;
     assert!(below(bench, &stays).await.directory.is_some_and(|node| node.ttl.is_none()));
-    // `goes` is created later, with the time to live that `stays` had at first. When `goes` has
-    // expired, `stays` would have expired too.
+    // `goes` is created later, with the first time to live of `stays`. So when `goes` has expired,
+    // `stays` would have expired too.
     bench.perform(vec![make(&goes, short)]).await;
     while below(bench, &goes).await.directory.is_some() {
         sleep(Duration::from_millis(20)).await;

@@ -1,6 +1,7 @@
 //! Cases about keys that expire: [`Expiry`] and leases.
 //!
-//! The cases never check how soon a key expires, only that it does, and not before its time.
+//! The cases check that a key expires, and not before its time. They do not check how soon after
+//! that time it expires.
 
 use std::time::Duration;
 
@@ -42,8 +43,8 @@ pub(super) async fn put_without_expiry_removes_expiry(bench: &Bench<'_>) {
     bench.put(&stays, "2").await;
     let kv = bench.found(&stays).await;
     assert_eq!((kv.lease, kv.ttl), (None, None));
-    // `goes` is written later, with the time to live that `stays` had at first. When `goes` has
-    // expired, `stays` would have expired too.
+    // `goes` is written later, with the first time to live of `stays`. So when `goes` has expired,
+    // `stays` would have expired too.
     bench.put_with(&goes, "1", Expiry::After(SHORT)).await;
     until_gone(bench, &goes).await;
     assert_eq!(bench.value(&stays).await, "2");
@@ -60,8 +61,8 @@ pub(super) async fn lease_grants_at_least_requested_time(bench: &Bench<'_>) {
     }
 }
 
-/// Two clients may draw the same name if one machine is a clone of the other. Each would then take
-/// the other's lease for its own.
+/// Two clients may choose the same random id if one machine is a clone of the other. If the second
+/// grant succeeded, each client would take the other client's lease for its own.
 pub(super) async fn granting_existing_lease_is_refused(bench: &Bench<'_>) {
     let id = bench.grant(Duration::from_secs(60)).await;
     let key = bench.key("a");
@@ -78,8 +79,8 @@ pub(super) async fn granting_existing_lease_is_refused(bench: &Bench<'_>) {
 pub(super) async fn renewed_lease_keeps_its_keys(bench: &Bench<'_>) {
     let ttl = Duration::from_secs(3);
     let key = bench.key("a");
-    // If the machine stopped for as long as the lease lasts, the result proves nothing, and the
-    // case starts again.
+    // If the machine was suspended for longer than the time to live, the result proves nothing, and
+    // the case starts again.
     'again: loop {
         let began = Instant::now();
         let mut last = began;

@@ -1,4 +1,4 @@
-//! Cases about requests that are too large, and about values that a store cannot hold.
+//! Cases about large requests, and about values that a store may not be able to hold.
 
 use bytes::Bytes;
 
@@ -45,7 +45,8 @@ pub(super) async fn too_large_value_is_refused(bench: &Bench<'_>) {
     assert_eq!(bench.value(&key).await, "small");
 }
 
-/// The largest value that the store declares, minus what a request contains beside the value.
+/// The value has almost the largest size that the store declares. 4 KiB are left for the rest of
+/// the request.
 pub(super) async fn large_value_reads_back(bench: &Bench<'_>) {
     let key = bench.key("a");
     let mut reader = bench.watch_all().await;

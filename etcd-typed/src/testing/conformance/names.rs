@@ -1,11 +1,11 @@
-//! Cases about odd values and odd names.
+//! Cases about unusual values and key names.
 
 use super::bench::{Bench, keys};
 use crate::error::ErrorKind;
 use crate::key::Key;
 use crate::store::{Compare, Condition, Op, Range, Span, Txn};
 
-/// Texts with a meaning somewhere between a program and a server: in forms, in JSON, in URLs, in
+/// Texts with a special meaning in a format between a program and a server: in forms, JSON, URLs or
 /// terminals.
 const ODD_VALUES: [&str; 16] = [
     " ",
@@ -80,7 +80,7 @@ pub(super) async fn odd_keys_are_keys(bench: &Bench<'_>) {
     assert!(bench.list().await.kvs.is_empty());
 }
 
-/// v2 leaves names that begin with `_` out of listings and of watches from above. A request with
+/// On v2, listings and watches of a directory leave out names that begin with `_`. A request with
 /// the full name still works.
 pub(super) async fn hidden_name_is_a_key(bench: &Bench<'_>) {
     let hidden = [bench.key("_hidden"), bench.key("_dir/x"), bench.key("dir/_x")];
@@ -144,14 +144,14 @@ pub(super) async fn map_keys_cannot_escape_their_segment(bench: &Bench<'_>) {
     }
 }
 
-/// Keys of queues and of other clients are not always paths. On stores whose keys are always paths
-/// (v2) there are no such keys.
+/// Keys of queues and of other clients are not always paths. The case does nothing on stores whose
+/// keys are always paths (v2).
 pub(super) async fn non_path_keys_are_kept_byte_for_byte(bench: &Bench<'_>) {
     if bench.capabilities().directories {
         return;
     }
     let dir = bench.dir().as_str();
-    // The names are below the directory, and some begin with another slash.
+    // All names are below the directory. Some begin with a second slash.
     let names = [&b"/x"[..], b"//x", b"x", b"x/", b"x//y", b" ", "ü".as_bytes(), b"\0", b"\xff\xfe"];
     let stored = |name: &[u8]| Key::stored(&[dir.as_bytes(), b"/", name].concat());
     for name in names {

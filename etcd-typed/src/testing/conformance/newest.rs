@@ -1,4 +1,4 @@
-//! Cases about [`Op::Newest`], which reads the last created keys of a directory.
+//! Cases about [`Op::Newest`], which reads the most recently created keys of a directory.
 
 use std::collections::BTreeSet;
 
@@ -13,16 +13,16 @@ use crate::store::{Compare, Condition, Expiry, KeyValue, Op, OpResult, Range, Ra
 pub(super) async fn newest_keys_come_newest_first(bench: &Bench<'_>) {
     let Some(queue) = Queue::of(bench).await else { return };
     let lease = bench.grant(std::time::Duration::from_secs(600)).await;
-    // The creation order differs from the order of the names.
+    // The keys are created in another order than that of their names.
     for name in ["q/b", "q/c/deeper", "q/a"] {
         bench.put_with(&bench.key(name), "a value", Expiry::With(lease)).await;
     }
-    // The directory's own key and its neighbours are the newest keys, but they are not below the
-    // directory.
+    // The key with the directory's own name and keys with similar names are newer, but are not
+    // below the directory.
     for name in ["q", "q-x", "qq/x"] {
         bench.put(&bench.key(name), "outside").await;
     }
-    // An update does not change the creation.
+    // An update does not change the creation revision.
     bench.put(&bench.key("q/b"), "updated").await;
     let order = ["q/a", "q/c/deeper", "q/b"];
     for (limit, more) in [(1, true), (2, true), (3, false), (4, false), (usize::MAX, false)] {
@@ -30,7 +30,7 @@ pub(super) async fn newest_keys_come_newest_first(bench: &Bench<'_>) {
         assert_eq!(keys(&reply), bench.paths(order.iter().take(limit)), "of {limit}");
         assert_eq!(reply.more, more, "of {limit}");
     }
-    // The answer has all fields of each key, as a range does.
+    // The answer has all fields of each key, like the answer of a range.
     let mut listed = bench.range(Range::of(Span::Below(queue.dir.clone()))).await.kvs;
     listed.sort_by_key(|kv| std::cmp::Reverse(kv.created));
     let newest = queue.newest(None, 3).await.kvs;
@@ -38,22 +38,22 @@ pub(super) async fn newest_keys_come_newest_first(bench: &Bench<'_>) {
     assert!(newest.iter().all(|kv| !kv.value.is_empty() && kv.modified >= kv.created), "{newest:?}");
     let leases: Vec<_> = newest.iter().map(|kv| kv.lease).collect();
     assert_eq!(leases, [Some(lease), Some(lease), None], "the last put of the oldest had no lease");
-    // A key that was deleted and created again is the newest.
+    // A key that was deleted and created again becomes the newest key.
     bench.delete(&bench.key("q/b")).await;
     bench.put(&bench.key("q/b"), "again").await;
     assert_eq!(keys(&queue.newest(None, 3).await), bench.paths(&["q/b", "q/a", "q/c/deeper"]));
 }
 
-/// A queue finds the contender before a key this way, and a key without a lease is not in the
-/// queue. So a store that leaves out the leases cannot have locks. (A range of keys only may leave
-/// them out, as on etcd 3.7.)
+/// `Newest` must return the leases. In a queue, a waiter uses `Newest` to find the key before its
+/// own key, and must ignore keys without a lease. So locks do not work on a store that leaves out
+/// the leases. (A range with `keys_only` may leave them out, as etcd 3.7 does.)
 pub(super) async fn newest_keys_show_their_leases(bench: &Bench<'_>) {
     let Some(queue) = Queue::of(bench).await else { return };
     let (first, second) = (bench.grant(std::time::Duration::from_secs(600)).await, bench.grant(std::time::Duration::from_secs(600)).await);
     bench.put_with(&bench.key("q/first"), "", Expiry::With(first)).await;
     bench.put(&bench.key("q/none"), "").await;
     let told = |kvs: &[KeyValue]| kvs.iter().map(|kv| kv.lease).collect::<Vec<_>>();
-    // A contender joins a queue in this way: one transaction creates its key and reads the queue.
+    // A waiter joins a queue with this transaction, which creates its key and reads the queue.
     let own = bench.key("q/second");
     let put = Op::Put { key: own.clone(), value: Bytes::new(), expiry: Expiry::With(second), previous: false };
     let then = vec![put, Op::Newest { below: queue.dir.clone(), before: None, limit: 3 }, Op::Get(Span::Below(queue.dir.clone()))];
@@ -63,7 +63,7 @@ pub(super) async fn newest_keys_show_their_leases(bench: &Bench<'_>) {
     let in_order = [Some(second), None, Some(first)];
     assert_eq!(told(&newest.kvs), in_order);
     assert_eq!(told(&all.kvs), [Some(first), None, Some(second)]);
-    // A waiter reads in this way, without a write in the transaction.
+    // Later, a waiter reads the queue like this, without a write in the transaction.
     for limit in 1..=3 {
         assert_eq!(told(&queue.newest(Some(committed.revision.next()), limit).await.kvs), &in_order[..limit]);
     }
@@ -76,7 +76,7 @@ pub(super) async fn newest_before_revision_excludes_later_keys(bench: &Bench<'_>
         created.push(bench.put(&bench.key(name), "1").await);
     }
     let [first, second, third] = created[..] else { panic!("{created:?}") };
-    // `q/c` is now the key that was written last, but the order is that of the creation.
+    // `q/c` is now the key that was written last, but keys are ordered by creation.
     bench.put(&bench.key("q/c"), "2").await;
     let all = ["q/a", "q/b", "q/c"];
     for (before, expected) in [
@@ -85,8 +85,8 @@ pub(super) async fn newest_before_revision_excludes_later_keys(bench: &Bench<'_>
         (second.next(), &all[1..]),
         (second, &all[2..]),
         (first, &[]),
-        // No key was created before the first revision. On the wire a bound of zero may mean no
-        // bound.
+        // No key was created before the first revision. A store must not send the bound zero to the
+        // server, where it may mean no bound.
         (Revision::new(2), &[]),
         (Revision::new(1), &[]),
         (Revision::ZERO, &[]),
@@ -104,7 +104,7 @@ pub(super) async fn newest_keys_include_earlier_operations(bench: &Bench<'_>) {
     let Some(queue) = Queue::of(bench).await else { return };
     let (old, new) = (bench.key("q/old"), bench.key("q/new"));
     let first = bench.put(&old, "1").await;
-    // A contender joins a queue in this way: one transaction puts its key and reads the keys before
+    // A waiter joins a queue with such a transaction, which puts its key and reads the keys before
     // it.
     let newest = |before| Op::Newest { below: queue.dir.clone(), before, limit: 2 };
     let then = vec![newest(None), Op::put(&new, "2".into()), newest(None), newest(Some(first.next())), Op::delete(&old), newest(None)];
@@ -129,8 +129,8 @@ pub(super) async fn newest_keys_include_earlier_operations(bench: &Bench<'_>) {
     assert_eq!(keys(reply), paths(&["q/new"]));
 }
 
-/// The order of keys that one transaction created is not specified. But no key may be missing, and
-/// older keys come after them.
+/// The order of keys that the same transaction created is not specified. But no key may be missing,
+/// and older keys come after these keys.
 pub(super) async fn keys_of_one_transaction_are_equally_new(bench: &Bench<'_>) {
     let Some(queue) = Queue::of(bench).await else { return };
     let older = bench.put(&bench.key("q/older"), "1").await;
@@ -170,14 +170,15 @@ pub(super) async fn newest_with_zero_limit_is_refused(bench: &Bench<'_>) {
     assert!(bench.list().await.kvs.is_empty());
 }
 
-/// Returns a directory on a store that supports this operation.
+/// A directory on a store that supports [`Op::Newest`].
 struct Queue<'b> {
     bench: &'b Bench<'b>,
     dir: Key,
 }
 
 impl<'b> Queue<'b> {
-    /// Returns `None` if the store does not support it, and then it must refuse.
+    /// Returns `None` if the store does not support [`Op::Newest`], after checking that the store
+    /// refuses it.
     async fn of(bench: &'b Bench<'b>) -> Option<Self> {
         let queue = Self { bench, dir: bench.key("q") };
         if bench.capabilities().transactions {

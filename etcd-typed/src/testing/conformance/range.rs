@@ -45,8 +45,8 @@ pub(super) async fn update_keeps_creation_revision(bench: &Bench<'_>) {
     let kv = bench.found(&key).await;
     assert_eq!((kv.created, kv.modified), (created, modified));
     assert!(matches!(kv.version, None | Some(2)), "{kv:?}");
-    // On stores with versions, an unconditional put too: the version is the number of writes since
-    // the creation.
+    // On stores with versions, an unconditional put also keeps the creation: the version is the
+    // number of writes since the creation.
     let put = bench.put(&key, "3").await;
     let kv = bench.found(&key).await;
     assert_eq!((kv.created, kv.modified), (if kv.version.is_some() { created } else { put }, put));
@@ -65,8 +65,8 @@ pub(super) async fn recreated_key_has_new_creation(bench: &Bench<'_>) {
 }
 
 pub(super) async fn listing_is_in_byte_order(bench: &Bench<'_>) {
-    // `-` and `.` come before `/`, so the keys of a directory are not adjacent to its name; é comes
-    // after all of ASCII.
+    // In byte order `-` and `.` come before `/`, so other keys come between a directory's name and
+    // the keys in the directory. `é` comes after all ASCII characters.
     let written = ["b/x", "a", "b-", "b.c", "b/a/deep", "B", "é", "z"];
     for path in written {
         bench.put(&bench.key(path), path).await;
@@ -95,7 +95,7 @@ pub(super) async fn keys_only_read_has_no_values(bench: &Bench<'_>) {
 pub(super) async fn stale_read_is_answered(bench: &Bench<'_>) {
     let key = bench.key("a");
     bench.put(&key, "value").await;
-    // A single server would return the newest value. But the contract allows the value of any past
+    // A single server returns the newest value, but the contract allows the value of any past
     // revision.
     let stale = Range { consistency: Consistency::Stale, ..Range::of(Span::Key(key)) };
     let reply = bench.range(stale).await;
@@ -120,8 +120,8 @@ pub(super) async fn pages_share_one_revision(bench: &Bench<'_>) {
     let revision = reply.revision;
     let mut pages = vec![keys(&reply)];
     while reply.more {
-        // Between two pages another client changes keys that were read and keys that are still to
-        // be read.
+        // Between two pages, another client changes a key that was already read, and adds keys that
+        // come later.
         bench.put(&bench.key("a"), "changed").await;
         bench.put(&bench.key(&format!("new-{}", pages.len())), "new").await;
         let after = reply.kvs.last().map(|kv| kv.key.clone());
@@ -132,7 +132,7 @@ pub(super) async fn pages_share_one_revision(bench: &Bench<'_>) {
     }
     assert_eq!(pages.concat(), ["a", "b", "c", "d", "e"].map(|path| bench.key(path).to_string()));
     assert!(pages.len() >= 3, "{pages:?}");
-    // A range includes the key that `until` names. A range whose end is before its start is empty.
+    // A range includes the key `until`. A range whose end is before its start is empty.
     for (after, until, expected) in [("a", "c", vec!["b", "c"]), ("b", "bb", vec![]), ("d", "b", vec![])] {
         let [after, until] = [after, until].map(|path| Some(Bytes::from(bench.key(path).to_string())));
         let reply = bench.range(Range { after, until, revision: Some(revision), ..all.clone() }).await;
@@ -168,7 +168,7 @@ pub(super) async fn modified_read_counts_all_keys(bench: &Bench<'_>) {
     assert_eq!(found(first.clone()).await, (names(&["c"]), Some(5), true), "the limit does not change the count");
     let deleted = bench.delete(&bench.key("a")).await;
     assert_eq!(found(modified(put)).await, (names(&[]), Some(4), false), "only the count shows a deleted key");
-    // The filter also works at a past revision, and for a part of the range.
+    // The filter also applies to a past revision and to a part of the range.
     assert_eq!(found(Range { revision: Some(put), ..modified(since) }).await, (names(&["c", "new"]), Some(5), false));
     let part = Range { after: Some(bench.key("b").to_string().into()), until: Some(bench.key("c").to_string().into()), ..modified(since) };
     assert_eq!(found(part).await, (names(&["c"]), Some(1), false));
@@ -213,7 +213,8 @@ pub(super) async fn lost_revision_is_refused(bench: &Bench<'_>) {
     assert_eq!(bench.value(&key).await, "new", "the stored values stay");
 }
 
-/// About 6 MB, more than the 4 MiB that a gRPC client accepts in one message by default.
+/// The answer has about 6 MB, more than the 4 MiB that a gRPC client accepts in one message by
+/// default.
 pub(super) async fn large_read_is_one_snapshot(bench: &Bench<'_>) {
     let value = "x".repeat(10_000);
     for number in 0..600 {

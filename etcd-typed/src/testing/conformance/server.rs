@@ -1,4 +1,4 @@
-//! Cases about what a store reports about itself and its server.
+//! Cases about a store's reports about itself and its server.
 
 use super::bench::Bench;
 use crate::store::StatsKind;

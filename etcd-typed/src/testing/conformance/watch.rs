@@ -1,6 +1,6 @@
 //! Cases about [`Store::watch`](crate::store::Store::watch). In all cases the `Reader` checks every
-//! item: ascending order, no revision twice, nothing outside the span, no early progress, nothing
-//! after the last item.
+//! item: revisions ascend, no revision comes twice, all keys are in the span, progress does not
+//! come early, and no item follows the last item.
 
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ pub(super) async fn watch_after_list_yields_later_changes(bench: &Bench<'_>) {
     let (a, b) = (bench.key("a"), bench.key("b"));
     bench.put(&a, "before").await;
     let listed = bench.now().await;
-    // The first write comes between the list and the watch, and the others after the watch.
+    // The first write comes between the list and the watch, and the other writes after the watch
+    // was opened.
     let first = bench.put(&a, "1").await;
     let mut reader = bench.watch(below(bench.dir()), WatchFrom::Listed(listed)).await;
     let second = bench.put(&b, "2").await;
@@ -39,7 +40,7 @@ pub(super) async fn watch_from_past_yields_changes_since(bench: &Bench<'_>) {
     }
     let deleted = bench.delete(&a).await;
     let mut later = Vec::new();
-    // Watches that start at the beginning, in the middle, and after the last write.
+    // Watches start at the beginning, in the middle, and after the last write.
     for skip in [0_usize, 7, 20] {
         let from = skip.checked_sub(1).and_then(|at| written.get(at)).map_or(start, |(revision, ..)| *revision);
         let mut reader = bench.watch(below(bench.dir()), WatchFrom::Resumed(from)).await;
@@ -125,7 +126,7 @@ pub(super) async fn transaction_is_one_ordered_batch(bench: &Bench<'_>) {
     }
 }
 
-/// The events of this transaction are larger than what a server puts into one message.
+/// The events of each transaction are larger than the largest watch message of a server.
 pub(super) async fn large_transaction_is_one_batch(bench: &Bench<'_>) {
     let start = bench.now().await;
     let mut live = bench.watch(below(bench.dir()), WatchFrom::Listed(start)).await;
@@ -257,7 +258,7 @@ pub(super) async fn live_watch_yields_all_after_skip(bench: &Bench<'_>) {
     let start = bench.put(&key, "1").await;
     let since = bench.put(&other, "2").await;
     let mut reader = bench.watch(below(bench.dir()), WatchFrom::Live(start)).await;
-    // The store is shared, so it may have moved on in the meantime.
+    // Other cases use the store too, so the watch may skip even further.
     match reader.item().await {
         WatchItem::Skipped(to) => {
             assert!(to >= since, "skipped to {to}, and the store was at {since} already");
@@ -285,7 +286,7 @@ pub(super) async fn live_watch_has_no_gap_under_writes(bench: &Bench<'_>) {
     let (key, last) = (bench.key("a"), bench.key("last"));
     for _ in 0..10 {
         let start = bench.put(&key, "start").await;
-        // The watch begins somewhere among the writes.
+        // The watch is opened while the writes run.
         let writes = async {
             let mut written = Vec::new();
             for number in 0..30 {
@@ -320,7 +321,7 @@ pub(super) async fn future_watch_reports_store_behind(bench: &Bench<'_>) {
     }
 }
 
-/// For a server, a start at zero may mean "from now on".
+/// A store must not send the start zero to the server, where it may mean "from now on".
 pub(super) async fn watch_from_zero_yields_everything(bench: &Bench<'_>) {
     let key = bench.key("a");
     let first = bench.put(&key, "1").await;
@@ -342,14 +343,14 @@ pub(super) async fn watch_of_lost_history_reports_it(bench: &Bench<'_>) {
     assert!(batches.is_empty(), "what is left of a history is not to be taken for all of it: {batches:?}");
     let WatchItem::HistoryLost { oldest } = last else { panic!("{last:?}") };
     assert!(oldest.is_none_or(|oldest| oldest > start), "{oldest:?}");
-    // A new watch that starts now works.
+    // A new watch from the current revision works.
     let mut reader = bench.watch_all().await;
     let revision = bench.put(&key, "4").await;
     reader.expect_put(revision, &key, "4").await;
 }
 
-/// Servers before 3.4.34 and 3.5.16 silently drop a delete at exactly the compacted revision, for a
-/// watch that starts there.
+/// For a watch that starts at the compacted revision, servers before 3.4.34 and 3.5.16 silently
+/// drop a deletion at this revision.
 pub(super) async fn delete_at_compaction_is_not_lost(bench: &Bench<'_>) {
     let key = bench.key("a");
     let start = bench.put(&key, "1").await;
@@ -395,7 +396,7 @@ pub(super) async fn slow_reader_does_not_delay_others(bench: &Bench<'_>) {
         }
     }
     assert_eq!(written.get(..seen.len()), Some(&seen[..]), "the batches before the end have no gap");
-    // Whatever happened to the slow watch, the store still works.
+    // The store still works, whatever happened to the slow watch.
     let committed = bench.commit(Txn { then: vec![Op::delete(&key)], ..Txn::default() }).await;
     assert!(committed.succeeded);
 }

@@ -1,4 +1,4 @@
-//! `Cluster`: several servers that form one cluster, and changes of its members.
+//! `Cluster`: several servers that form one cluster. Members can be added and removed.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use super::{Etcd, POLL, PORT_ATTEMPTS, START_LIMIT, Start};
 #[derive(Debug)]
 pub struct Cluster {
     members: Vec<Etcd>,
-    /// The settings without the list of members.
+    /// The settings of every member, without the list of members.
     settings: Settings,
 }
 
@@ -37,14 +37,14 @@ impl Cluster {
         self.members.swap_remove(0)
     }
 
-    /// Adds a member as a learner: it copies the data, has no vote, and refuses all requests except
-    /// stale reads until it is [promoted](Self::promote). Waits until it answers. It becomes the
-    /// last of the [members](Self::members).
+    /// Adds a member as a learner, and waits until it answers. A learner copies the data, has no
+    /// vote, and refuses all requests except stale reads until it is [promoted](Self::promote). The
+    /// learner becomes the last of the [members](Self::members).
     ///
     /// # Panics
     ///
-    /// Panics if the cluster refuses, as it does without a majority and with users, or if the
-    /// server does not start.
+    /// Panics if the server does not start, or if the cluster refuses the member. It does so if it
+    /// has no majority, or if it has users.
     pub async fn add_learner(&mut self) -> &mut Etcd {
         let [ports] = <[Ports; 1]>::try_from(Ports::free(1)).unwrap_or_else(|ports| panic!("one member's ports: {ports:?}"));
         let add = format!(r#"{{"peerURLs": ["{}"], "isLearner": true}}"#, ports.peer_url());
@@ -61,7 +61,7 @@ impl Cluster {
         self.member(last)
     }
 
-    /// Promotes a learner to a voting member as soon as it has copied enough.
+    /// Promotes a learner to a voting member, as soon as the learner has copied enough data.
     ///
     /// # Panics
     ///
@@ -83,7 +83,7 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// Panics if the cluster refuses, as it does without a majority and with users.
+    /// Panics if the cluster refuses. It does so if it has no majority, or if it has users.
     pub async fn remove(&mut self, index: usize) {
         let id = self.id_of(index).await;
         let removed = self.members.remove(index);
@@ -104,7 +104,7 @@ impl Cluster {
         }
     }
 
-    /// The member's ID in the cluster, in decimal.
+    /// Returns the member's ID in the cluster, in decimal.
     async fn id_of(&mut self, index: usize) -> String {
         let url = self.member(index).ports.peer_url();
         let answer = self.first().call("/v3/cluster/member/list", "{}").await;
@@ -114,7 +114,7 @@ impl Cluster {
         id.unwrap_or_else(|| panic!("no member {url} in {answer}")).to_owned()
     }
 
-    /// The member that gets the requests to change the cluster.
+    /// Returns the member that gets the requests to change the cluster.
     fn first(&self) -> &Etcd {
         self.members.first().unwrap_or_else(|| panic!("a cluster without members"))
     }
@@ -139,19 +139,19 @@ impl Cluster {
         &self.members
     }
 
-    /// The client addresses of all members, separated by commas.
+    /// Returns the client addresses of all members, separated by commas.
     #[must_use]
     pub fn endpoints(&self) -> String {
         self.members.iter().map(Etcd::endpoint).collect::<Vec<_>>().join(",")
     }
 
-    /// All members in one URL: `etcd://127.0.0.1:PORT,127.0.0.1:PORT,…`.
+    /// Returns a URL for a v3 client with all members: `etcd://127.0.0.1:PORT,127.0.0.1:PORT,…`.
     #[must_use]
     pub fn url_v3(&self) -> String {
         self.url(Etcd::url_v3)
     }
 
-    /// All members in one URL: `etcd2://127.0.0.1:PORT,127.0.0.1:PORT,…`.
+    /// Returns a URL for a v2 client with all members: `etcd2://127.0.0.1:PORT,127.0.0.1:PORT,…`.
     ///
     /// # Panics
     ///
@@ -168,7 +168,7 @@ impl Cluster {
     }
 }
 
-/// Waits until all members answer. Returns false if another program took a port first.
+/// Waits until all members answer. Returns false if another program has taken one of the ports.
 async fn first_start(members: &mut [Etcd]) -> bool {
     let began = Instant::now();
     for member in members {

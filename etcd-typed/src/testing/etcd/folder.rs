@@ -1,16 +1,16 @@
-//! The folder of one server in the temporary directory, and the removal of folders whose process
-//! has ended.
+//! A server's folder in the temporary directory. Also removes the folders of test processes that
+//! have ended.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 const PREFIX: &str = "etcd-typed-";
-/// The process that owns a folder holds a lock on this file in it. The system releases the lock
-/// when the process ends, in whatever way.
+/// The lock file in each folder. The process that owns the folder holds a lock on it, which the
+/// system releases however the process ends.
 const LOCK: &str = "lock";
 
-/// The folder of one server: `data/`, `log` and `lock`. Removed on drop.
+/// The folder of one server, with `data/`, `log` and `lock`. Dropping the value removes the folder.
 pub(super) struct Folder {
     path: PathBuf,
     _lock: File,
@@ -28,8 +28,8 @@ impl Folder {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
                 Err(error) => panic!("cannot make {}: {error}", path.display()),
             }
-            // Before it is locked, another process may consider it abandoned and remove it. Then
-            // the next one is created.
+            // Another process may remove the folder before it is locked, as if its owner had ended.
+            // If so, create another folder.
             match File::create(path.join(LOCK)) {
                 Ok(lock) if take(&lock) && path.join(LOCK).exists() => return Self { path, _lock: lock },
                 Err(error) if error.kind() != ErrorKind::NotFound => panic!("cannot write into {}: {error}", path.display()),
@@ -54,9 +54,9 @@ impl Folder {
         String::from_utf8_lossy(&fs::read(self.log()).unwrap_or_default()).into_owned()
     }
 
-    /// Returns the first and the last lines of the log. A server that refuses a flag names it in
-    /// the first line, before its usage text; one that fails later gives the reason in its last
-    /// lines.
+    /// Returns the first and the last lines of the log. A server that does not know a flag says so
+    /// in the first line, before its usage text. A server that fails later gives the reason in its
+    /// last lines.
     pub(super) fn log_excerpt(&self) -> String {
         excerpt(&self.read_log())
     }
@@ -75,9 +75,9 @@ impl Drop for Folder {
     }
 }
 
-/// Removes the folders in this directory whose lock is free. A folder without a lock file is not
-/// ours. Errors are ignored: another process may remove the same folder, and other users' folders
-/// cannot be removed.
+/// Removes the servers' folders in this directory whose lock is free. A folder without a lock file
+/// is not a server's folder. Errors are ignored: another process may remove the same folder, and
+/// other users' folders cannot be removed.
 fn remove_abandoned(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
@@ -99,7 +99,7 @@ fn take(lock: &File) -> bool {
     flock(lock, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
-/// The harness needs a Unix system to run.
+/// Only makes the code compile: the test servers need a Unix system.
 #[cfg(not(unix))]
 fn take(_lock: &File) -> bool {
     true

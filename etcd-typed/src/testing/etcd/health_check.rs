@@ -1,5 +1,5 @@
-//! Checks whether a server answers, with a request to its ports. The log is no help, since its
-//! level is a setting.
+//! Checks whether a server answers, with a request to one of its ports. The server's log cannot be
+//! used, since tests may set the log level.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -7,20 +7,20 @@ use std::time::Duration;
 
 use super::process::{Ports, Settings};
 
-/// How long to wait for one answer. A server accepts connections before it serves them; between
-/// attempts the caller checks that its process still runs.
+/// How long to wait for one answer. A server accepts connections before it answers requests.
+/// Between two attempts, the caller checks that the server's process still runs.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The kind of request, and its port.
+/// The kind of the request, and its port.
 #[derive(Clone, Copy)]
 pub(super) enum HealthCheck {
-    /// A request to the client port. etcd answers nothing there before it serves clients, so any
-    /// answer is enough, even the health "false" during an alarm.
+    /// A request to the client port. etcd does not answer on this port before it serves clients, so
+    /// any answer is enough, even the health "false" during an alarm.
     Client(u16),
-    /// A request to the metrics port, which answers before the server serves clients. So the health
-    /// must be good.
+    /// A request to the metrics port. etcd answers on this port before it serves clients, so the
+    /// health must be good.
     Health(u16),
-    /// A request to the client port with TLS. The answer is an alert.
+    /// An empty TLS handshake on the client port. The answer is a TLS alert.
     Tls(u16),
 }
 
@@ -33,7 +33,8 @@ impl HealthCheck {
         }
     }
 
-    /// Runs on a thread of its own, since tokio's clock may be paused.
+    /// Returns whether the server has answered. Uses a blocking thread, since tokio's clock may be
+    /// paused.
     pub(super) async fn is_answered(self) -> bool {
         tokio::task::spawn_blocking(move || self.ask().unwrap_or(false)).await.unwrap_or(false)
     }

@@ -1,5 +1,5 @@
-//! The parts of an [`Etcd`](super::Etcd): the program and its arguments, ports, a process and its
-//! watchdog.
+//! The parts of an [`Etcd`](super::Etcd): the program and its arguments, the ports, the process and
+//! its watchdog.
 
 use std::fs::File;
 use std::io;
@@ -28,9 +28,10 @@ pub(super) struct Settings {
 pub(super) struct Ports {
     pub(super) client: u16,
     peer: u16,
-    /// Answers health requests without TLS. Only a server with TLS listens there.
+    /// The port for health requests without TLS. Only a server with TLS listens on it.
     pub(super) health: u16,
-    /// Keep other users of the harness from these ports, also while the server does not run.
+    /// Sockets that keep other users of the harness from using these ports, even while the server
+    /// does not run.
     _reserved: [Reserved; 3],
 }
 
@@ -70,9 +71,9 @@ type Reserved = TcpSocket;
 #[cfg(not(target_os = "linux"))]
 type Reserved = ();
 
-/// Binds a port without listening. Fails if any other socket is bound to it, even one like this.
-/// From then on only a socket with SO_REUSEADDR can be bound to it: a server's listener has it, a
-/// second reservation does not.
+/// Binds a port without listening. Fails if any other socket is bound to the port, even the socket
+/// of another reservation. Afterwards only a socket with SO_REUSEADDR can be bound to the port: a
+/// server's listener has this option, a second reservation does not.
 #[cfg(target_os = "linux")]
 fn reserve(port: u16) -> io::Result<Reserved> {
     let socket = TcpSocket::new_v4()?;
@@ -81,7 +82,8 @@ fn reserve(port: u16) -> io::Result<Reserved> {
     Ok(socket)
 }
 
-/// On other systems a server cannot listen on a port that is reserved like this.
+/// Only checks that the port is free: on other systems a server could not listen on a reserved
+/// port.
 #[cfg(not(target_os = "linux"))]
 fn reserve(port: u16) -> io::Result<Reserved> {
     std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(|_| ())
@@ -115,8 +117,8 @@ impl Process {
         matches!(self.server.try_wait(), Ok(None))
     }
 
-    /// Freezes the server. Returns when all of its threads have stopped, which takes a moment on a
-    /// busy machine.
+    /// Freezes the server. Returns after all threads of the server have stopped, which takes a
+    /// moment on a busy machine.
     pub(super) fn pause(&self) {
         self.signal("STOP");
         #[cfg(unix)]
@@ -128,7 +130,8 @@ impl Process {
         }
     }
 
-    /// Uses the shell, since the standard library sends no signal but SIGKILL.
+    /// Sends a signal to the server. Uses the shell, since the standard library can send only
+    /// SIGKILL.
     pub(super) fn signal(&self, name: &str) {
         let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.server.id())).status();
         assert!(sent.as_ref().is_ok_and(std::process::ExitStatus::success), "kill -{name}: {sent:?}");
@@ -137,8 +140,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The watchdog ends first: after `wait` the system may reuse the server's process ID. Both
-        // calls fail only for a process that has already ended.
+        // Kill the watchdog first, which would kill the server's process ID: after `wait` the
+        // system may reuse that ID. All calls fail only for a process that has already ended.
         let _ = self.watchdog.kill();
         let _ = self.watchdog.wait();
         let _ = self.server.kill();
@@ -146,9 +149,9 @@ impl Drop for Process {
     }
 }
 
-/// The environment variables that a server gets. Others would change its behavior: `ETCD_*`,
-/// `GOMAXPROCS`, an HTTP proxy. etcd 3.4 needs `ETCD_UNSUPPORTED_ARCH` on processors other than
-/// amd64.
+/// The environment variables that a server gets. Other variables could change its behavior:
+/// `ETCD_*`, `GOMAXPROCS`, an HTTP proxy. etcd 3.4 needs `ETCD_UNSUPPORTED_ARCH` on processors
+/// other than amd64.
 const PASSED_ON: [&str; 4] = ["PATH", "HOME", "TMPDIR", "ETCD_UNSUPPORTED_ARCH"];
 
 fn command(binary: &Path) -> Command {
@@ -157,9 +160,9 @@ fn command(binary: &Path) -> Command {
     command
 }
 
-/// Starts a process that waits for the end of its input, which comes when this process ends in any
-/// way, even by SIGKILL. Then it kills the server and removes its folder. It has its own process
-/// group, since it is needed most when this process's group gets a signal.
+/// Starts a helper process that kills the server and removes its folder when this process ends. The
+/// helper waits for the end of its input, which comes however this process ends, even by SIGKILL.
+/// The helper has its own process group, so that a signal to this process's group does not kill it.
 fn watchdog(server: &Child, folder: &Path) -> Child {
     let mut shell = Command::new("sh");
     #[cfg(unix)]
@@ -187,7 +190,7 @@ fn arguments(settings: &Settings, version: &str, ports: &Ports, data: &Path) -> 
         format!("--listen-peer-urls={}", ports.peer_url()),
         format!("--initial-advertise-peer-urls={}", ports.peer_url()),
     ];
-    // A server of 3.6 or later does not know the flag, and ends at an unknown flag.
+    // etcd 3.6 and later do not know this flag, and a server does not start with an unknown flag.
     if has_v2(version) {
         arguments.push(format!("--enable-v2={}", settings.v2));
     }
@@ -207,7 +210,8 @@ fn arguments(settings: &Settings, version: &str, ports: &Ports, data: &Path) -> 
     arguments
 }
 
-/// Since 3.6 experimental flags have names without the prefix; 3.7 no longer knows the old names.
+/// Converts a flag to its name in this version. Since 3.6 experimental flags have names without the
+/// prefix, and 3.7 no longer knows the old names.
 fn by_version(flag: &str, version: &str) -> String {
     match flag.strip_prefix("--experimental-") {
         Some(name) if numbers(version) >= (3, 6, 0) => format!("--{name}"),
@@ -227,12 +231,13 @@ pub(super) fn has_v2(version: &str) -> bool {
     numbers(version) < (3, 6, 0)
 }
 
-/// Returns `ETCD_BIN`, or else `etcd` on the `PATH`.
+/// Returns the program in `ETCD_BIN`, or else `etcd`, which is then looked up on the `PATH`.
 pub(super) fn default_binary() -> PathBuf {
     std::env::var_os("ETCD_BIN").filter(|path| !path.is_empty()).map_or_else(|| PathBuf::from("etcd"), PathBuf::from)
 }
 
-/// Parses `etcd --version`, which begins with `etcd Version: 3.4.23`.
+/// Returns the version from the output of `etcd --version`, which begins with `etcd Version:
+/// 3.4.23`.
 pub(super) fn version_of(binary: &Path) -> String {
     let output = command(binary).arg("--version").output().unwrap_or_else(|error| no_etcd(binary, &error));
     let text = String::from_utf8_lossy(&output.stdout);
@@ -255,7 +260,7 @@ mod tests {
     use super::{by_version, has_v2};
 
     #[test]
-    fn versions_before_3_6_have_v2() {
+    fn v2_api_exists_before_version_3_6() {
         for (version, expected) in
             [("3.4.23", true), ("3.5.35", true), ("3.6.0-rc.4", false), ("3.6.16", false), ("3.7.3", false), ("4.0.0", false)]
         {
@@ -264,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn experimental_flags_lose_their_prefix_in_3_6() {
+    fn experimental_flags_lose_prefix_since_3_6() {
         let (old, new) = ("--experimental-watch-progress-notify-interval=1s", "--watch-progress-notify-interval=1s");
         for (version, expected) in [("3.4.23", old), ("3.5.35", old), ("3.6.16", new), ("3.7.3", new)] {
             assert_eq!(by_version(old, version), expected, "{version}");

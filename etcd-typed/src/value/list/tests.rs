@@ -1,4 +1,4 @@
-//! The stored form of lists, and the errors for what a person types instead.
+//! Tests of the stored form of lists, and of the errors for other texts that people type.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -45,7 +45,7 @@ fn hash_set_is_sorted_by_number_then_text() {
 }
 
 #[test]
-fn byte_vector_stays_bytes() {
+fn byte_vector_is_stored_as_bytes() {
     assert_eq!(Vec::<u8>::TYPE, "bytes");
     assert_eq!(vec![1_u8, 255].encode().unwrap().as_ref(), [1, 255]);
     assert_eq!(Vec::<u8>::decode(b"[1,2]").unwrap(), b"[1,2]");
@@ -53,7 +53,7 @@ fn byte_vector_stays_bytes() {
 }
 
 #[test]
-fn type_name_tells_the_elements() {
+fn type_name_includes_element_type() {
     assert_eq!(Vec::<String>::TYPE, "list of text");
     assert_eq!(BTreeSet::<u16>::TYPE, "set of unsigned integer");
     assert_eq!(<(String, bool)>::TYPE, "(text, boolean)");
@@ -61,7 +61,7 @@ fn type_name_tells_the_elements() {
 }
 
 #[test]
-fn white_space_and_quoted_numbers_are_read() {
+fn list_accepts_white_space_and_quoted_numbers() {
     assert_eq!(Vec::<u16>::decode(b" [ 80 ,\n 443 ]\n").unwrap(), [80, 443]);
     assert_eq!(Vec::<u16>::decode(br#"["80", 443]"#).unwrap(), [80, 443]);
     assert_eq!(Vec::<bool>::decode(br#"["true", false]"#).unwrap(), [true, false]);
@@ -69,7 +69,7 @@ fn white_space_and_quoted_numbers_are_read() {
 }
 
 #[test]
-fn error_says_stored_form_for_typed_text() {
+fn error_shows_how_to_write_typed_list() {
     assert_eq!(refusal::<Vec<String>>("a,b,c"), r#"not a JSON array; write it as in `["a","b"]`"#);
     assert_eq!(refusal::<Vec<u16>>("80, 443"), "not a JSON array; write `[80,443]`");
     assert_eq!(refusal::<Vec<u16>>("80"), "not a JSON array; write `[80]`");
@@ -84,7 +84,7 @@ fn error_says_stored_form_for_typed_text() {
 }
 
 #[test]
-fn error_names_wrong_element() {
+fn error_says_which_element_is_wrong() {
     assert_eq!(refusal::<Vec<u16>>("[1,70000]"), "element 2: \"70000\" is not in 0 … 65535");
     assert_eq!(refusal::<Vec<String>>("[\"a\",7]"), "element 2: a number where a text is needed: put it in quotes");
     assert!(refusal::<Vec<String>>("[null]").starts_with("element 1: null"));
@@ -95,7 +95,7 @@ fn error_names_wrong_element() {
 }
 
 #[test]
-fn secret_elements_are_not_shown() {
+fn errors_do_not_show_secret_elements() {
     for text in ["hunter2", "[\"hunter2\"]", "7,8", "[70000]"] {
         let refused = refusal::<Vec<Secret<u16>>>(text);
         assert!(!refused.contains("hunter2") && !refused.contains('7'), "{refused}");
@@ -103,7 +103,7 @@ fn secret_elements_are_not_shown() {
     const { assert!(Vec::<(u8, Secret<u8>)>::SECRET) };
 }
 
-/// A type that rounds, and says so.
+/// A type that rounds, and whose `survives` notices it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Tens(u32);
 
@@ -124,7 +124,7 @@ impl EtcdValue for Tens {
 }
 
 #[test]
-fn what_does_not_come_back_equal_is_refused() {
+fn element_that_reads_back_different_is_refused() {
     let encode = |value: &Vec<Tens>| Codec::value().encode(value);
     assert!(encode(&vec![Tens(10)]).is_ok());
     assert!(encode(&vec![Tens(10), Tens(15)]).unwrap_err().to_string().starts_with("element 2: "));
@@ -135,7 +135,7 @@ fn what_does_not_come_back_equal_is_refused() {
 
 proptest! {
     #[test]
-    fn lists_survive(
+    fn written_list_reads_back_equal(
         texts: Vec<String>,
         numbers: Vec<i128>,
         floats: Vec<f64>,
@@ -157,7 +157,7 @@ proptest! {
     }
 
     #[test]
-    fn texts_are_the_elements_that_serde_writes(texts: Vec<String>, numbers: Vec<u64>) {
+    fn list_is_stored_as_serde_json_writes_it(texts: Vec<String>, numbers: Vec<u64>) {
         prop_assert_eq!(stored(&texts), serde_json::to_string(&texts).unwrap());
         prop_assert_eq!(stored(&numbers), serde_json::to_string(&numbers).unwrap());
     }

@@ -1,4 +1,5 @@
-//! One test for each rule of the engine: the events on the wire, and what the engine makes of them.
+//! One test for each rule of the engine. Each test passes in the answers of a server and checks the
+//! engine's steps and wants.
 
 use bytes::Bytes;
 
@@ -9,7 +10,7 @@ use crate::store::{Event, KeyValue};
 const PAST: bool = true;
 const NO_PAST: bool = false;
 
-/// An engine that gets one event after the other.
+/// An engine to which a test passes one input after the other.
 struct Story {
     engine: Engine,
 }
@@ -19,7 +20,8 @@ impl Story {
         Self { engine: Engine::new(span(), "/a", past_revisions, start) }
     }
 
-    /// A watch that is followed since revision 10. `/a/x` was written at 7 and `/a/y` at 9.
+    /// Returns an engine with a watch that was opened at revision 10. `/a/x` was written at 7 and
+    /// `/a/y` at 9.
     fn following(past_revisions: bool) -> Self {
         let mut story = Self::new(past_revisions, Start::Now);
         story.wants_read(None);
@@ -31,7 +33,7 @@ impl Story {
         story
     }
 
-    /// The connection breaks, the wait passes, and a watch from `from` is open again.
+    /// Breaks the connection, lets the wait pass, and opens the watch again from `from`.
     fn reconnect(&mut self, from: u64) {
         self.quiet(broken());
         self.wants(&Want::Wait);
@@ -44,12 +46,12 @@ impl Story {
         assert_eq!(&self.engine.want(), want);
     }
 
-    /// Expects a read of the whole span.
+    /// Checks that the engine wants to read the whole span.
     fn wants_read(&self, revision: Option<u64>) {
         self.wants(&Want::Read(Range { revision: revision.map(at), ..Range::of(span()) }));
     }
 
-    /// Expects a check of one key.
+    /// Checks that the engine wants to read one key, to check the history.
     fn wants_check(&self, key: &str, revision: Option<u64>) {
         let span = Span::Key(Key::parse(key).expect("a key"));
         self.wants(&Want::Check(Range { revision: revision.map(at), ..Range::of(span) }));
@@ -71,7 +73,7 @@ impl Story {
         }
     }
 
-    /// Answers a later list. Its snapshot comes when the watch from there is open.
+    /// Answers a later list, opens the watch from the list's revision, and returns the snapshot.
     fn listed_again(&mut self, reply: RangeReply) -> Snapshot {
         let revision = reply.revision;
         self.quiet(Input::Read(Ok(reply)));
@@ -79,7 +81,7 @@ impl Story {
         self.reset(Input::Opened(Ok(())))
     }
 
-    /// Expects that the batch is yielded unchanged.
+    /// Passes in a batch, and checks that the engine yields it unchanged.
     fn yields(&mut self, revision: u64) {
         let batch = put("/a/x", revision);
         assert_eq!(self.step(item(WatchItem::Batch(batch.clone()))), Step::Batch(batch));
@@ -146,7 +148,7 @@ fn stream_continues_after_snapshot() {
 }
 
 #[test]
-fn snapshot_changes_are_not_repeated() {
+fn changes_before_snapshot_are_dropped() {
     let mut story = Story::following(PAST);
     story.drops(10);
     story.yields(11);
@@ -181,7 +183,7 @@ fn broken_watch_resumes_after_last_batch() {
 }
 
 #[test]
-fn watch_waits_after_each_failure_and_shows_it_until_checked() {
+fn failure_is_shown_until_reopened_watch_is_checked() {
     let mut story = Story::following(PAST);
     assert!(story.engine.trouble().is_none());
     story.quiet(broken());
@@ -212,14 +214,14 @@ fn ended_stream_is_resumed() {
 }
 
 #[test]
-fn snapshot_comes_although_watch_fails_to_open() {
+fn snapshot_is_yielded_although_watch_fails_to_open() {
     let mut story = Story::new(PAST, Start::Now);
     story.quiet(Input::Read(Ok(list(10, &[]))));
     let snapshot = story.reset(Input::Opened(Err(unavailable())));
     assert_eq!(snapshot.revision, at(10));
     story.wants(&Want::Wait);
     story.quiet(Input::Waited);
-    // Time has passed since the list, so the watch does not start from it.
+    // Time has passed since the list, so the watch is no longer opened right after a list.
     story.wants(&Want::Open(WatchFrom::Resumed(at(10))));
 }
 
@@ -231,7 +233,8 @@ fn failed_first_read_ends_watch() {
     story.wants(&Want::Nothing);
 }
 
-/// A watch that was followed and broke. The attempt to reopen it fails with this error.
+/// Returns an engine whose watch broke and could not be reopened because of this error, and the
+/// engine's answer to that error.
 fn refused(kind: ErrorKind) -> (Story, Option<Result<Step, Error>>) {
     let mut story = Story::following(PAST);
     story.quiet(broken());
@@ -252,7 +255,7 @@ fn permanent_errors_end_watch() {
 }
 
 #[test]
-fn refused_watch_waits_before_it_ends() {
+fn refused_watch_retries_before_it_ends() {
     for kind in [ErrorKind::PermissionDenied, ErrorKind::Unauthenticated, ErrorKind::Unsupported] {
         let (mut story, answer) = refused(kind);
         assert!(answer.is_none() && story.engine.is_refused(), "{kind:?}: {answer:?}");
@@ -275,7 +278,7 @@ fn watch_waits_through_outages_and_bad_certificates() {
 }
 
 #[test]
-fn refused_first_watch_fails_before_first_step() {
+fn refused_first_watch_ends_without_any_step() {
     for kind in [ErrorKind::PermissionDenied, ErrorKind::Unauthenticated, ErrorKind::Tls] {
         let mut story = Story::new(PAST, Start::Now);
         story.quiet(Input::Read(Ok(list(10, &[]))));
@@ -285,7 +288,7 @@ fn refused_first_watch_fails_before_first_step() {
 }
 
 #[test]
-fn lost_history_is_listed_again_at_once() {
+fn lost_history_causes_new_list_at_once() {
     let mut story = Story::following(PAST);
     story.yields(12);
     story.reconnect(12);
@@ -299,7 +302,7 @@ fn lost_history_is_listed_again_at_once() {
 }
 
 #[test]
-fn history_lost_mid_stream_is_listed_again() {
+fn history_lost_on_open_watch_causes_new_list() {
     // Seen on 3.4.23: a slow watcher was cancelled for compaction after 152 of 300 events.
     let mut story = Story::following(PAST);
     for revision in 11..163 {
@@ -310,10 +313,10 @@ fn history_lost_mid_stream_is_listed_again() {
 }
 
 #[test]
-fn watch_resumes_from_the_seen_revision() {
-    // etcd issue 18089: a watch from one revision later loses the deletion at the compacted
-    // revision itself, on 3.4.23 and 3.5.1. The store gets the seen revision, and reports lost
-    // history instead.
+fn watch_resumes_from_last_seen_revision() {
+    // etcd issue 18089: on 3.4.23 and 3.5.1, a watch from the revision after the seen one loses a
+    // deletion at the compacted revision itself. So the engine passes the seen revision to the
+    // store, which then reports lost history.
     let mut story = Story::following(PAST);
     story.yields(19);
     story.quiet(broken());
@@ -325,20 +328,20 @@ fn watch_resumes_from_the_seen_revision() {
 }
 
 #[test]
-fn skipped_changes_are_listed_without_busy_loop() {
+fn skipped_changes_cause_new_list_without_busy_loop() {
     let mut story = Story::following(PAST);
     story.yields(12);
     story.quiet(item(WatchItem::Skipped(at(30))));
     story.wants_read(None);
     let snapshot = story.listed_again(list(40, &[("/a/x", 25)]));
     assert_eq!((snapshot.revision, snapshot.reason), (at(40), Reason::HistoryLost));
-    // A store that skips every time.
+    // The store skips changes again, right after the list.
     story.quiet(item(WatchItem::Skipped(at(50))));
     story.wants(&Want::Wait);
 }
 
 #[test]
-fn outdated_list_waits_before_next_list() {
+fn history_lost_right_after_list_waits_before_next_list() {
     let mut story = Story::following(PAST);
     story.quiet(item(WatchItem::HistoryLost { oldest: None }));
     story.wants(&Want::Wait);
@@ -372,7 +375,7 @@ fn progress_moves_resume_point_of_idle_watch() {
 }
 
 #[test]
-fn early_progress_loses_nothing_and_is_distrusted() {
+fn early_progress_loses_no_change() {
     // etcd issue 15220: the answer to a progress request came before the backlog, 1126 revisions
     // ahead.
     let mut story = Story::following(PAST);
@@ -386,7 +389,7 @@ fn early_progress_loses_nothing_and_is_distrusted() {
 }
 
 #[test]
-fn slow_reader_resumes_at_once() {
+fn lagged_watch_resumes_at_once() {
     let mut story = Story::following(PAST);
     story.yields(12);
     story.quiet(item(WatchItem::Lagged));
@@ -397,7 +400,7 @@ fn slow_reader_resumes_at_once() {
 }
 
 #[test]
-fn lagging_watch_without_progress_waits() {
+fn watch_that_lags_at_once_waits_before_reopening() {
     let mut story = Story::following(PAST);
     story.quiet(item(WatchItem::Lagged));
     story.wants(&Want::Wait);
@@ -409,7 +412,7 @@ fn lagging_member_causes_no_reset() {
     story.yields(12);
     story.reconnect(12);
     story.quiet(Input::Read(Ok(list(12, &[("/a/x", 12)]))));
-    // The member that answers the watch is behind, at revision 8.
+    // The member that answers the watch lags behind, at revision 8.
     story.quiet(item(WatchItem::Behind(at(8))));
     story.wants(&Want::Read(Range { limit: Some(1), keys_only: true, ..Range::of(span()) }));
     story.quiet(Input::Read(Ok(list(15, &[("/a/x", 12)]))));
@@ -419,11 +422,12 @@ fn lagging_member_causes_no_reset() {
 }
 
 #[test]
-fn confirmed_shorter_history_resets_watch() {
+fn shorter_history_of_cluster_resets_watch() {
     let mut story = Story::following(PAST);
     story.yields(12);
     story.reconnect(12);
-    // A read of a future revision fails like one of a compacted revision, which proves nothing.
+    // A read of a future revision fails like a read of a compacted revision, so the failed check
+    // proves nothing.
     story.quiet(Input::Read(Err(history_lost())));
     story.quiet(item(WatchItem::Behind(at(3))));
     story.quiet(Input::Read(Ok(list(3, &[]))));
@@ -434,7 +438,7 @@ fn confirmed_shorter_history_resets_watch() {
 }
 
 #[test]
-fn older_list_is_reported_as_rewound() {
+fn list_at_lower_revision_is_reported_as_rewound() {
     let mut story = Story::following(PAST);
     story.yields(12);
     story.quiet(item(WatchItem::HistoryLost { oldest: None }));
@@ -443,7 +447,7 @@ fn older_list_is_reported_as_rewound() {
 }
 
 #[test]
-fn failed_confirmation_is_repeated() {
+fn watch_is_reopened_after_failed_confirmation() {
     let mut story = Story::following(PAST);
     story.quiet(item(WatchItem::Behind(at(3))));
     story.quiet(Input::Read(Err(unavailable())));
@@ -469,8 +473,8 @@ fn changed_newest_key_reveals_wiped_server() {
     }
 }
 
-/// A restored backup may hold the anchor's key unchanged, and be ahead of what was seen. Only the
-/// store can tell that it is another history.
+/// A restored backup may contain the anchor's key unchanged, and be at a later revision than the
+/// watch has seen. Then only the store notices that the history is another one.
 #[test]
 fn cluster_change_resets_watch_in_every_phase() {
     let opening = |story: &mut Story| {
@@ -498,7 +502,7 @@ fn cluster_change_resets_watch_in_every_phase() {
         let snapshot = story.listed_again(list(90, &[("/a/x", 7), ("/a/y", 9), ("/a/z", 80)]));
         assert_eq!((snapshot.revision, snapshot.reason), (at(90), Reason::Rewound));
     }
-    // Nothing was yielded yet, so the state of the new cluster is the first step.
+    // No step was yielded yet, so the state of the new cluster is the first step.
     let mut story = Story::new(PAST, Start::Now);
     story.quiet(Input::Moved);
     story.wants_read(None);
@@ -508,7 +512,7 @@ fn cluster_change_resets_watch_in_every_phase() {
 }
 
 #[test]
-fn deleted_key_is_checked_before_its_deletion() {
+fn deleted_key_is_checked_at_revision_before_deletion() {
     let mut story = Story::following(PAST);
     story.yields(12);
     assert!(matches!(story.step(item(WatchItem::Batch(delete("/a/x", false, 20)))), Step::Batch(_)));
@@ -520,7 +524,7 @@ fn deleted_key_is_checked_before_its_deletion() {
 }
 
 #[test]
-fn key_deleted_with_directory_is_checked_at_revision_before() {
+fn key_deleted_with_directory_is_checked_at_earlier_revision() {
     for (deleted, until) in [("/a", Some(19)), ("/", Some(19)), ("/a/x", Some(19)), ("/a/xy", None), ("/ab", None)] {
         let mut story = Story::following(PAST);
         story.yields(12);
@@ -531,7 +535,7 @@ fn key_deleted_with_directory_is_checked_at_revision_before() {
 }
 
 #[test]
-fn keys_in_empty_past_reveal_wiped_server() {
+fn key_in_formerly_empty_directory_reveals_wiped_server() {
     let mut story = Story::new(PAST, Start::Now);
     story.quiet(Input::Read(Ok(list(10, &[]))));
     story.reset(Input::Opened(Ok(())));
@@ -544,17 +548,17 @@ fn keys_in_empty_past_reveal_wiped_server() {
 
 #[test]
 fn v2_history_check_reads_current_key() {
-    // The revision in the quorum read of `/a/x`, which was written at 12; the index of the read;
-    // whether this is possible.
+    // `/a/x` was written at 12. Each entry has its `modifiedIndex` in a quorum read, the index of
+    // that read, and whether this answer is possible with the same history.
     let cases = [
         (Some(12), 20, true),
-        // The key was written since, or its TTL was refreshed, which makes no event.
+        // The key was written since, or its TTL was refreshed, which causes no event.
         (Some(15), 20, true),
         // The key was deleted since.
         (None, 20, true),
-        // The key is older than it was.
+        // The key's modification is older than the one seen.
         (Some(11), 20, false),
-        // The index itself went back.
+        // The server's index is lower than the one seen.
         (Some(12), 11, false),
     ];
     for (found, index, possible) in cases {
@@ -582,7 +586,7 @@ fn key_that_became_directory_causes_no_reset() {
 }
 
 #[test]
-fn past_start_yields_the_past_state() {
+fn start_at_past_revision_yields_past_state() {
     let mut story = Story::new(PAST, Start::Since(at(6)));
     story.wants_read(Some(6));
     story.quiet(Input::Read(Ok(list(6, &[("/a/x", 5)]))));
@@ -593,7 +597,7 @@ fn past_start_yields_the_past_state() {
 }
 
 #[test]
-fn compacted_start_yields_the_present() {
+fn start_at_compacted_revision_yields_current_state() {
     let mut story = Story::new(PAST, Start::Since(at(6)));
     story.quiet(Input::Read(Err(history_lost())));
     story.wants_read(None);
@@ -603,7 +607,7 @@ fn compacted_start_yields_the_present() {
 }
 
 #[test]
-fn future_start_is_reported_as_rewound() {
+fn start_at_future_revision_is_reported_as_rewound() {
     let mut story = Story::new(PAST, Start::Since(at(600)));
     story.quiet(Input::Read(Err(history_lost())));
     story.quiet(Input::Read(Ok(list(50, &[]))));
@@ -612,7 +616,7 @@ fn future_start_is_reported_as_rewound() {
 }
 
 #[test]
-fn unreadable_past_start_yields_only_changes() {
+fn start_at_unreadable_revision_yields_only_changes() {
     let mut story = Story::new(NO_PAST, Start::Since(at(6)));
     story.wants(&Want::Open(WatchFrom::Resumed(at(6))));
     let snapshot = story.reset(Input::Opened(Ok(())));
@@ -639,7 +643,7 @@ fn start_at_zero_yields_empty_state() {
         assert_eq!((snapshot.revision, snapshot.known), (Revision::ZERO, true));
         story.quiet(Input::Waited);
         story.quiet(Input::Opened(Ok(())));
-        // Nothing was seen, so there is nothing to check.
+        // The watch has seen no history, so it checks nothing.
         story.yields(2);
     }
 }
@@ -651,12 +655,12 @@ fn first_check_chooses_key_for_later_checks() {
     story.reconnect(6);
     story.quiet(Input::Read(Ok(list(9, &[("/a/x", 4), ("/a/y", 8)]))));
     story.reconnect(6);
-    // Not `/a/y`: changes after revision 6 are still to be yielded.
+    // `/a/y` cannot be the anchor, since changes after revision 6 are still to be yielded.
     story.wants_check("/a/x", None);
 }
 
 #[test]
-fn watch_checks_history_by_key_with_invalid_name() {
+fn history_can_be_checked_with_non_path_key() {
     for foreign in [&b"/a/\xff"[..], b"/a/z/", b"/a//z"] {
         let mut story = Story::following(PAST);
         let mut batch = put("/a/x", 20);
@@ -679,7 +683,7 @@ fn unexpected_input_is_ignored() {
 }
 
 #[test]
-fn snapshot_of_one_key_releases_its_message() {
+fn snapshot_of_one_key_does_not_keep_message_in_memory() {
     for compact in [false, true] {
         let message = Bytes::from(vec![b'm'; 100_000]);
         let mut reply = list(10, &[("/a", 7)]);
@@ -690,7 +694,7 @@ fn snapshot_of_one_key_releases_its_message() {
         story.quiet(Input::Read(Ok(reply)));
         let snapshot = story.reset(Input::Opened(Ok(())));
         assert_eq!(snapshot.kvs[0].value, message.slice(10..20));
-        // A reply that says that it is compact is not copied again.
+        // A reply that is marked as compact is not copied again.
         assert_eq!(message.is_unique(), !compact);
     }
 }
