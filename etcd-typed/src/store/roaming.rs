@@ -19,8 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::revision::LeaseId;
 use crate::runtime::{Runtimes, current};
 
-/// Wraps a store for a task that may move to another runtime. The callers go through the client,
-/// which owns `runtimes`.
+/// Wraps a store for a task that may move to another runtime. The client owns `runtimes`.
 pub(crate) fn roaming(store: Arc<dyn Store>, runtimes: &Arc<Runtimes>) -> Arc<dyn Store> {
     Arc::new(Roaming { store, runtimes: Arc::downgrade(runtimes) })
 }
@@ -111,10 +110,11 @@ fn write<T: 'static>(call: BoxFuture<'_, Result<T>>) -> BoxFuture<'_, Result<T>>
     Box::pin(Call { call: Some(call), runtime: None, writes: true })
 }
 
-/// A call that fails when it is polled on another runtime than the first time.
+/// A call that fails when it is polled on another runtime than at its first poll.
 struct Call<'c, T> {
     call: Option<BoxFuture<'c, Result<T>>>,
-    /// The runtime of the first poll.
+    /// The runtime of the first poll. The outer `None` means not polled yet, the inner one means no
+    /// runtime.
     runtime: Option<Option<Id>>,
     writes: bool,
 }

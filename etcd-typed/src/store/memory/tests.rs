@@ -103,7 +103,7 @@ async fn handles_can_be_sent_between_threads() {
 
 /// Only a call that waits for a time needs a runtime.
 #[test]
-fn calls_work_without_runtime() {
+fn calls_need_no_runtime() {
     let store = MemoryStore::new();
     write(&store, "/a", "1").now_or_never().unwrap().unwrap();
     store.grant(lease(1), SECOND).now_or_never().unwrap().unwrap();
@@ -168,7 +168,7 @@ async fn status_and_members_describe_store() {
 }
 
 #[tokio::test]
-async fn reads_before_kept_history_fail() {
+async fn reads_before_oldest_kept_revision_fail() {
     let store = MemoryStore::new();
     store.keep_history(2);
     for _ in 0..5 {
