@@ -1,6 +1,6 @@
-//! A store wrapper for tasks that move to another runtime when their own ends. The sockets and
-//! timers of a call belong to the runtime on which the call began. When such a call is polled on
-//! another runtime, it ends with an error, as if its connection had been cut. The caller then
+//! A store wrapper for tasks that move to another runtime when their own runtime ends. The sockets
+//! and timers of a call belong to the runtime on which the call began. When such a call is polled
+//! on another runtime, it ends with an error, as if its connection had been cut. The caller then
 //! repeats the call, or finds out whether it was applied.
 
 use std::pin::Pin;
@@ -32,7 +32,7 @@ struct Roaming {
 }
 
 impl Roaming {
-    /// Returns the store for a call on the current runtime, and notes that runtime.
+    /// Returns the store for a call on the current runtime, and records that runtime.
     fn asked(&self) -> &dyn Store {
         if let Some(runtimes) = self.runtimes.upgrade() {
             runtimes.note();

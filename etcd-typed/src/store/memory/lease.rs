@@ -11,11 +11,11 @@ use super::state::Moved;
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::LeaseId;
 
-/// The minimum that a server with default flags grants: one and a half election timeouts of one
-/// second, rounded up.
+/// The minimum time to live that a server with default flags grants: one and a half election
+/// timeouts of one second, rounded up.
 pub(super) const MIN_TTL: Duration = Duration::from_secs(2);
 
-/// etcd's maximum (`MaxLeaseTTL`).
+/// etcd's maximum time to live (`MaxLeaseTTL`).
 const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
 
 /// The leases, by id.

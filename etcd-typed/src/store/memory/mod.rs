@@ -1,10 +1,10 @@
 //! The embedded store: [`MemoryStore`], a multi-version store in this process that behaves like
 //! etcd v3.
 //!
-//! One file per concern, from the inside out. `state.rs` holds keys and history, `txn.rs` checks
-//! transactions, and `lease.rs` holds the leases. `engine.rs` combines them into a state machine
-//! without a clock, and `shared.rs` adds the lock and the clock. `watch.rs` follows the history,
-//! and `fault.rs` injects faults for tests. This file holds the handle and its [`Store`]
+//! Each file has one concern. From the inside out: `state.rs` holds keys and history, `txn.rs`
+//! checks transactions, and `lease.rs` holds the leases. `engine.rs` combines them into a state
+//! machine without a clock, and `shared.rs` adds the lock and the clock. `watch.rs` follows the
+//! history, and `fault.rs` injects faults for tests. This file holds the handle and its [`Store`]
 //! implementation.
 
 mod engine;
@@ -102,7 +102,7 @@ impl MemoryStore {
     }
 
     /// Returns the store with this name in this process. All handles with one name share the store.
-    /// The first handle creates it empty, and it is dropped with the last one.
+    /// The first handle creates the store empty, and the store is dropped with the last handle.
     #[must_use]
     pub fn named(name: &str) -> Self {
         // Poisoning cannot happen: no code panics while it holds this lock.
@@ -117,7 +117,7 @@ impl MemoryStore {
     }
 
     /// Changes the limits for commits through this handle: the number of operations in one
-    /// transaction, and the bytes of a whole request. They correspond to etcd's flags
+    /// transaction, and the bytes of a whole request. These limits correspond to etcd's flags
     /// `--max-txn-ops` and `--max-request-bytes`. Other handles keep their limits.
     #[must_use]
     pub fn with_limits(mut self, max_operations: usize, max_request_bytes: usize) -> Self {

@@ -37,8 +37,8 @@ impl Default for HistoryLimit {
 ///
 /// - `log` has one entry for each revision from `compacted + 1` to `revision`, so the position of
 ///   an entry gives its revision.
-/// - The versions of a key ascend. Each has its own revision, since a transaction either puts a key
-///   once or deletes it.
+/// - The versions of a key ascend. Each version has its own revision, since a transaction either
+///   puts a key once or deletes it.
 /// - Of the versions up to `compacted`, a key keeps only the newest. If the newest is a deletion,
 ///   the key keeps none of them.
 #[derive(Debug)]

@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn requests_above_default_limit_are_refused() {
         let sized = |length| then(vec![Op::put(&key("/a"), vec![0; length].into())]);
-        // Both sizes were measured on real servers.
+        // Real servers were seen to accept the first size and to refuse the second.
         assert_eq!(refusal(&sized(1_572_764)), None);
         assert_eq!(refusal(&sized(1_572_844)), Some(ErrorKind::TooLarge));
         assert_eq!(check(&sized(1 << 21), Limits::DEFAULT).unwrap_err().key(), Some(&key("/a")));
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_key_meets_only_absent_unchanged_and_never_expires() {
+    fn only_three_conditions_hold_for_missing_key() {
         let state = state();
         let asked = |condition| holds(&state, &Compare::key(&key("/d"), condition));
         assert!(asked(Condition::Absent) && asked(Condition::UnchangedSince(Revision::ZERO)));

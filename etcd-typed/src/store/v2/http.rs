@@ -1,5 +1,5 @@
-//! Sends requests: connections, credentials, choice of endpoint, and retries. `json.rs` decides
-//! what an answer means.
+//! Sends requests, with connections, credentials, the choice of an endpoint, and retries. `json.rs`
+//! decides what an answer means.
 //!
 //! A read is repeated, at other endpoints first, until the time limit of the call. A write is sent
 //! once. It is sent to another endpoint only if no connection could be established, so that it
@@ -47,7 +47,7 @@ pub(super) struct Http {
     options: ConnectOptions,
     /// The addresses as `http://host:port` or `https://host:port`. There is at least one.
     endpoints: Vec<String>,
-    /// The cluster id in the last response of each endpoint.
+    /// The last cluster id that each endpoint sent.
     clusters: Vec<Mutex<Option<String>>>,
     /// The last failure of each endpoint, if it has not answered since.
     failures: Vec<Mutex<Option<(Instant, Error)>>>,
@@ -72,7 +72,8 @@ struct Own {
 #[derive(Clone)]
 struct Clients {
     calls: Client,
-    /// A separate pool, so that a thousand watches do not delay the refresh of a lock.
+    /// The client for watches. It has a separate connection pool, so that a thousand watches do not
+    /// delay the refresh of a lock.
     watches: Client,
 }
 

@@ -22,7 +22,7 @@ pub(super) struct Answer {
     pub(super) status: u16,
     /// The index in the header `X-Etcd-Index`.
     pub(super) index: Option<u64>,
-    /// The cluster in the header `X-Etcd-Cluster-Id`.
+    /// The cluster id in the header `X-Etcd-Cluster-Id`.
     pub(super) cluster: Option<String>,
     pub(super) body: Bytes,
     /// Whether the request had credentials.
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn raft_errors_are_retried() {
+    fn raft_errors_allow_retry() {
         for code in [300, 301] {
             let body = format!(r#"{{"errorCode":{code},"message":"m","cause":"etcdserver: request timed out","index":7}}"#);
             let fault = keys(&answer(500, &body)).unwrap_err();
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn oldest_revision_is_read_from_cause() {
+    fn oldest_revision_is_parsed_from_cause() {
         let lost = |cause| refused(400, 401, cause).history_lost();
         assert_eq!(lost("the requested history has been cleared [132/126]"), Some(Some(Revision::new(132))));
         assert_eq!(lost("gone"), Some(None));

@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_that_v2_cannot_express_are_checked_by_client() {
+    fn conditions_unknown_to_v2_are_checked_by_client() {
         let long = Bytes::from("x".repeat(4000));
         for txn in [
             put(Some(Condition::Modified(Revision::ZERO))),

@@ -55,7 +55,7 @@ impl V2Store {
         reply.kvs.iter_mut().for_each(|kv| self.leases.complete(kv));
     }
 
-    /// Reads the contents of a directory. If it does not exist, the reply is empty.
+    /// Reads the contents of a directory. If the directory does not exist, the reply is empty.
     pub(super) async fn read_below(&self, key: &Key, consistency: Consistency, depth: Depth) -> Result<RangeReply> {
         let parameters = match depth {
             Depth::All => Parameters::default().flag("recursive"),

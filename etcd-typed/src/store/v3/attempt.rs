@@ -33,8 +33,8 @@ pub(super) struct Core {
     pub(super) auth: Auth,
     pub(super) retry: RetryPolicy,
     connect_timeout: Duration,
-    /// Whether an endpoint that has not answered since its last failure is checked before it gets a
-    /// write. True with TLS, and with several endpoints.
+    /// Whether the client checks an endpoint before a write if the endpoint has not answered yet,
+    /// or not since its last failure. True with TLS, and with several endpoints.
     probes: bool,
 }
 
@@ -208,9 +208,9 @@ impl Core {
     }
 
     /// Returns whether the endpoint must answer another request before it gets a write. The
-    /// connection may lead to another cluster. If the endpoint has not answered since it last
-    /// failed, the server may also be frozen, or may refuse the client's certificate, which it
-    /// reports only after the handshake. The outcome of a write would then be unknown.
+    /// connection may lead to another cluster. If the endpoint has not answered yet, or not since
+    /// its last failure, the server may also be frozen, or may refuse the client's certificate,
+    /// which it reports only after the handshake. The outcome of a write would then be unknown.
     fn needs_proof(&self, slot: &Slot, behind: &Behind, how: How) -> bool {
         // Before the first answer, the client belongs to no cluster, so any cluster is right.
         let known = self.endpoints.cluster.id();

@@ -1,5 +1,5 @@
-//! The endpoints of a cluster and their connections, and the choice of the next endpoint. `call.rs`
-//! decides what to send and how often.
+//! The endpoints of a cluster and their connections, and the choice of the next endpoint.
+//! `attempt.rs` decides what to send and how often.
 //!
 //! The client does not balance calls over the endpoints. With balancing, a third of the calls fail
 //! if one of two endpoints is dead, and hang if one is frozen (grpc-rust #2839). Instead, the
@@ -202,7 +202,8 @@ impl Endpoints {
                 Some((connecting, None)) => connecting.clone(),
                 Some((_, Some(_))) | None => {
                     if lane == Lane::Calls {
-                        // The new connection may lead to another server, or to another version.
+                        // The new connection may lead to another server, or to a server of another
+                        // version.
                         slot.set_coalescing(Coalescing::Unknown);
                     }
                     place.insert(connect(slot, self.connect_timeout)).clone()

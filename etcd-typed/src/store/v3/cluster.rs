@@ -153,7 +153,7 @@ mod tests {
             // A member that is gone for good does not block the client.
             (&[None, NEW, NEW], true),
             (&[None, None, NEW], false),
-            // Members that are restored one after another.
+            // In the next cases, members are restored one after another.
             (&[NEW, OLD, OLD], false),
             (&[NEW, NEW, OLD], false),
             (&[NEW, OTHER, NEW], false),

@@ -7,7 +7,8 @@
 //! transaction is as linearizable as each read alone, because it is sent after all of its reads
 //! were called. Reads of the same key become one read in the transaction; if no other key waits,
 //! the request is that single read. A read that finds the connection idle is sent at once,
-//! unchanged. Any other read first yields, so that other tasks can add their reads.
+//! unchanged. While other reads are in flight, a task yields before it sends, so that other tasks
+//! can add their reads.
 //!
 //! A question about a directory is a read that returns at most one key, without its value. It asks
 //! which key was modified since a revision, and how many keys exist. The server may read the whole

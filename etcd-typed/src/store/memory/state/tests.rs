@@ -1,4 +1,4 @@
-//! The rules of the history, one test for each.
+//! Tests the rules of the history, one test for each rule.
 
 use super::*;
 use crate::key::Key;
@@ -117,7 +117,7 @@ fn compacted_and_future_revisions_are_refused() {
 }
 
 #[test]
-fn span_below_matches_whole_segments() {
+fn directory_span_matches_whole_segments() {
     let mut state = state();
     for path in ["/app", "/app/a", "/app/b/c", "/app0", "/apple/x", "/ap"] {
         put(&mut state, path, "");

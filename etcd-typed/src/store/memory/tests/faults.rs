@@ -32,7 +32,7 @@ async fn fail_affects_only_chosen_calls() {
 }
 
 #[tokio::test]
-async fn lost_request_applies_nothing() {
+async fn write_with_lost_request_is_not_applied() {
     let store = MemoryStore::new();
     store.faults().lose_request(Calls::Commits, 1);
     let error = write(&store, "/a", "1").await.unwrap_err();
@@ -41,7 +41,7 @@ async fn lost_request_applies_nothing() {
 }
 
 #[tokio::test]
-async fn lost_reply_leaves_write_applied() {
+async fn write_with_lost_reply_is_applied() {
     let store = MemoryStore::new();
     store.faults().lose_reply(Calls::Commits, 1);
     let error = write(&store, "/a", "1").await.unwrap_err();
@@ -189,7 +189,7 @@ async fn drop_connections_cuts_open_watches() {
 }
 
 #[tokio::test]
-async fn lag_watches_ends_watches_as_lagged() {
+async fn lag_watches_ends_watches_with_lagged() {
     let store = MemoryStore::new();
     let mut stream = watch(&store, "/", 1).await;
     write(&store, "/a", "1").await.unwrap();

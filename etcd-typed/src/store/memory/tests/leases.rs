@@ -1,4 +1,4 @@
-//! Leases and keys that expire.
+//! Tests of leases and of keys that expire.
 
 use super::*;
 

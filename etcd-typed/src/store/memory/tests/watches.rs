@@ -61,7 +61,7 @@ async fn progress_items_of_idle_watch_are_limited() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn watch_finds_change_behind_long_history() {
+async fn watch_finds_change_after_long_history() {
     let store = MemoryStore::new();
     for _ in 0..20_000 {
         write(&store, "/busy", "1").await.unwrap();

@@ -53,8 +53,8 @@ impl<'de> Deserialize<'de> for Text {
             }
         }
 
-        // Asked for bytes, the JSON parser also accepts half of a surrogate pair, which
-        // `with_losses` inserts and no UTF-8 text contains.
+        // The JSON parser accepts half of a surrogate pair only if it is asked for bytes.
+        // `with_losses` inserts such halves, which no UTF-8 text contains.
         deserializer.deserialize_bytes(Letters)
     }
 }

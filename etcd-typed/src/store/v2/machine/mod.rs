@@ -74,8 +74,8 @@ impl Machine {
         })
     }
 
-    /// Records that no event up to `revision` is outstanding. Returns a progress item if that is
-    /// news.
+    /// Records that no event up to `revision` is outstanding. Returns a progress item if that was
+    /// not recorded yet.
     pub(super) fn quiet(&mut self, revision: Revision) -> Option<WatchItem> {
         (revision >= self.next).then(|| {
             self.next = revision.next();

@@ -205,7 +205,7 @@ proptest! {
 
     /// A watch that is cut at any point and resumed sees the same keys as an uncut watch.
     #[test]
-    fn resumed_watch_misses_nothing(cut in 0usize..19) {
+    fn resumed_watch_misses_no_change(cut in 0usize..19) {
         let lines = RECORDED.lines().collect::<Vec<_>>();
         let (mut whole, mut first) = (machine(Span::Below(key("/t/app")), 4), machine(Span::Below(key("/t/app")), 4));
         let (mut expected, mut model) = (Model::default(), Model::default());

@@ -213,7 +213,7 @@ async fn writes_after_reconnect_share_one_check() {
 }
 
 #[tokio::test]
-async fn write_is_not_sent_to_foreign_cluster() {
+async fn write_is_not_sent_to_other_cluster() {
     let (first, second) = (Fake::of(1).await, Fake::of(2).await);
     let store = store_of([&first, &second]);
     write(&store).await.unwrap();
@@ -231,7 +231,7 @@ async fn write_is_not_sent_to_foreign_cluster() {
 }
 
 #[tokio::test]
-async fn client_moves_when_all_members_are_restored() {
+async fn client_moves_after_last_member_is_restored() {
     let fakes = [Fake::of(1).await, Fake::of(1).await, Fake::of(1).await];
     let [one, two, three] = &fakes;
     let store = store_of([one, two, three]);

@@ -193,7 +193,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn delayed_ack_follows_other_frames() {
         let (mut near, mut far) = connected().await;
-        // The ack and a request in one write.
+        // The ack and a request are in one write.
         near.write_all(&[&PONG[..], b"request"].concat()).await.unwrap();
         near.flush().await.unwrap();
         expect(&mut far, b"request").await;
@@ -202,7 +202,7 @@ mod tests {
         let reads = tokio::spawn(async move { near.read_u8().await.map(|_| near) });
         expect(&mut far, &PONG).await;
         assert!(asked.elapsed() <= LATE);
-        // The next ack is delayed too, but one that comes long after is not.
+        // The next ack is delayed too, but an ack that comes long after the last one is not.
         far.write_u8(1).await.unwrap();
         let mut near = reads.await.unwrap().unwrap();
         near.write_all(&PONG).await.unwrap();

@@ -23,7 +23,7 @@ use crate::store::diagnosis::{Diagnosis, Spoken};
 use crate::store::v3::grpc::{Local, Status};
 use crate::store::v3::tls::Tls;
 
-/// After this idle time, the system checks the TCP connection.
+/// The idle time after which the operating system checks the TCP connection.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// How long to wait for one of several addresses before trying the next one in parallel (RFC 8305,

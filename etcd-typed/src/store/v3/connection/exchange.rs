@@ -34,7 +34,7 @@ pub(in crate::store::v3) struct Metadata<'t> {
 /// accept them.
 pub(in crate::store::v3) struct Requests(SendStream<Bytes>);
 
-/// The answer side of a call. Dropping it early cancels the call on the server.
+/// The answer side of a call. Dropping this value early cancels the call on the server.
 pub(in crate::store::v3) struct Answers {
     state: State,
     /// Marks the call as under way until it ends.
@@ -226,8 +226,8 @@ impl Answers {
 }
 
 /// Returns whether a closing server did not begin this request and never will. `h2` reports this
-/// for streams above the last one named in the server's GOAWAY (RFC 9113, section 6.8). Streams at
-/// or below it continue and get no such error.
+/// for streams with a higher number than the last one in the server's GOAWAY frame (RFC 9113,
+/// section 6.8). The other streams continue and get no such error.
 fn is_turned_away(cause: &h2::Error) -> bool {
     cause.is_go_away() && cause.is_remote()
 }

@@ -91,7 +91,7 @@ async fn all(connection: &Connection) -> Result<Vec<PutRequest>, Status> {
 }
 
 #[tokio::test]
-async fn messages_survive_any_chunking() {
+async fn messages_are_read_from_any_chunks() {
     let messages = [put(b"first"), put(b""), put(&[7; 70_000]), put(&[8; 400_000]), put(b"last"), PutRequest::default()];
     let bytes: Vec<u8> = messages.iter().flat_map(framed).collect();
     for length in [1, 2, 5, 6, 7, 11, 1000, 16_384, bytes.len()] {

@@ -2,9 +2,9 @@
 //! readers go in; requests and items come out. The machine contains no connection, no clock and no
 //! task.
 //!
-//! For each watch it guarantees, whatever the server sends: revisions rise from item to item, each
-//! revision comes once and as one batch, and only requested changes are yielded. As long as the
-//! stream is intact, no change is missing. The rules, with their reasons:
+//! For each watch the machine guarantees, whatever the server sends: revisions rise from item to
+//! item, each revision comes once and as one batch, and only requested changes are yielded. As long
+//! as the stream is intact, no change is missing. The rules, with their reasons:
 //!
 //! - A watch starts *at* the last known revision and drops everything up to that revision. Starting
 //!   at the next revision would lose a delete at exactly the revision of a compaction (etcd #18089,

@@ -238,7 +238,8 @@ impl<S: Source> Replay<S> {
         }
     }
 
-    /// Closes all sections but the first, and continues with a single watch.
+    /// Closes the sections and continues with a single watch: that of the first section if it is
+    /// endless, else a new one.
     fn settle(&mut self, cx: &mut Context<'_>) {
         self.sections.truncate(1);
         match self.sections.front_mut() {

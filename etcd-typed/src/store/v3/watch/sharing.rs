@@ -162,8 +162,8 @@ impl Sharing {
     pub(super) fn stand(&mut self, created_at: Revision) -> bool {
         self.stage = Stage::Established(created_at);
         // If the watch asked for a later revision than its server has reached, its last item says
-        // that the server is behind. All readers start at that revision or later, so they stay and
-        // get this item too.
+        // that the server is behind. All waiting readers start at the requested revision or later,
+        // so they stay and get this item too.
         let behind = self.from.revision() > created_at;
         self.readers.retain(|_, reader| {
             let proven = behind || reader.from.revision() <= created_at;

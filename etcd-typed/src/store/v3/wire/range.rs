@@ -62,8 +62,8 @@ fn key_value(message: Bytes) -> Result<KeyValue, DecodeError> {
     }
 }
 
-/// Decodes a key-value message. Returns `None` if it has other than the usual fields. `rest` is a
-/// part of `message`, and so are the key and value.
+/// Decodes a key-value message. Returns `None` if it is invalid or has other than the usual fields.
+/// `rest` is a part of `message`, and so are the key and value.
 pub(super) fn usual(message: &Bytes, mut rest: &[u8]) -> Option<KeyValue> {
     let mut kv = KeyValue::default();
     while let Some((&field, after)) = rest.split_first() {

@@ -204,7 +204,7 @@ fn skipped_revisions_reach_only_older_live_readers() {
 }
 
 #[test]
-fn failures_reach_affected_readers() {
+fn failed_watch_ends_for_all_readers() {
     let mut shared = Shared::established(resumed(5), 20);
     shared.join(1, resumed(10), 20);
     assert!(!shared.deliver(WatchItem::HistoryLost { oldest: Some(at(8)) }));
