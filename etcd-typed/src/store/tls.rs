@@ -136,7 +136,8 @@ fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>> 
     Ok(certificates)
 }
 
-/// Returns the first private key. The error neither quotes the bytes nor has a source that might.
+/// Returns the first private key. The error neither quotes the bytes nor has a source error that
+/// might quote them.
 fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>> {
     if has(pem, "-----BEGIN ENCRYPTED PRIVATE KEY-----") || has(pem, "Proc-Type: 4,ENCRYPTED") {
         return Err(invalid(

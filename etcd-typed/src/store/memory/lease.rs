@@ -106,7 +106,8 @@ impl Leases {
     }
 }
 
-/// Returns the time that the server grants: whole seconds, rounded up, and at least the minimum.
+/// Returns the time to live that an etcd server grants: whole seconds, rounded up, and at least the
+/// minimum.
 pub(super) fn granted(ttl: Duration) -> Result<Duration> {
     let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
     let ttl = Duration::from_secs(seconds).max(MIN_TTL);

@@ -12,9 +12,9 @@
 //!   are restored one after another and an old member still answers. A client also keeps its
 //!   cluster when one of two endpoints belongs to another cluster and the right one is down.
 //!
-//! No write is sent over a connection before an answer over that connection has contained a cluster
-//! id (`attempt.rs`). If the client saw another cluster id only in the answer to the write, that
-//! cluster would already have applied the write.
+//! Once a client belongs to a cluster, it writes no key over a connection before an answer over
+//! that connection has shown the cluster id (`attempt.rs`). If the client saw another cluster id
+//! only in the answer to the write, that cluster would already have applied the write.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,7 +40,7 @@ pub(super) struct Cluster {
     pub(super) survey: PerRuntime<Mutex<Option<Instant>>>,
 }
 
-/// The history in which an object, such as a watch stream, began.
+/// The history in which an object, such as a watch stream, was created.
 #[derive(Clone, Debug)]
 pub(super) struct Origin {
     history: u64,

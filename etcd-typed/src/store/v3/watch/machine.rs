@@ -112,7 +112,8 @@ struct Followed {
     start: Start,
     /// The last revision received, which may be incomplete.
     held: Option<RevisionBuffer>,
-    /// The value of `established` after this watch was established.
+    /// The value of `established` after this watch was established. An answer to a progress request
+    /// covers the watch only if this is at most `asked`.
     place: u64,
 }
 

@@ -46,7 +46,7 @@ const WATCHES_PER_STREAM: usize = 1000;
 /// How often one call tries another watch or stream because the previous one ended meanwhile.
 const STREAMS_PER_CALL: u32 = 4;
 
-/// The longest wait before a refused watch is tried again, unless it waits for a login.
+/// The longest wait before a refused watch is tried again, unless the watch waits for a login.
 const LONGEST_DELAY: Duration = Duration::from_millis(100);
 
 /// All watches of a client.
