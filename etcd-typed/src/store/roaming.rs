@@ -1,6 +1,6 @@
-//! A store wrapper for tasks that move to another runtime when their own ends. The sockets and
-//! timers of a call belong to the runtime on which the call began. When such a call is polled on
-//! another runtime, it ends with an error, as if its connection had been cut. The caller then
+//! A store wrapper for tasks that move to another runtime when their own runtime ends. The sockets
+//! and timers of a call belong to the runtime on which the call began. When such a call is polled
+//! on another runtime, it ends with an error, as if its connection had been cut. The caller then
 //! repeats the call, or finds out whether it was applied.
 
 use std::pin::Pin;
@@ -19,8 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::revision::LeaseId;
 use crate::runtime::{Runtimes, current};
 
-/// Wraps a store for a task that may move to another runtime. The callers go through the client,
-/// which owns `runtimes`.
+/// Wraps a store for a task that may move to another runtime. The client owns `runtimes`.
 pub(crate) fn roaming(store: Arc<dyn Store>, runtimes: &Arc<Runtimes>) -> Arc<dyn Store> {
     Arc::new(Roaming { store, runtimes: Arc::downgrade(runtimes) })
 }
@@ -33,7 +32,7 @@ struct Roaming {
 }
 
 impl Roaming {
-    /// Returns the store for a call on the current runtime, and notes that runtime.
+    /// Returns the store for a call on the current runtime, and records that runtime.
     fn asked(&self) -> &dyn Store {
         if let Some(runtimes) = self.runtimes.upgrade() {
             runtimes.note();
@@ -111,10 +110,11 @@ fn write<T: 'static>(call: BoxFuture<'_, Result<T>>) -> BoxFuture<'_, Result<T>>
     Box::pin(Call { call: Some(call), runtime: None, writes: true })
 }
 
-/// A call that fails when it is polled on another runtime than the first time.
+/// A call that fails when it is polled on another runtime than at its first poll.
 struct Call<'c, T> {
     call: Option<BoxFuture<'c, Result<T>>>,
-    /// The runtime of the first poll.
+    /// The runtime of the first poll. The outer `None` means not polled yet, the inner one means no
+    /// runtime.
     runtime: Option<Option<Id>>,
     writes: bool,
 }

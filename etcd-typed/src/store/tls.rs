@@ -23,8 +23,8 @@ use crate::store::connect::Tls;
 /// # Errors
 ///
 /// `Tls` for invalid PEM, PEM without a certificate or key, or a file that cannot be read.
-/// `Unsupported` without a crypto provider. `Invalid` if other options are set beside a
-/// configuration of the caller.
+/// `Unsupported` without a crypto provider. `Invalid` if the caller passes a complete rustls
+/// configuration together with other options.
 pub(super) fn config(tls: Option<&Tls>) -> Result<ClientConfig> {
     if let Some((tls, own)) = tls.and_then(|tls| Some((tls, tls.config.as_ref()?))) {
         let Tls { ca, ca_file, identity, identity_files, server_name, .. } = tls;
@@ -37,7 +37,7 @@ pub(super) fn config(tls: Option<&Tls>) -> Result<ClientConfig> {
             let message = format!("`tls_config` replaces `{option}`: make it a part of the configuration");
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        // The store offers its own protocol.
+        // Each network store sets the ALPN protocol that it needs.
         let mut config = ClientConfig::clone(&own.0);
         config.alpn_protocols.clear();
         return Ok(config);
@@ -54,7 +54,7 @@ pub(super) fn config(tls: Option<&Tls>) -> Result<ClientConfig> {
         let files = Files::new(tls, provider)?;
         let verifier = Arc::new(Reread { name, files: files.clone() });
         let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_client_cert_resolver(files);
-        // A resumed session would go on with the certificates of the first handshake.
+        // A resumed session would keep using the certificates of the first handshake.
         config.resumption = Resumption::disabled();
         return Ok(config);
     }
@@ -74,8 +74,8 @@ pub(super) fn config(tls: Option<&Tls>) -> Result<ClientConfig> {
     }
 }
 
-/// Returns the crypto provider: that of the process if one is installed, else that of the enabled
-/// feature. With both features it is `ring`.
+/// Returns the crypto provider that is installed for the process, or else the one of the enabled
+/// feature. If both features are enabled, `ring` is used.
 fn provider() -> Result<Arc<CryptoProvider>> {
     if let Some(provider) = CryptoProvider::get_default() {
         return Ok(provider.clone());
@@ -97,7 +97,7 @@ fn server_name(name: &str) -> Result<ServerName<'static>> {
         .map_err(|error| invalid(format!("`{name}` is not a valid name for a certificate")).caused_by(error))
 }
 
-/// The trusted authorities. `None` trusts those of the system.
+/// Returns the trusted authorities. Without `ca`, these are the authorities that the system trusts.
 fn roots(ca: Option<&[u8]>) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     if let Some(ca) = ca {
@@ -105,7 +105,8 @@ fn roots(ca: Option<&[u8]>) -> Result<RootCertStore> {
             roots.add(certificate).map_err(|error| invalid(explain::explain(&error, Whose::Authority)).caused_by(error))?;
         }
     } else {
-        // A system's store may contain certificates that do not parse. The others are usable.
+        // The system's certificate store may contain certificates that do not parse. The others are
+        // used.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if roots.is_empty() {
             return Err(invalid("this system trusts no certificate authority; name the CA"));
@@ -135,7 +136,8 @@ fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>> 
     Ok(certificates)
 }
 
-/// Returns the first private key. The error neither quotes the bytes nor has a source that might.
+/// Returns the first private key. The error neither quotes the bytes nor has a source error that
+/// might quote them.
 fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>> {
     if has(pem, "-----BEGIN ENCRYPTED PRIVATE KEY-----") || has(pem, "Proc-Type: 4,ENCRYPTED") {
         return Err(invalid(
@@ -171,8 +173,8 @@ fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Tls, message)
 }
 
-/// Verifies the server's certificate completely, against a given name instead of the host of the
-/// connection.
+/// Verifies the server's certificate completely, but expects a given name instead of the host name
+/// of the connection.
 #[derive(Debug)]
 struct Named {
     name: ServerName<'static>,

@@ -1,5 +1,5 @@
-//! The store as a state machine without a clock: history and leases together. The calls pass the
-//! time, and nothing here waits.
+//! The store as a state machine without a clock: history and leases together. The caller passes the
+//! current time, and no function waits.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,8 +18,8 @@ use crate::store::{Committed, Expiry, Op, OpResult, Txn};
 pub(super) struct Engine {
     pub(super) state: State,
     pub(super) leases: Leases,
-    /// Transactions to apply later, with the time. They were already answered with an error (a
-    /// fault).
+    /// Transactions to apply later, each with its time. A fault delayed them, and their callers
+    /// already got an error.
     late: Vec<(Instant, Txn)>,
 }
 
@@ -28,7 +28,8 @@ impl Engine {
         Self { state: State::new(limit), leases: Leases::default(), late: Vec::new() }
     }
 
-    /// Performs everything that is due at `now`, in order, each at its own time.
+    /// Ends the leases and applies the late transactions that are due at `now`, in the order of
+    /// their times.
     pub(super) fn advance(&mut self, now: Instant) {
         while let Some(due) = self.next_deadline().filter(|due| *due <= now) {
             match self.leases.first_end() {
@@ -36,8 +37,8 @@ impl Engine {
                 _ => {
                     if let Some(index) = self.late.iter().position(|(at, _)| *at == due) {
                         let (_, txn) = self.late.remove(index);
-                        // The commit was already answered. Being refused now is one of its possible
-                        // outcomes.
+                        // The caller already got an error that leaves the outcome open, so a
+                        // refusal needs no report.
                         let _ = self.commit(&txn, txn::Limits::NONE, due);
                     }
                 }
@@ -45,7 +46,7 @@ impl Engine {
         }
     }
 
-    /// Returns when the store next changes by itself.
+    /// Returns the time at which the store next changes without a call.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let lease = self.leases.first_end().map(|(end, _)| end);
         let late = self.late.iter().map(|(at, _)| *at).min();

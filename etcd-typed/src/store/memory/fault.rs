@@ -14,17 +14,17 @@ use crate::revision::{LeaseId, Revision};
 ///
 /// Each call to the store goes through these steps:
 ///
-/// 1. It waits for the [`delay`](Self::delay) set for this kind of call.
-/// 2. While the server is [stopped](Self::stop), it ends with `Unavailable`.
-/// 3. It takes one fault off the queue: the oldest one, added by [`fail`](Self::fail),
+/// 1. The call waits for the [`delay`](Self::delay) set for this kind of call.
+/// 2. While the server is [stopped](Self::stop), the call ends with `Unavailable`.
+/// 3. The call takes one fault off the queue: the oldest one, added by [`fail`](Self::fail),
 ///    [`lose_request`](Self::lose_request), [`lose_reply`](Self::lose_reply) or
 ///    [`apply_late`](Self::apply_late), that applies to this kind of call. If a test adds two lost
 ///    replies and then a refusal, the next three calls get them in this order.
 ///
-/// A fault stands for the final result of a store that has already retried: the memory store itself
-/// never retries. A delay is normally waited for in full. If the call shares the time limit of one
-/// client call ([`RetryPolicy::call_timeout`](crate::RetryPolicy::call_timeout)) with others, the
-/// limit cuts the delay short; the call then ends with `Timeout` and is not performed.
+/// A fault replaces the final result of a call, after all retries: the memory store itself never
+/// retries. A delayed call normally waits for the whole delay. If the call is part of a client call
+/// with a time limit ([`RetryPolicy::call_timeout`](crate::RetryPolicy::call_timeout)), the limit
+/// cuts the delay short; the call then ends with `Timeout` and is not performed.
 ///
 /// ```
 /// use etcd_typed::ErrorKind;
@@ -54,7 +54,7 @@ pub struct Faults {
 
 impl Faults {
     /// Makes the next `count` calls of any kind end with `Unavailable`, without performing them.
-    /// This is [`fail`](Self::fail) for the common case.
+    /// This is a shorthand for [`fail`](Self::fail).
     pub fn fail_next(&self, count: usize) {
         self.fail(Calls::All, count, ErrorKind::Unavailable);
     }
@@ -78,16 +78,17 @@ impl Faults {
         self.add(calls, count, Effect::LoseReply);
     }
 
-    /// Makes the next `count` commits end at once with `Unavailable`, outcome unknown, and applies
-    /// them after this time. The compares are checked only then. A server that hung with the
-    /// request in its log behaves like this.
+    /// Makes the next `count` commits end at once with `Unavailable`, and applies them after this
+    /// time. The error says that the outcome is unknown. The compares are checked only then. A
+    /// server that hung with the request in its log behaves like this.
     pub fn apply_late(&self, count: usize, after: Duration) {
         self.add(Calls::Commits, count, Effect::ApplyLate(after));
     }
 
-    /// Makes these calls wait for this time before anything else, from now on. A later delay for
-    /// the same `calls` replaces the earlier one, and zero removes it. If two delays apply to a
-    /// call, it waits for the longer one. A call that is dropped while it waits is not performed.
+    /// Delays these calls by this time, from now on. A call waits before any other fault applies to
+    /// it. A later delay for the same `calls` replaces the earlier one, and zero removes it. If two
+    /// delays apply to a call, it waits for the longer one. A call that is dropped while it waits
+    /// is not performed.
     pub fn delay(&self, calls: Calls, delay: Duration) {
         self.shared.with(|inner, _| inner.plan.delay(calls, delay));
     }
@@ -105,7 +106,7 @@ impl Faults {
     }
 
     /// Compacts all history before the newest revision. Older revisions can no longer be read, and
-    /// a watch that has not seen everything ends with
+    /// a watch that has not reached the newest revision ends with
     /// [`HistoryLost`](crate::store::WatchItem::HistoryLost).
     pub fn compact(&self) {
         self.shared.with(|inner, _| inner.engine.state.compact(inner.engine.state.revision()));
@@ -127,8 +128,9 @@ impl Faults {
         })
     }
 
-    /// Cuts every open watch, which then yields only an `Unavailable` error. A watch that starts
-    /// where a cut one stopped gets the changes that the cut one had not yielded.
+    /// Cuts every open watch, which then yields only an `Unavailable` error. A new watch that
+    /// starts at the last revision of a cut watch gets the changes that the cut watch did not
+    /// yield.
     pub fn drop_connections(&self) {
         self.shared.with(|inner, _| inner.end_watches(End::Dropped));
     }
@@ -140,8 +142,8 @@ impl Faults {
     }
 
     /// Stops the server. Open watches are [cut](Self::drop_connections), and all calls end with
-    /// `Unavailable`, not applied, until the server is [started](Self::start). No data is lost, and
-    /// no lease expires meanwhile.
+    /// `Unavailable` and are not performed until the server is [started](Self::start). No data is
+    /// lost, and no lease expires meanwhile.
     pub fn stop(&self) {
         self.shared.with(|inner, _| inner.stop());
     }

@@ -38,7 +38,7 @@ pub(super) enum Call {
 }
 
 impl Call {
-    /// Returns whether the content of the store is uncertain after this call is lost.
+    /// Returns whether the error of a lost call says that the outcome is unknown.
     fn is_write(self) -> bool {
         matches!(self, Self::Commit | Self::Grant | Self::Revoke)
     }
@@ -90,12 +90,12 @@ pub(super) enum End {
 }
 
 impl FaultPlan {
-    /// Returns how long a call waits before anything else.
+    /// Returns the delay of a call: the longest one that applies to it.
     pub(super) fn delay_of(&self, call: Call) -> Duration {
         self.delays.iter().filter(|(calls, _)| calls.contains(call)).map(|(_, delay)| *delay).max().unwrap_or_default()
     }
 
-    /// Returns the fault that applies to a call, and uses it up.
+    /// Takes the oldest queued fault that applies to a call.
     pub(super) fn meet(&mut self, call: Call) -> Option<Effect> {
         self.rules.retain(|rule| rule.count > 0);
         let rule = self.rules.iter_mut().find(|rule| rule.calls.contains(call))?;
@@ -117,13 +117,13 @@ impl FaultPlan {
     }
 }
 
-/// The error for a call that did not reach the store, or whose reply was lost.
+/// Returns the error of a call that did not reach the store, or whose reply was lost.
 pub(super) fn lost(call: Call, message: &'static str) -> Error {
     let error = Error::new(ErrorKind::Unavailable, message);
     if call.is_write() { error.outcome_unknown() } else { error }
 }
 
-/// The error for a call whose delay exceeds the caller's remaining time.
+/// Returns the error of a call whose delay exceeds the caller's remaining time.
 pub(super) fn late(call: Call) -> Error {
     let error = Error::new(ErrorKind::Timeout, "no answer in time (a fault)");
     if call.is_write() { error.outcome_unknown() } else { error }

@@ -1,5 +1,5 @@
-//! The leases and when they end. Pure: the caller passes the time. `engine.rs` deletes the keys of
-//! a lease.
+//! The leases and their end times. No function reads a clock: the caller passes the time.
+//! `engine.rs` deletes the keys of an ended lease.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,11 +11,11 @@ use super::state::Moved;
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::LeaseId;
 
-/// The minimum that a server with default flags grants: one and a half election timeouts of one
-/// second, rounded up.
+/// The minimum time to live that a server with default flags grants: one and a half election
+/// timeouts of one second, rounded up.
 pub(super) const MIN_TTL: Duration = Duration::from_secs(2);
 
-/// etcd's maximum (`MaxLeaseTTL`).
+/// etcd's maximum time to live (`MaxLeaseTTL`).
 const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
 
 /// The leases, by id.
@@ -54,7 +54,7 @@ impl Leases {
         self.grant(id, ttl, now).map(|_| id)
     }
 
-    /// Renews a lease.
+    /// Renews a lease and returns its time to live.
     pub(super) fn keep_alive(&mut self, id: LeaseId, now: Instant) -> Result<Duration> {
         let lease = self.leases.get_mut(&id).ok_or_else(|| lost(id))?;
         self.ends.remove(&(lease.end, id));
@@ -93,7 +93,7 @@ impl Leases {
         if self.leases.contains_key(&id) { Ok(()) } else { Err(lost(id)) }
     }
 
-    /// Applies the lease changes of a transaction's keys.
+    /// Moves keys between leases, as a transaction or an expiry did.
     pub(super) fn moved(&mut self, moved: Vec<Moved>) {
         for Moved { key, from, to } in moved {
             if let Some(lease) = from.and_then(|id| self.leases.get_mut(&id)) {
@@ -106,7 +106,8 @@ impl Leases {
     }
 }
 
-/// Returns the time that the server grants: whole seconds, rounded up, and at least the minimum.
+/// Returns the time to live that an etcd server grants: whole seconds, rounded up, and at least the
+/// minimum.
 pub(super) fn granted(ttl: Duration) -> Result<Duration> {
     let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
     let ttl = Duration::from_secs(seconds).max(MIN_TTL);
@@ -121,8 +122,8 @@ fn lost(id: LeaseId) -> Error {
     Error::new(ErrorKind::LeaseLost, format!("there is no lease {id}"))
 }
 
-/// If the end is beyond what the platform's clock can represent, a year from now is as good: it is
-/// never reached either.
+/// Returns the time at which a lease ends. If the platform's clock cannot represent that time,
+/// returns a time one year ahead instead; no store is expected to reach that either.
 fn end(now: Instant, ttl: Duration) -> Instant {
     now.checked_add(ttl).unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 3600))
 }

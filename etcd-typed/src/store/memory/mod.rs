@@ -1,10 +1,10 @@
 //! The embedded store: [`MemoryStore`], a multi-version store in this process that behaves like
 //! etcd v3.
 //!
-//! One file per concern, from the inside out. `state.rs` holds keys and history, `txn.rs` checks
-//! transactions, and `lease.rs` holds the leases. `engine.rs` combines them into a state machine
-//! without a clock, and `shared.rs` adds the lock and the clock. `watch.rs` follows the history,
-//! and `fault.rs` injects faults for tests. This file holds the handle and its [`Store`]
+//! Each file has one concern. From the inside out: `state.rs` holds keys and history, `txn.rs`
+//! checks transactions, and `lease.rs` holds the leases. `engine.rs` combines them into a state
+//! machine without a clock, and `shared.rs` adds the lock and the clock. `watch.rs` follows the
+//! history, and `fault.rs` injects faults for tests. This file holds the handle and its [`Store`]
 //! implementation.
 
 mod engine;
@@ -56,20 +56,20 @@ use crate::runtime;
 ///   its changes carry that revision. The first one is 2.
 /// - The past can be read and watched as far as the history reaches. By default the history holds
 ///   100,000 changes, or fewer if they exceed 256 MiB. [`keep_history`](Self::keep_history) sets
-///   the number. Every write compacts older history.
+///   the number. Every write compacts the history beyond this limit.
 /// - The limits are those of an etcd server with default flags: 128 compares or operations,
 ///   requests of 1.5 MiB, and leases of at least 2 s. [`with_limits`](Self::with_limits) changes
 ///   the first two.
-/// - A lease expires exactly when its time is up, and all its keys vanish in one revision. A server
-///   takes up to half a second longer.
+/// - A lease expires exactly when its time is up, and all its keys vanish in one revision. An etcd
+///   server takes up to half a second longer.
 /// - Nothing is stored on disk.
 /// # Time
 ///
-/// The store reads tokio's clock and runs no task. Anything due happens when the store is next
-/// called, or while a watch is awaited. In a test with paused time (`#[tokio::test(start_paused =
-/// true)]`), a lease of an hour expires as soon as all tasks wait. Awaiting a watch or a delayed
-/// call needs a runtime with timers enabled; without one, these calls return `Unsupported`. No
-/// other call needs a runtime.
+/// The store reads tokio's clock and runs no task. Changes that are due, such as an expiry, are
+/// made when the store is next called, or while a watch is awaited. In a test with paused time
+/// (`#[tokio::test(start_paused = true)]`), a lease of an hour expires as soon as all tasks wait.
+/// Awaiting a watch or a delayed call needs a runtime with timers enabled; without one, these calls
+/// return `Unsupported`. No other call needs a runtime.
 /// # Faults
 ///
 /// [`faults`](Self::faults) makes the store fail on purpose: lost replies, dropped connections,
@@ -102,7 +102,7 @@ impl MemoryStore {
     }
 
     /// Returns the store with this name in this process. All handles with one name share the store.
-    /// The first handle creates it empty, and it is dropped with the last one.
+    /// The first handle creates the store empty, and the store is dropped with the last handle.
     #[must_use]
     pub fn named(name: &str) -> Self {
         // Poisoning cannot happen: no code panics while it holds this lock.
@@ -117,7 +117,7 @@ impl MemoryStore {
     }
 
     /// Changes the limits for commits through this handle: the number of operations in one
-    /// transaction, and the bytes of a whole request. They correspond to etcd's flags
+    /// transaction, and the bytes of a whole request. These limits correspond to etcd's flags
     /// `--max-txn-ops` and `--max-request-bytes`. Other handles keep their limits.
     #[must_use]
     pub fn with_limits(mut self, max_operations: usize, max_request_bytes: usize) -> Self {
@@ -142,13 +142,14 @@ impl MemoryStore {
         Faults { shared: Arc::clone(&self.shared) }
     }
 
-    /// Applies the planned faults to a call, then performs it unless a fault prevents that. All
-    /// calls go through here.
+    /// Performs a call, unless a planned fault prevents the call or replaces its result. All calls
+    /// go through this function.
     async fn call<T>(&self, call: Call, perform: impl FnOnce(&mut Inner, Instant) -> Result<T> + Send) -> Result<T> {
         self.call_or_late(call, perform, |_, _| {}).await
     }
 
-    /// Like [`call`](Self::call), for commit, the only call that can be performed late.
+    /// Like [`call`](Self::call), but a planned fault can also perform the call late. Only commits
+    /// need that.
     async fn call_or_late<T>(
         &self,
         call: Call,
@@ -219,8 +220,8 @@ impl Store for MemoryStore {
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
         Box::pin(async move {
-            // The contract asks for this check before sending. The state of the store does not
-            // affect it.
+            // The contract of `Store` asks for this check before a transaction is sent. The check
+            // does not depend on the stored data.
             let limits = self.limits();
             txn::check(&txn, limits)?;
             let late = txn.clone();

@@ -24,7 +24,7 @@ struct Model {
     snapshots: Vec<Snapshot>,
     events: Vec<Vec<Event>>,
     compacted: u64,
-    /// The time to live and the end.
+    /// The time to live and the end of each lease.
     leases: BTreeMap<LeaseId, (Duration, Instant)>,
 }
 
@@ -176,7 +176,8 @@ impl Model {
     }
 }
 
-/// Few paths, so that operations collide. Some are prefixes of others.
+/// The paths of all generated operations. They are few, so that operations often meet at one key,
+/// and some are prefixes of others.
 const PATHS: [&str; 6] = ["/a", "/a/b", "/a/b/c", "/a/d", "/ab", "/c"];
 
 fn key() -> impl Strategy<Value = Key> {
@@ -299,8 +300,8 @@ fn every_revision_reads_the_same(engine: &Engine, model: &Model) -> Result<(), T
     for revision in 0..model.snapshots.len() + 2 {
         for span in spans() {
             let asked = Range { revision: Some(Revision::new(revision as u64)), ..Range::of(span.clone()) };
-            // A watch may start at zero, before all changes. A read of revision zero means "now" to
-            // a server, so it is refused.
+            // A watch may start at revision zero, before all changes. A read may not: to an etcd
+            // server, revision zero means the newest one.
             if revision == 0 || !model.readable(revision) {
                 prop_assert_eq!(engine.state.range(&asked).map_err(|error| error.kind()), Err(ErrorKind::HistoryLost));
                 continue;

@@ -18,20 +18,20 @@ pub(super) struct SharedState {
     pub(super) id: u64,
     /// A std mutex, since no task awaits while it holds the lock.
     inner: Mutex<Inner>,
-    /// Wakes waiting watches. It is sent after the lock is released.
+    /// Wakes waiting watches. The signal is sent after the lock is released.
     signal: watch::Sender<()>,
 }
 
-/// The part behind the lock.
+/// The state that the lock protects.
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) engine: Engine,
     pub(super) plan: FaultPlan,
-    /// Whether replies without values lack the leases too.
+    /// Whether the replies to keys-only reads lack the leases too.
     pub(super) hides_leases: bool,
     /// False while the server is stopped.
     running: bool,
-    /// Incremented whenever all watches are ended. A watch that started at another number has
+    /// The number of times that all watches were ended. A watch that started at another number has
     /// ended.
     connections: u64,
     end: End,
@@ -53,8 +53,8 @@ impl SharedState {
         }
     }
 
-    /// Performs all changes that are due, then `act`, and wakes the watches if anything changed for
-    /// them.
+    /// Makes all changes that are due, then calls `act`. Wakes the watches if they may have
+    /// something new to yield.
     pub(super) fn with<T>(&self, act: impl FnOnce(&mut Inner, Instant) -> T) -> T {
         let now = Instant::now();
         let mut inner = self.lock();
@@ -76,8 +76,8 @@ impl SharedState {
         self.signal.subscribe()
     }
 
-    /// Ignores poisoning. No code panics under the lock; if it did, later calls should still be
-    /// answered.
+    /// Takes the lock, even if it is poisoned. No code panics while it holds the lock; if some code
+    /// did, later calls should still be answered.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,5 +1,6 @@
-//! All versions of all keys, and the keys that each revision changed. Pure: no clock and no lock.
-//! Leases are only ids here (`lease.rs` holds them), and `txn.rs` checks the transactions.
+//! All versions of all keys, and the keys that each revision changed. This file uses no clock and
+//! no lock. It knows leases only by their ids (`lease.rs` holds the leases), and `txn.rs` checks
+//! the transactions.
 
 #[cfg(test)]
 mod tests;
@@ -36,22 +37,22 @@ impl Default for HistoryLimit {
 ///
 /// - `log` has one entry for each revision from `compacted + 1` to `revision`, so the position of
 ///   an entry gives its revision.
-/// - The versions of a key ascend. Each has its own revision, since a transaction either puts a key
-///   once or deletes it.
-/// - Of the versions up to `compacted`, a key has only the newest, and not even that if it is a
-///   deletion.
+/// - The versions of a key ascend. Each version has its own revision, since a transaction either
+///   puts a key once or deletes it.
+/// - Of the versions up to `compacted`, a key keeps only the newest. If the newest is a deletion,
+///   the key keeps none of them.
 #[derive(Debug)]
 pub(super) struct State {
     keys: BTreeMap<Bytes, VecDeque<Version>>,
     log: VecDeque<Changed>,
     revision: Revision,
     compacted: Revision,
-    /// The sums over `log`.
+    /// The numbers of changes and bytes in `log`.
     kept: HistoryLimit,
     limit: HistoryLimit,
 }
 
-/// The state of a key from one revision on.
+/// The state of a key from its revision `modified` until its next version.
 #[derive(Debug)]
 struct Version {
     modified: Revision,
@@ -80,7 +81,8 @@ struct Changed {
 pub(super) enum Next {
     /// The next revision that changed the span.
     Batch(Batch),
-    /// No change up to this revision. It is the newest revision, unless the search budget ran out.
+    /// The span has no change up to this revision, which is the newest one unless the search budget
+    /// ran out.
     NothingUpTo(Revision),
     /// Some of the changes after the start of the search are compacted.
     Lost,
@@ -162,12 +164,12 @@ impl State {
         Ok(RangeReply { revision, kvs: page, more, count, ..RangeReply::default() })
     }
 
-    /// Returns the modification revision of each existing key.
+    /// Returns the modification revision of each existing key of a span.
     pub(super) fn modifications(&self, span: &Span) -> impl Iterator<Item = Revision> {
         self.select(span, None).filter_map(|(_, versions)| versions.back().filter(|version| version.stored.is_some())).map(|it| it.modified)
     }
 
-    /// Returns whether an existing key is attached to a lease.
+    /// Returns whether an existing key of a span is attached to a lease.
     pub(super) fn has_lease(&self, span: &Span) -> bool {
         self.select(span, None).any(|(_, versions)| versions.back().and_then(|it| it.stored.as_ref()).is_some_and(|it| it.lease.is_some()))
     }
@@ -183,8 +185,8 @@ impl State {
         versions.back()?.key_value(key, false)
     }
 
-    /// Returns what follows `after` in a span. Looks at about `budget` changes, so that one call
-    /// does not search a long history.
+    /// Returns the first change of a span after the revision `after`. Looks at about `budget`
+    /// changes, so that one call does not search a long history.
     pub(super) fn next(&self, span: &Span, after: Revision, budget: usize) -> Next {
         if after < self.compacted {
             return Next::Lost;
@@ -205,8 +207,8 @@ impl State {
         Next::NothingUpTo(revision)
     }
 
-    /// Starts the writes of a transaction. The transaction sees them at once; [`Write::finish`]
-    /// makes them a revision.
+    /// Starts the writes of a transaction. The transaction's own reads see each write at once;
+    /// [`Write::finish`] adds the writes to the history as one revision.
     pub(super) fn write(&mut self) -> Write<'_> {
         Write { revision: self.revision.next(), state: self, changed: Changed::default(), moved: Vec::new() }
     }
@@ -287,7 +289,7 @@ impl Version {
             modified: self.modified,
             version: Some(stored.version),
             lease: stored.lease,
-            // As in v3, a reply names the lease and not its remaining time.
+            // As in etcd v3, a reply contains the lease id, but not the remaining time.
             ttl: None,
         })
     }
@@ -354,8 +356,8 @@ impl Write<'_> {
         }
     }
 
-    /// Returns the revision of the changes (or the store's, if nothing changed), and the keys whose
-    /// lease changed.
+    /// Ends the transaction. Returns its revision (or the store's newest, if nothing changed), and
+    /// the keys whose lease changed.
     pub(super) fn finish(self) -> (Revision, Vec<Moved>) {
         let Self { state, revision, changed, moved } = self;
         if changed.keys.is_empty() {
@@ -369,7 +371,7 @@ impl Write<'_> {
         (revision, moved)
     }
 
-    /// Returns the existing keys of a span, with the writes so far.
+    /// Returns the existing keys of a span, including the transaction's writes so far.
     fn now(&self, span: &Span) -> impl Iterator<Item = KeyValue> {
         self.state.existing(span)
     }
@@ -408,7 +410,7 @@ fn at(versions: &VecDeque<Version>, revision: Revision) -> Option<&Version> {
     versions.get(later.checked_sub(1)?)
 }
 
-/// Returns the bounds of the keys of a span.
+/// Returns a span as a range of keys.
 fn bounds(span: &Span) -> (Bound<Bytes>, Bound<Bytes>) {
     match span {
         Span::Key(key) => {

@@ -101,9 +101,9 @@ async fn handles_can_be_sent_between_threads() {
     assert_eq!(object.status().await.unwrap().revision.get(), 1);
 }
 
-/// Only a call that waits for a time needs a runtime.
+/// Only a call that has to wait for a point in time needs a runtime.
 #[test]
-fn calls_work_without_runtime() {
+fn calls_need_no_runtime() {
     let store = MemoryStore::new();
     write(&store, "/a", "1").now_or_never().unwrap().unwrap();
     store.grant(lease(1), SECOND).now_or_never().unwrap().unwrap();
@@ -124,7 +124,7 @@ async fn failed_transaction_writes_nothing() {
 }
 
 #[tokio::test]
-async fn leases_of_skipped_operations_need_not_exist() {
+async fn lease_of_unexecuted_put_need_not_exist() {
     let store = MemoryStore::new();
     let unknown = Op::Put { key: key("/b"), value: "1".into(), expiry: Expiry::With(lease(9)), previous: false };
     let compares = vec![Compare::key(&key("/a"), Condition::Present)];
@@ -168,7 +168,7 @@ async fn status_and_members_describe_store() {
 }
 
 #[tokio::test]
-async fn reads_before_kept_history_fail() {
+async fn reads_before_oldest_kept_revision_fail() {
     let store = MemoryStore::new();
     store.keep_history(2);
     for _ in 0..5 {

@@ -1,5 +1,4 @@
-//! Checks which transactions are valid and evaluates compares. Pure; `engine.rs` performs the
-//! transactions.
+//! Checks transactions and evaluates their compares. `engine.rs` performs the transactions.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -23,7 +22,7 @@ impl Limits {
     pub(super) const NONE: Self = Self { operations: usize::MAX, request: usize::MAX };
 }
 
-/// The approximate bytes of an encoded request besides keys and values. etcd counts these bytes
+/// The approximate size of an encoded request without its keys and values. etcd counts these bytes
 /// too.
 const OVERHEAD_OF_REQUEST: usize = 64;
 const OVERHEAD_OF_OPERATION: usize = 16;
@@ -241,7 +240,7 @@ mod tests {
     #[test]
     fn requests_above_default_limit_are_refused() {
         let sized = |length| then(vec![Op::put(&key("/a"), vec![0; length].into())]);
-        // Both sizes were measured on real servers.
+        // Real servers were seen to accept the first size and to refuse the second.
         assert_eq!(refusal(&sized(1_572_764)), None);
         assert_eq!(refusal(&sized(1_572_844)), Some(ErrorKind::TooLarge));
         assert_eq!(check(&sized(1 << 21), Limits::DEFAULT).unwrap_err().key(), Some(&key("/a")));
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn single_key_conditions_refuse_directories() {
+    fn single_key_condition_on_directory_is_refused() {
         let asked = |condition| refusal(&Txn { compares: vec![Compare::below(&key("/a"), condition)], ..Txn::default() });
         assert_eq!(asked(Condition::Absent), None);
         assert_eq!(asked(Condition::UnchangedSince(Revision::ZERO)), None);
@@ -283,7 +282,7 @@ mod tests {
         assert!(!error.unwrap_err().to_string().contains("secret"));
     }
 
-    /// Returns a state in which `/a` was written at 2 and 4, and `/d/x` at 3.
+    /// Returns a state in which `/a` was written at revisions 2 and 4, and `/d/x` at revision 3.
     fn state() -> State {
         let mut state = State::new(HistoryLimit::default());
         for (path, lease) in [("/a", None), ("/d/x", LeaseId::new(7)), ("/a", None)] {
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_on_existing_key_are_evaluated() {
+    fn conditions_on_existing_key_compare_its_properties() {
         let state = state();
         let asked = |condition| holds(&state, &Compare::key(&key("/a"), condition));
         let at = Revision::new;
@@ -310,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_key_meets_only_absent_unchanged_and_never_expires() {
+    fn only_three_conditions_hold_for_missing_key() {
         let state = state();
         let asked = |condition| holds(&state, &Compare::key(&key("/d"), condition));
         assert!(asked(Condition::Absent) && asked(Condition::UnchangedSince(Revision::ZERO)));
@@ -321,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_on_directory_are_evaluated() {
+    fn conditions_on_directory_apply_to_keys_below() {
         let state = state();
         let asked = |path, condition| holds(&state, &Compare::below(&key(path), condition));
         assert!(asked("/a", Condition::Absent) && !asked("/d", Condition::Absent));

@@ -1,5 +1,6 @@
-//! The watch: a cursor in the history. It pulls its items directly from the history, so a slow
-//! reader costs nothing. The watch fails only if unread changes are compacted.
+//! A watch of the memory store: a cursor in the history. The watch reads its items directly from
+//! the history, so a slow reader needs no buffer. Without faults, a watch fails only if unread
+//! changes are compacted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +57,8 @@ impl Cursor {
         }
     }
 
-    /// Returns the stream, which ends after its last item.
+    /// Turns the cursor into a stream. The stream ends after its first item that is neither a batch
+    /// nor a progress item.
     pub(super) fn into_stream(self) -> WatchStream {
         Box::pin(stream::unfold(Some(self), async |cursor| {
             let mut cursor = cursor?;
@@ -68,7 +70,8 @@ impl Cursor {
 
     async fn next(&mut self) -> Result<WatchItem> {
         loop {
-            // This precedes the look at the store, so that any later change triggers the signal.
+            // This comes before `step` reads the store, so that any later change triggers the
+            // signal.
             self.signal.mark_unchanged();
             let shared = Arc::clone(&self.shared);
             match shared.with(|inner, now| self.step(inner, now)) {

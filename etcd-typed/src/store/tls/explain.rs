@@ -21,7 +21,7 @@ impl Whose {
     }
 }
 
-/// Explains an error that this side detected, with a remedy.
+/// Explains an error that rustls reports on this side, and says how to fix it.
 pub(in crate::store) fn explain(error: &Error, whose: Whose) -> String {
     match error {
         Error::InvalidCertificate(error) => of_certificate(error, whose),
@@ -46,7 +46,7 @@ pub(in crate::store) fn explain(error: &Error, whose: Whose) -> String {
 const NO_HTTP2: &str = "the server does not speak HTTP/2 within TLS: is it an etcd v3 server?";
 const NOTHING_IN_COMMON: &str = "the server and this client, which takes TLS 1.2 and 1.3, have no version or cipher in common";
 
-/// Explains the TLS alert named in a text in the form of rustls: `received fatal alert:
+/// Explains the TLS alert in a text that rustls wrote, such as `received fatal alert:
 /// CertificateRequired`. Returns an empty string for unknown alerts and other texts.
 pub(in crate::store) fn advice(words: &str) -> &'static str {
     let Some((_, alert)) = words.split_once("received fatal alert: ") else { return "" };
@@ -121,7 +121,7 @@ fn of_certificate(error: &CertificateError, whose: Whose) -> String {
 }
 
 /// Explains errors that rustls passes on from another crate. That crate is not a dependency here,
-/// so the type name decides.
+/// so this function recognises the errors by their type names.
 fn of_other(name: &str, whose: Whose) -> String {
     let certificate = whose.certificate();
     if name.contains("CaUsedAsEndEntity") {
@@ -138,7 +138,7 @@ fn of_other(name: &str, whose: Whose) -> String {
     }
 }
 
-/// Returns the inner part of a name in the form of rustls: `DnsName("etcd.test")` or
+/// Returns the plain name from a text that rustls wrote, such as `DnsName("etcd.test")` or
 /// `IpAddress(127.0.0.1)`.
 fn plain_name(name: &str) -> String {
     let inner = name.split_once('(').map_or(name, |(_, inner)| inner.strip_suffix(')').unwrap_or(inner));
@@ -217,14 +217,14 @@ mod tests {
     }
 
     #[test]
-    fn names_are_shown_without_type() {
+    fn certificate_names_are_shown_without_type() {
         for (name, plain) in [("DnsName(\"etcd.test\")", "etcd.test"), ("IpAddress(127.0.0.1)", "127.0.0.1"), ("x", "x")] {
             assert_eq!(plain_name(name), plain);
         }
     }
 
     #[test]
-    fn tls_alerts_are_explained_by_rustls_name() {
+    fn known_tls_alerts_have_advice() {
         for alert in [
             AlertDescription::CertificateRequired,
             AlertDescription::NoCertificate,

@@ -17,8 +17,9 @@ use crate::error::Result;
 use crate::store::connect::Tls;
 use crate::telemetry;
 
-/// The files, and what they last held. Each handshake reads them, which takes some 50 µs. If they
-/// cannot be used, for example in the middle of a replacement, the last usable certificates stay.
+/// The files and their last usable contents. Each handshake reads the files, which takes about 50
+/// µs. If the files cannot be used, for example because they are being replaced, the last usable
+/// certificates stay in use.
 #[derive(Debug)]
 pub(super) struct Files {
     tls: Tls,
@@ -31,11 +32,11 @@ pub(super) struct Files {
 struct Held {
     read: Contents,
     certificates: Certificates,
-    /// Why the files cannot be used now.
+    /// Says why the files could not be used at the last handshake. `None` if they could be used.
     failure: Option<String>,
 }
 
-/// The bytes of the files, or of the options that are not files.
+/// The bytes of the CA certificate and of the client's identity, from files or from the options.
 #[derive(PartialEq, Eq)]
 struct Contents {
     ca: Option<Vec<u8>>,
@@ -147,10 +148,11 @@ impl ResolvesClientCert for Files {
     }
 }
 
-/// Verifies the server's certificate with the authorities that the files hold now.
+/// Verifies the server's certificate with the CA certificates that the files contain now.
 #[derive(Debug)]
 pub(super) struct Reread {
-    /// The name that the certificate must be valid for. `None` is the host of the connection.
+    /// The name that the certificate must be valid for. `None` means the host name of the
+    /// connection.
     pub(super) name: Option<ServerName<'static>>,
     pub(super) files: Arc<Files>,
 }

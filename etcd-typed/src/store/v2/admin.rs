@@ -45,8 +45,8 @@ impl V2Store {
         Ok(body.members.into_iter().map(member).collect())
     }
 
-    /// Reads statistics. For those of the leader, every endpoint is asked, because followers have
-    /// none.
+    /// Reads statistics. Followers have no leader statistics, so a read of these tries one endpoint
+    /// after another.
     pub(super) async fn read_stats(&self, which: StatsKind) -> Result<Stats> {
         let target = match which {
             StatsKind::Store => "/v2/stats/store",

@@ -19,7 +19,7 @@ use crate::store::{Committed, Condition, Consistency, Expiry, KeyValue, OpResult
 /// The outcome of a conditional request.
 enum Attempt {
     Done(Committed),
-    /// The condition did not hold, at this revision.
+    /// The condition did not hold when the server was at this revision.
     Failed(Revision),
 }
 
@@ -42,7 +42,7 @@ impl V2Store {
                         return Ok(committed);
                     }
                     // The condition may have failed only because a keep-alive of this process
-                    // changed the index. A read shows whether it did.
+                    // changed the index. `checked_here` finds out with a read.
                     self.checked_here(plan).await
                 }
                 Check::Read => self.checked_here(plan).await,
@@ -66,7 +66,7 @@ impl V2Store {
                 self.change_directory(key, Method::PUT, form).await
             }
             Step::RemoveDir => {
-                // The check is needed because the same request would delete a key with a value.
+                // Without this check, the same request would delete a key with a value.
                 self.must_be_directory(key).await?;
                 self.change_directory(key, Method::DELETE, Parameters::default().flag("dir")).await
             }
@@ -79,8 +79,8 @@ impl V2Store {
             match self.attempt(plan, &guard).await? {
                 Attempt::Done(committed) => return Ok(committed),
                 Attempt::Failed(revision) => {
-                    // The condition may have failed only because a keep-alive of this process
-                    // changed the index. Then try again.
+                    // If a keep-alive of this process changed the index meanwhile, the condition
+                    // may have failed only for that reason. Then try again with the new index.
                     let now = self.followed(&plan.key, guard.clone()).await;
                     if now == guard {
                         break revision;
@@ -96,8 +96,8 @@ impl V2Store {
         Ok(failed(current, true))
     }
 
-    /// Reads, checks the conditions, and writes on the condition that nothing has changed since. If
-    /// something has, starts again.
+    /// Reads the key, checks the conditions in this process, and writes on the condition that the
+    /// key has not changed since the read. If the key has changed, starts again.
     async fn checked_here(&self, plan: &StepPlan) -> Result<Committed> {
         let mut retry = OptimisticRetry::without_budget(&self.retry);
         let mut found = self.read_key(&plan.key, Consistency::Linearizable).await?;
@@ -147,7 +147,7 @@ impl V2Store {
         }
     }
 
-    /// Sends the write of a plan with this condition.
+    /// Sends the plan's write with this condition.
     async fn attempt(&self, plan: &StepPlan, guard: &Guard) -> Result<Attempt> {
         let key = &plan.key;
         let reply = match &plan.step {
@@ -184,7 +184,8 @@ impl V2Store {
             Expiry::With(id) => self.put_with_lease(id, key, &put.value, guard).await,
             Expiry::Never | Expiry::After(_) => {
                 let ttl = match put.expiry {
-                    // Zero expires at once; any other time is at least one second.
+                    // A time to live of zero expires at once; any other is sent as at least one
+                    // second.
                     Expiry::After(Duration::ZERO) => Some(0),
                     Expiry::After(ttl) => Some(plan::seconds(ttl)),
                     _ => None,
@@ -215,17 +216,17 @@ impl V2Store {
     }
 
     pub(super) async fn send_delete(&self, key: &Key, guard: &Guard) -> Result<Reply> {
-        // The condition is in the address: a delete ignores its body, and would run
-        // unconditionally.
+        // The condition goes into the URL: the server ignores the body of a `DELETE` request, and
+        // would delete the key unconditionally.
         let target = conditioned(Parameters::default(), guard).behind(&encode::path(key)?);
         self.http.write(Method::DELETE, &target, None).await
     }
 
-    /// Deletes a directory with its contents, hidden names included. The previous contents come
-    /// from a read before, because the answer does not contain them.
+    /// Deletes a directory with its contents, hidden names included. The previous values come from
+    /// an earlier read, because the server's answer does not contain them.
     async fn delete_below(&self, key: &Key, previous: bool) -> Result<Committed> {
-        // The read also checks that it is a directory. The same request would delete a key with a
-        // value, which is not below itself.
+        // The read also checks that `key` is a directory. Without that check, the same request
+        // would delete a key with a value, although that key is not below itself.
         let depth = if previous { Depth::All } else { Depth::One };
         let found = self.read_below(key, Consistency::Linearizable, depth).await?;
         if found.directory.is_none() {
@@ -287,7 +288,7 @@ fn failed(current: RangeReply, read: bool) -> Committed {
     Committed { revision: current.revision, succeeded: false, results }
 }
 
-/// The result of a delete that found nothing.
+/// Returns the result of a delete that found nothing.
 fn nothing_deleted() -> OpResult {
     OpResult::Delete { deleted: 0, previous: Vec::new() }
 }

@@ -8,15 +8,16 @@ use crate::key::Key;
 /// The path of the keys API.
 const KEYS: &str = "/v2/keys";
 
-/// The maximum length of a path. The request line of a plain connection may have 4096 bytes; the
-/// server resets the TCP connection for a longer one. The remainder is for the parameters.
+/// The maximum length of a path. On a plain connection, a request line may have 4096 bytes; the
+/// server resets the TCP connection for a longer line. The remainder is for the parameters.
 const MAX_PATH: usize = 3000;
 
-/// The maximum length of a path with parameters: 4096 less the longest method and the HTTP version.
+/// The maximum length of a path with parameters: 4096 bytes minus the longest method and the HTTP
+/// version.
 pub(super) const MAX_TARGET: usize = 4096 - "DELETE  HTTP/1.1\r\n".len();
 
 /// The maximum depth of a key. A recursive listing nests as deeply as its keys, and the JSON parser
-/// stops at 128 levels. One segment takes two levels.
+/// stops at 128 levels. Each segment takes two levels.
 const MAX_DEPTH: usize = 60;
 
 /// Returns the path of a key or directory.
@@ -33,7 +34,8 @@ pub(super) fn path(key: &Key) -> Result<String> {
     let mut path = KEYS.to_owned();
     let mut depth = 0;
     for segment in key.segments() {
-        // `Key` allows none of these. The server would redirect to another key.
+        // `Key` allows none of these segments. The server would redirect such a path to another
+        // key.
         if matches!(segment, "" | "." | "..") {
             return refuse("a segment is empty, `.` or `..`".to_owned());
         }
@@ -50,7 +52,7 @@ pub(super) fn path(key: &Key) -> Result<String> {
     Ok(path)
 }
 
-/// The parameters of a request, encoded for the body of a form or the query of an address.
+/// Request parameters, encoded for a form body or for the query of a URL.
 #[derive(Debug, Default)]
 pub(super) struct Parameters(String);
 
@@ -73,7 +75,7 @@ impl Parameters {
         self.with(name, value.to_string())
     }
 
-    /// Returns the form for the body of a request.
+    /// Returns the parameters as a form body.
     pub(super) fn into_form(self) -> String {
         self.0
     }

@@ -13,14 +13,14 @@ use crate::store::tls::explain::{Whose, explain};
 
 /// The failures of the attempts of one call.
 ///
-/// If all endpoints refuse in a row, the call ends with the last refusal. As long as one endpoint
-/// cannot be reached, that endpoint might serve the call.
+/// If all endpoints refuse in a row, the call ends with the last refusal. While an endpoint cannot
+/// be reached, the call goes on, because that endpoint might serve it.
 #[derive(Default)]
 pub(super) struct Refusals {
     pub(super) in_a_row: usize,
-    /// The last failure of another kind.
+    /// The last failure that was not a refusal.
     outage: Option<Error>,
-    /// The last failure that was not caused by the end of the call's time.
+    /// The last failure that was not caused by the call's time limit.
     met: Option<Error>,
 }
 
@@ -51,8 +51,8 @@ impl Refusals {
     }
 }
 
-/// Returns the explanation of a TLS failure, if this is one. Unlike a refused connection, it does
-/// not go away by itself.
+/// Explains an error that is a TLS failure. Unlike a refused connection, a TLS failure does not go
+/// away by itself.
 #[cfg(feature = "tls")]
 pub(super) fn tls_words(error: &reqwest::Error) -> Option<String> {
     tls_error(error).map(|error| explain(error, Whose::Server))
@@ -63,20 +63,22 @@ pub(super) fn tls_words(_: &reqwest::Error) -> Option<String> {
     None
 }
 
-/// Returns whether the server may speak TLS although the address says plain, or the reverse.
+/// Returns whether the address may have the wrong scheme: the server may speak TLS although the
+/// address says `http`, or the reverse.
 pub(super) fn may_be_wrong_scheme(error: &reqwest::Error, tls: bool) -> bool {
     if tls { is_no_tls(error) } else { error.is_request() && !error.is_connect() && !error.is_timeout() }
 }
 
-/// Returns whether a handshake met something other than TLS, or a connection that closed without an
-/// explanation.
+/// Returns whether a TLS handshake got an answer that is not TLS, a closed connection, or no
+/// answer.
 #[cfg(feature = "tls")]
 fn is_no_tls(error: &reqwest::Error) -> bool {
     if let Some(error) = tls_error(error) {
         return matches!(error, rustls::Error::InvalidMessage(_));
     }
     let ends = |kind| matches!(kind, Io::UnexpectedEof | Io::ConnectionReset | Io::ConnectionAborted | Io::BrokenPipe);
-    // A server that waits for the rest of a line stays silent.
+    // A server without TLS may wait for the rest of a request line, so that the handshake times
+    // out.
     let is_end = |cause: &(dyn StdError + 'static)| cause.downcast_ref::<std::io::Error>().is_some_and(|error| ends(error.kind()));
     error.is_connect() && (error.is_timeout() || causes(error).any(is_end))
 }
@@ -96,7 +98,7 @@ pub(super) fn root_cause(error: &reqwest::Error) -> String {
 }
 
 /// Returns whether the server ended the handshake because of the client's certificate. With TLS 1.3
-/// it reports this when the request is already on its way, but it has not read the request.
+/// the server reports this when the request is already on its way, but it has not read the request.
 #[cfg(feature = "tls")]
 pub(super) fn is_turned_away(error: &reqwest::Error) -> bool {
     use rustls::AlertDescription as Alert;

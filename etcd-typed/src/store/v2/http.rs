@@ -1,8 +1,8 @@
-//! Sends requests: connections, credentials, choice of endpoint, and retries. `json.rs` decides
-//! what an answer means.
+//! Sends requests, with connections, credentials, the choice of an endpoint, and retries. `json.rs`
+//! decides what an answer means.
 //!
-//! A read is repeated, at other endpoints first, until the time of the call is over. A write is
-//! sent once. It is sent to another endpoint only if no connection could be established, so that it
+//! A read is repeated, at other endpoints first, until the time limit of the call. A write is sent
+//! once. It is sent to another endpoint only if no connection could be established, so that it
 //! cannot have been applied.
 
 use std::fmt;
@@ -37,24 +37,24 @@ const IDLE: Duration = Duration::from_secs(30);
 
 /// The endpoints of a cluster.
 pub(super) struct Http {
-    /// Each runtime has its own connections. Their tasks run on that runtime, and make no progress
-    /// while it is not driven.
+    /// The state of each runtime. Each has its own connections, because the tasks of a connection
+    /// run on one runtime and make no progress while that runtime is not driven.
     own: PerRuntime<Own>,
     /// The HTTP clients of the first runtime.
     first: Clients,
     first_is_used: AtomicBool,
     /// The options for the HTTP clients of other runtimes.
     options: ConnectOptions,
-    /// `http://host:port`; at least one.
+    /// The addresses as `http://host:port` or `https://host:port`. There is at least one.
     endpoints: Vec<String>,
-    /// The cluster that each endpoint last named.
+    /// The last cluster id that each endpoint sent.
     clusters: Vec<Mutex<Option<String>>>,
     /// The last failure of each endpoint, if it has not answered since.
     failures: Vec<Mutex<Option<(Instant, Error)>>>,
     /// The protocol check of each endpoint.
     diagnoses: Vec<Diagnosis>,
     history: AtomicU64,
-    /// The endpoint in use. It is asked until it fails.
+    /// The endpoint in use. It gets all requests until it fails.
     current: AtomicUsize,
     credentials: Option<Credentials>,
     retry: RetryPolicy,
@@ -72,7 +72,8 @@ struct Own {
 #[derive(Clone)]
 struct Clients {
     calls: Client,
-    /// A separate pool, so that a thousand watches do not delay the refresh of a lock.
+    /// The client for watches. It has a separate connection pool, so that a thousand watches do not
+    /// delay the refresh of a lock.
     watches: Client,
 }
 
@@ -139,7 +140,7 @@ impl Http {
         self.retry.deadline()
     }
 
-    /// Sends a read until `understand` accepts an answer.
+    /// Repeats a read until `understand` accepts an answer.
     pub(super) async fn read<T>(&self, target: &str, understand: impl Fn(&Answer) -> Result<T, Fault>) -> Result<T> {
         let deadline = self.deadline();
         let mut backoff = self.retry.backoff();
@@ -152,7 +153,7 @@ impl Http {
             let fault = match self.ask(at, target, deadline).await.and_then(|answer| understand(&answer)) {
                 Ok(answer) => return Ok(answer),
                 // In the first round, ask the other endpoints before checking which protocol this
-                // one speaks.
+                // endpoint speaks.
                 Err(fault) if attempt < self.endpoints.len() && fault.origin == Origin::Unclear => fault,
                 Err(fault) => self.diagnosed(at, fault, began, deadline).await,
             };
@@ -181,14 +182,14 @@ impl Http {
     ///
     /// # Errors
     ///
-    /// The outcome is unknown, and the error says so, unless no connection could be established or
-    /// the server clearly refused.
+    /// The error says that the outcome is unknown, unless no connection could be established or the
+    /// server clearly refused the write.
     pub(super) async fn write(&self, method: Method, target: &str, form: Option<String>) -> Result<Reply> {
         self.write_within(self.retry.call_timeout, method, target, form).await
     }
 
-    /// Like [`write`](Self::write), but gives up after `patience`. For a write that can be repeated
-    /// because it is conditional.
+    /// Like [`write`](Self::write), but gives up after `patience`. Meant for conditional writes,
+    /// which the caller can repeat.
     pub(super) async fn write_within(&self, patience: Duration, method: Method, target: &str, form: Option<String>) -> Result<Reply> {
         if target.len() > MAX_TARGET {
             let message = format!("the request's first line takes {} bytes and may take {MAX_TARGET}", target.len());
@@ -232,8 +233,8 @@ impl Http {
             self.leave(at);
             let delay = if attempt % self.endpoints.len() == 0 { backoff.next_delay() } else { Duration::ZERO };
             refusals.add(&unsent);
-            // If the next attempt ran into the deadline while connecting, it could not tell that
-            // the write was not sent.
+            // Stop if the deadline could pass while the next attempt connects. The error could then
+            // not say that the write was not sent.
             if refusals.in_a_row == self.endpoints.len() || Instant::now() + delay + self.connect_timeout >= deadline {
                 return Err(refusals.end(unsent, self.endpoints.len(), patience));
             }
@@ -257,7 +258,7 @@ impl Http {
         })
     }
 
-    /// Moves on from a failed endpoint, unless another call already has.
+    /// Switches from a failed endpoint to the next one, unless another call has already switched.
     pub(super) fn leave(&self, at: EndpointIndex) {
         let next = (at + 1) % self.endpoints.len();
         let _ = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
@@ -280,7 +281,7 @@ impl Http {
         failures.into_iter().max_by_key(|(when, _)| *when).map(|(_, error)| error)
     }
 
-    /// Asks one endpoint, once.
+    /// Sends one read to one endpoint and returns the answer.
     pub(super) async fn ask(&self, at: EndpointIndex, target: &str, deadline: Instant) -> Result<Answer, Fault> {
         let mut incoming = self.fetch(at, target, deadline).await?;
         Ok(self.answer(at, &mut incoming, deadline).await)
@@ -307,8 +308,8 @@ impl Http {
         }
     }
 
-    /// Opens a long poll. When this returns, the server has registered the watch or has answered
-    /// otherwise.
+    /// Opens a long poll. When this method returns, the server has registered the watch or has sent
+    /// another answer.
     pub(super) async fn poll(&self, at: EndpointIndex, target: &str) -> Result<Poll, Fault> {
         let patience = self.connect_timeout + self.retry.read_attempt_timeout;
         let request = self.request(&self.own().clients.watches, at, Method::GET, target);
@@ -335,9 +336,9 @@ impl Http {
         }
     }
 
-    /// Returns the store's revision from a linearizable read through one endpoint, at most `age`
-    /// old. The read fails if the endpoint hangs or has lost the other members. An open long poll
-    /// shows neither.
+    /// Returns the store's revision from a linearizable read through one endpoint. Reuses the last
+    /// result if it is younger than `age`. The read fails if the endpoint hangs or has lost contact
+    /// with the other members. An open long poll shows neither.
     pub(super) async fn probe(&self, at: EndpointIndex, target: &str, age: Duration) -> Result<Revision> {
         let silent = || Error::new(ErrorKind::Unavailable, format!("{} answers no linearizable read", self.endpoint(at)));
         let own = self.own();
@@ -379,12 +380,12 @@ impl Http {
         }
     }
 
-    /// Returns how often an endpoint came back as another cluster.
+    /// Returns how often an endpoint came back with another cluster id.
     pub(super) fn history(&self) -> u64 {
         self.history.load(Ordering::Acquire)
     }
 
-    /// Returns the addresses, and the cluster if all endpoints that have answered named the same
+    /// Returns the addresses, and the cluster id if all endpoints that have answered sent the same
     /// one.
     pub(super) fn identity(&self) -> Identity {
         let named = |known: &Mutex<Option<String>>| known.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -393,7 +394,7 @@ impl Http {
         Identity { cluster, endpoints: self.options.endpoints.iter().map(Endpoint::identity).collect() }
     }
 
-    /// Starts reading a response whose headers have arrived, and notes the cluster that it names.
+    /// Starts reading a response whose headers have arrived, and records its cluster id.
     fn incoming(&self, at: EndpointIndex, response: Response) -> Incoming {
         let incoming = Incoming::new(response);
         if let Some(failure) = self.failures.get(at) {
@@ -445,7 +446,7 @@ impl Http {
 
     fn broken(&self, at: EndpointIndex, error: reqwest::Error) -> Fault {
         let endpoint = self.endpoint(at);
-        // The address of a delete contains its condition, which may be a value.
+        // The URL of a delete contains its condition, which may be a value.
         let error = error.without_url();
         let cause = root_cause(&error);
         let mut fault = if let Some(words) = tls_words(&error) {
@@ -470,11 +471,11 @@ impl Http {
         Fault { origin: Origin::Clock, ..fault }
     }
 
-    /// Returns the fault of an attempt, explained if the address turns out to be wrong. The fault
-    /// keeps [`Origin::Clock`] only if the end of the call cut the attempt short. Otherwise it
-    /// becomes [`Origin::Told`].
+    /// Returns the fault of an attempt, or an explanation if the address has the wrong scheme. The
+    /// origin of the fault stays [`Origin::Clock`] only if the time limit of the call cut the
+    /// attempt short. Otherwise the origin becomes [`Origin::Told`].
     fn diagnosed(&self, at: EndpointIndex, mut fault: Fault, began: Instant, deadline: Instant) -> BoxFuture<'_, Fault> {
-        // Boxed, because it is rare and thousands of calls may wait.
+        // Boxed, because this code rarely runs and would enlarge the futures of all waiting calls.
         Box::pin(async move {
             match fault.origin {
                 Origin::Told => {}
@@ -514,7 +515,7 @@ pub(super) struct Poll {
 }
 
 impl Poll {
-    /// Returns whether the server registered the watch. If not, its answer tells why.
+    /// Returns whether the server registered the watch. If not, the server's answer says why.
     pub(super) fn is_registered(&self) -> bool {
         self.incoming.status == 200
     }
@@ -539,7 +540,7 @@ fn name(method: &Method) -> &'static str {
 enum Failure {
     /// No connection could be established.
     Unsent(Fault),
-    /// The write may have arrived.
+    /// The server may have received the write.
     Sent(Fault),
 }
 
@@ -571,7 +572,7 @@ impl Incoming {
         }
     }
 
-    /// Reads the next part. Returns false at the end. Cancel-safe.
+    /// Reads the next part of the body. Returns false at the end. This method is cancel-safe.
     async fn more(&mut self) -> Result<bool, Broken> {
         let Some(response) = &mut self.response else {
             return Ok(false);
@@ -601,7 +602,7 @@ fn client(options: &ConnectOptions) -> Result<Client> {
     let builder = Client::builder()
         .http1_only()
         .no_proxy()
-        // Redirects are not followed, because that would repeat a write on another key.
+        // Redirects are not followed, because the client would repeat a write on another key.
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .connect_timeout(options.connect_timeout)

@@ -22,16 +22,16 @@ pub(super) struct Answer {
     pub(super) status: u16,
     /// The index in the header `X-Etcd-Index`.
     pub(super) index: Option<u64>,
-    /// The cluster in the header `X-Etcd-Cluster-Id`.
+    /// The cluster id in the header `X-Etcd-Cluster-Id`.
     pub(super) cluster: Option<String>,
     pub(super) body: Bytes,
     /// Whether the request had credentials.
     pub(super) authenticated: bool,
-    /// What kind of server it is. Set after a 404 that the keys API did not send.
+    /// The kind of server. Set after a 404 that the keys API did not send.
     pub(super) server: Option<Server>,
 }
 
-/// What kind of server lacks the v2 API, by its answer to `/version`.
+/// The kind of a server that lacks the v2 API, according to its answer to `/version`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Server {
     /// An etcd of this version.
@@ -42,8 +42,8 @@ pub(super) enum Server {
     Unknown(String),
 }
 
-/// Parses an answer to `/version`. Every etcd sends one, with or without the v2 API, even to
-/// clients without credentials.
+/// Parses an answer to `/version`. Every etcd answers `/version`, with or without the v2 API, even
+/// to clients without credentials.
 pub(super) fn server(status: u16, body: &[u8]) -> Server {
     match (status, serde_json::from_slice::<VersionBody>(body)) {
         (200, Ok(VersionBody { etcdserver })) if etcdserver.len() <= 64 && etcdserver.bytes().all(|byte| byte.is_ascii_graphic()) => {
@@ -60,7 +60,7 @@ pub(super) struct VersionBody {
     pub(super) etcdserver: String,
 }
 
-/// A definite answer of the keys API.
+/// A definite answer of the keys API: the request succeeded or was refused.
 #[derive(Debug)]
 pub(super) struct Reply {
     /// The store's revision at the time of the answer.
@@ -104,8 +104,8 @@ pub(super) struct Node {
     pub(super) key: Text,
     pub(super) value: Option<Text>,
     pub(super) dir: bool,
-    /// Seconds, rounded up; negative in events about the past. The server omits zero, which occurs
-    /// for half a second before the key vanishes.
+    /// The remaining time to live in seconds, rounded up. It is negative in events about the past.
+    /// The server omits a zero, which occurs for half a second before the key vanishes.
     pub(super) ttl: Option<i64>,
     /// When the node expires, by the clock of a server. Only its presence is used.
     pub(super) expiration: Option<serde::de::IgnoredAny>,
@@ -163,8 +163,8 @@ impl Refusal {
         self.code == Self::NOT_FOUND
     }
 
-    /// Returns the oldest available revision, if the server tells it, when the requested events are
-    /// no longer available.
+    /// Returns `Some` if the requested events are no longer available. The inner value is the
+    /// oldest available revision, if the server reports it.
     pub(super) fn history_lost(&self) -> Option<Option<Revision>> {
         if !matches!(self.code, 400 | 401) {
             return None;
@@ -175,8 +175,8 @@ impl Refusal {
         Some(oldest.map(Revision::new))
     }
 
-    /// Returns whether this is the bug of 3.5, which answers every update of a directory as if raft
-    /// had failed, and changes nothing: "nodePath /1/d : Not a file ()".
+    /// Returns whether a bug of etcd 3.5 caused this refusal. That version answers every update of
+    /// a directory as if raft had failed, and changes nothing: "nodePath /1/d : Not a file ()".
     fn is_defect_of_3_5(&self) -> bool {
         self.code == 300 && self.cause.starts_with("nodePath ")
     }
@@ -209,7 +209,7 @@ impl Refusal {
     }
 }
 
-/// A request without a definite answer, and whether another attempt may help.
+/// The error of a request without a definite answer, and whether another attempt may help.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) error: Error,
@@ -220,16 +220,16 @@ pub(super) struct Fault {
 /// How a fault was detected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// A server, a connection or the system reported it.
+    /// A server, a connection or the system reported the fault.
     Told,
-    /// The server closed the connection before it answered, or its answer was not HTTP. It may
-    /// speak TLS although the address says plain, or the reverse.
+    /// The server closed the connection before it answered, or its answer was not HTTP. The server
+    /// may speak TLS although the address says `http`, or the reverse.
     Unclear,
     /// The client gave up waiting.
     Clock,
 }
 
-/// Whether to ask again.
+/// Whether to send the request again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Again {
     /// No: the request was understood, and the answer will not change. A write was not applied.
@@ -260,7 +260,7 @@ pub(super) fn keys(answer: &Answer) -> Result<Reply, Fault> {
         return Err(unexpected(answer));
     };
     let refusal = Refusal { code: body.error_code, cause: body.cause, authenticated: answer.authenticated };
-    // After a raft error, a write may have been applied, or may still be.
+    // After a raft error, a write may have been applied, or may be applied later.
     if (answer.status >= 500 || matches!(refusal.code, 300 | 301)) && !refusal.is_defect_of_3_5() {
         let error = refusal.into_error();
         return Err(Fault { error, again: Again::Later, origin: Origin::Told });
@@ -268,7 +268,7 @@ pub(super) fn keys(answer: &Answer) -> Result<Reply, Fault> {
     Ok(Reply { index: Revision::new(body.index), outcome: Err(refusal) })
 }
 
-/// Parses any other answer.
+/// Parses an answer that is not from the keys API.
 pub(super) fn plain<T: DeserializeOwned>(answer: &Answer) -> Result<T, Fault> {
     if answer.status == 200 { object(&answer.body) } else { Err(unexpected(answer)) }
 }
@@ -293,7 +293,7 @@ struct ErrorBody {
 }
 
 fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
-    // The parser's error quotes at most a name, so it cannot reveal a value.
+    // The parser's error quotes at most the name of a field, so it cannot reveal a value.
     serde_json::from_slice(body).map_err(|error| Fault {
         error: Error::new(ErrorKind::Server, "the answer is not the JSON that an etcd v2 server gives").caused_by(error),
         again: Again::Elsewhere,
@@ -313,7 +313,7 @@ fn unexpected(answer: &Answer) -> Fault {
     let message = serde_json::from_slice::<MessageBody>(&answer.body).map(|body| body.message).unwrap_or_default();
     let status = answer.status;
     match status {
-        // Servers written in Go, and nginx, answer with these words.
+        // Servers written in Go, and nginx, answer with these words if they expect TLS.
         400 if answer.body.windows(12).any(|words| words == b"HTTPS server")
             || answer.body.windows(10).any(|words| words == b"HTTPS port") =>
         {
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_300_and_301_are_tried_again() {
+    fn raft_errors_allow_retry() {
         for code in [300, 301] {
             let body = format!(r#"{{"errorCode":{code},"message":"m","cause":"etcdserver: request timed out","index":7}}"#);
             let fault = keys(&answer(500, &body)).unwrap_err();
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn oldest_revision_is_read_from_cause() {
+    fn oldest_revision_is_parsed_from_cause() {
         let lost = |cause| refused(400, 401, cause).history_lost();
         assert_eq!(lost("the requested history has been cleared [132/126]"), Some(Some(Revision::new(132))));
         assert_eq!(lost("gone"), Some(None));
@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn replacement_characters_of_server_are_detected() {
+    fn values_with_replaced_bytes_are_detected() {
         let kv = |node: &str| keys(&answer(200, &format!(r#"{{"action":"get","node":{node}}}"#))).unwrap().outcome.unwrap().node.into_kv();
         for replaced in [r"\ufffd", r"x\ufffdy", r"\\\ufffd", r"\ufffd\ufffd\ufffd", r"\u0000\ufffd", "\u{fffd}\\ufffd"] {
             assert_eq!(kv(&format!(r#"{{"key":"/a","value":"{replaced}"}}"#)).value, LOST, "{replaced}");
@@ -531,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn deepest_key_can_be_listed() {
+    fn deepest_allowed_key_can_be_listed() {
         let mut node = r#"{"key":"/x","value":"v"}"#.to_owned();
         for _ in 0..60 {
             node = format!(r#"{{"key":"/x","dir":true,"nodes":[{node}]}}"#);

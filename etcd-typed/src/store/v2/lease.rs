@@ -4,9 +4,9 @@
 //!
 //! The emulation has limits. No other process sees the lease or can attach keys to it. When this
 //! process ends, the keys expire one by one within the lease's time. Each keep-alive changes the
-//! keys' `modifiedIndex` (without an event); conditions of this process allow for that, those of
-//! others cannot. A key that another client has written or deleted since is no longer attached.
-//! When all attached keys are lost that way, so is the lease.
+//! keys' `modifiedIndex` (without an event). The conditions of this process allow for that; the
+//! conditions of other processes cannot. A key that another client writes or deletes is no longer
+//! attached. If a lease loses all its keys that way, the lease is lost too.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -33,13 +33,14 @@ pub(super) struct Leases(Mutex<Book>);
 
 #[derive(Debug, Default)]
 struct Book {
-    /// Each lease has an asynchronous lock, held during requests. Otherwise a put and a keep-alive
-    /// of one lease would make each other's index stale.
+    /// Each lease has an asynchronous lock, which is held during requests. Otherwise a put and a
+    /// keep-alive of the same lease would make each other's index stale.
     leases: HashMap<LeaseId, Arc<tokio::sync::Mutex<Lease>>>,
     /// The lease that each key was last written with.
     attached: HashMap<Key, LeaseId>,
-    /// The end of each key that was written with a time to live, and the index of that write. The
-    /// server only reports the time in whole seconds, rounded up.
+    /// For each key that was written with a time to live: the index of that write, and the time at
+    /// which the key expires. The server reports the remaining time only in whole seconds, rounded
+    /// up.
     deadlines: HashMap<Key, (Revision, Instant)>,
 }
 
@@ -51,11 +52,12 @@ struct Lease {
     keys: BTreeMap<Key, Attached>,
 }
 
-/// What is known about a key that was written with a lease.
+/// What this process knows about a key that it wrote with a lease.
 #[derive(Clone, Debug, Default)]
 struct Attached {
     created: Revision,
-    /// The index of the put. Later changes were refreshes, which no reader can see.
+    /// The index of the put. Between `written` and `modified` there were only refreshes, which keep
+    /// the value.
     written: Revision,
     /// The index of this process's last put or refresh. `None` while the outcome of a put is
     /// unknown.
@@ -63,21 +65,21 @@ struct Attached {
     /// The values that this process may have written: the last known one, and those whose outcome
     /// is unknown.
     values: Vec<String>,
-    /// A refresh with an unknown outcome was sent, which may have changed the index.
+    /// True if a refresh with an unknown outcome was sent, which may have changed the index.
     unsure: bool,
 }
 
 impl Attached {
-    /// Returns whether this process wrote the current value of the key.
+    /// Returns whether this process wrote `found`, the current value of the key.
     fn is(&self, found: &KeyValue) -> bool {
         let same_life = self.modified.is_none() || found.created == self.created;
         same_life && self.values.iter().any(|value| value.as_bytes() == found.value)
     }
 
-    /// Returns whether this process wrote the value that was read earlier.
+    /// Returns whether this process wrote `found`, which was read earlier.
     fn was(&self, found: &KeyValue) -> bool {
         match self.index() {
-            // A keep-alive may have followed the read.
+            // A keep-alive may have changed the index after the read.
             Some(index) => (self.written..=index).contains(&found.modified),
             None => self.is(found),
         }
@@ -96,8 +98,7 @@ impl Lease {
         (!left.is_zero()).then_some(left)
     }
 
-    /// Ends the lease. A put that has already found the lease and waits for its lock then sees that
-    /// it has ended.
+    /// Ends the lease, also for a put that has already found the lease and waits for its lock.
     fn end(&mut self) {
         self.deadline = Instant::now();
     }
@@ -125,8 +126,8 @@ impl Leases {
         }
     }
 
-    /// Returns the `modifiedIndex` that the key has if it is still attached to the lease, or `None`
-    /// if unknown or not attached.
+    /// Returns the `modifiedIndex` of a key that is attached to the lease, or `None` if the key is
+    /// not attached or the index is unknown.
     pub(super) async fn attached_at(&self, id: LeaseId, key: &Key) -> Option<Revision> {
         let lease = self.find(id)?;
         let lease = lease.lock().await;
@@ -142,7 +143,7 @@ impl Leases {
         attached.was(found)
     }
 
-    /// Records when a key ends. `None` means that it was written without a time to live.
+    /// Records when a key expires. `None` means that it was written without a time to live.
     pub(super) fn ends(&self, key: &Key, written: Revision, deadline: Option<Instant>) {
         let mut book = self.book();
         match deadline {
@@ -175,8 +176,8 @@ impl Leases {
         }
     }
 
-    /// Returns the lease of this process to which a key that was just read is attached. It does not
-    /// wait: while a put or keep-alive uses the lease, the last recorded lease of the key counts.
+    /// Returns the lease that a key that was just read is attached to. Does not wait: while a put
+    /// or keep-alive holds the lock of the lease, returns the lease that is recorded for the key.
     fn of(&self, found: &KeyValue) -> Option<LeaseId> {
         let book = self.book();
         if book.attached.is_empty() {
@@ -189,8 +190,8 @@ impl Leases {
         is_ours.then_some(id)
     }
 
-    /// Returns the current `modifiedIndex` of a key that had this index, if only keep-alives of
-    /// this process have changed it since.
+    /// Returns the current `modifiedIndex` of a key that was read with this index, if only
+    /// keep-alives of this process have changed the index since. Otherwise returns the given index.
     pub(super) async fn follow(&self, key: &Key, revision: Revision) -> Revision {
         let owner = self.book().attached.get(key).copied();
         let Some(lease) = owner.and_then(|id| self.find(id)) else { return revision };
@@ -223,7 +224,7 @@ impl V2Store {
         {
             let mut book = self.leases.book();
             let Book { leases, attached, .. } = &mut *book;
-            // Remove expired leases and their keys. A lease whose lock is held has not expired.
+            // Remove expired leases and their keys. A lease whose lock is held counts as alive.
             leases.retain(|_, lease| lease.try_lock().map_or(true, |lease| lease.left().is_some()));
             attached.retain(|_, owner| leases.contains_key(owner));
             if leases.contains_key(&id) {
@@ -283,8 +284,8 @@ impl V2Store {
         let shared = self.leases.find(id).ok_or_else(|| lost(id))?;
         let mut lease = shared.lock().await;
         let ttl = plan::seconds(lease.left().ok_or_else(|| lost(id))?);
-        // The value is recorded before it is sent. A put that is dropped may have been applied, and
-        // then this process must refresh the key.
+        // The value is recorded before it is sent. If the future of this put is dropped, the server
+        // may still apply the put, and this process must then refresh the key.
         let before = lease.keys.get(key).cloned();
         let mut unsure = before.clone().unwrap_or_default();
         unsure.values.push(value.to_owned());
@@ -324,7 +325,8 @@ impl V2Store {
     /// Renews the time to live of a key. Returns false if the key is no longer attached.
     ///
     /// The request is conditional on the index, so it may be repeated while the outcome of an
-    /// attempt is unknown: at most one copy succeeds, and a read tells whether the first one did.
+    /// attempt is unknown: at most one attempt succeeds, and a read shows whether an earlier
+    /// attempt did.
     async fn refresh(&self, key: &Key, attached: &mut Attached, ttl: Duration) -> Result<bool> {
         let path = &encode::path(key)?;
         self.insist(key, attached, "PUT", |modified| {
@@ -335,9 +337,9 @@ impl V2Store {
         .await
     }
 
-    /// Deletes a key if it is still attached. A key whose put was dropped may appear after this has
-    /// looked for it, and would then remain until its time to live ends. So it is looked for
-    /// repeatedly for a while.
+    /// Deletes a key if it is still attached. If the future of its put was dropped, the server may
+    /// apply the put after the first look-up, and the key would then remain until its time to live
+    /// ends. So the key is looked up repeatedly for the time of one attempt.
     async fn delete_also_late(&self, key: &Key, attached: &Attached) -> Result<()> {
         let deadline = Instant::now() + self.retry.read_attempt_timeout;
         let mut backoff = self.retry.backoff();
@@ -351,7 +353,7 @@ impl V2Store {
         Ok(())
     }
 
-    /// Deletes a key if it is still attached. Returns whether it was.
+    /// Deletes a key if it is still attached. Returns false if the key is no longer attached.
     async fn delete_if_ours(&self, key: &Key, attached: &mut Attached) -> Result<bool> {
         let path = &encode::path(key)?;
         self.insist(key, attached, "DELETE", |modified| {
@@ -361,8 +363,8 @@ impl V2Store {
         .await
     }
 
-    /// Repeats a write that is conditional on the index until it succeeds (true) or the key is no
-    /// longer attached (false).
+    /// Repeats a write that is conditional on the index. Returns true when the write has succeeded,
+    /// and false if the key is no longer attached.
     async fn insist<W, F>(&self, key: &Key, attached: &mut Attached, op: &'static str, write: W) -> Result<bool>
     where
         W: Fn(Revision) -> F,
@@ -372,8 +374,8 @@ impl V2Store {
         let mut backoff = self.retry.backoff();
         loop {
             if let Some(modified) = attached.modified {
-                // Until the answer arrives, and if this future is dropped, the write may have been
-                // applied.
+                // From here until the answer arrives, the write may have been applied, even if this
+                // future is dropped.
                 let unsure = std::mem::replace(&mut attached.unsure, true);
                 match write(modified).await {
                     Ok(Reply { outcome: Ok(change), .. }) => {
@@ -382,8 +384,8 @@ impl V2Store {
                         return Ok(true);
                     }
                     Ok(Reply { outcome: Err(refusal), .. }) if refusal.is_not_found() => return Ok(false),
-                    // All requests of this process were answered, so another client wrote the key,
-                    // even if it has the same value.
+                    // All earlier requests of this process were answered, so another client wrote
+                    // the key, even if the value is the same.
                     Ok(Reply { outcome: Err(refusal), .. }) if refusal.code == Refusal::COMPARE_FAILED && !unsure => return Ok(false),
                     Ok(Reply { outcome: Err(refusal), .. }) if refusal.code == Refusal::COMPARE_FAILED => {}
                     Ok(Reply { outcome: Err(refusal), .. }) => return Err(refusal.into_error().at(key)),
@@ -399,7 +401,8 @@ impl V2Store {
                     }
                 }
             }
-            // Another client wrote the key, or an earlier attempt whose answer was lost.
+            // The index may have been changed by another client, or by an earlier attempt whose
+            // answer was lost.
             let found = match self.read_key(key, Consistency::Linearizable).await {
                 Ok(found) => found,
                 Err(error) if matches!(error.kind(), ErrorKind::IsADirectory | ErrorKind::NotADirectory) => return Ok(false),

@@ -9,31 +9,31 @@
 //!
 //! - A path of more than 3000 bytes in a request, or of more than 60 segments, is refused. A value
 //!   may have 1 MiB.
-//! - If another program wrote a value that is not UTF-8, the server does not return it unchanged.
-//!   Reading it through a handle fails for its key (`Decode`). The [`Store`] returns a text that
-//!   says so instead of the value.
+//! - If another program wrote a value that is not UTF-8, the server does not return it unchanged. A
+//!   read through a handle then fails for this key (`Decode`). The [`Store`] itself returns a text
+//!   in place of the value, which says so.
 //! - The server hides names that begin with `_`. Their keys can be read and written by name, but
 //!   listings and watches of the directories above leave them out.
-//! - Before it deletes, removes or changes the time to live of a directory, the store reads whether
-//!   it is a directory, because the server would do the same to a key with a value. A directory
-//!   that becomes a key in between goes unnoticed. Deleting a directory also deletes the hidden
-//!   names in it.
+//! - Before the store deletes or removes a directory, or changes its time to live, it reads whether
+//!   the key is a directory, because the server would apply the same request to a key with a value.
+//!   The store does not notice if a key with a value replaces the directory after that read.
+//!   Deleting a directory also deletes the hidden names in it.
 //! - This process keeps the leases: it remembers which keys it wrote with which lease, and a
-//!   keep-alive renews each of them. No other process sees them. A keep-alive changes the
-//!   `modifiedIndex` of the keys. Compares of this process allow for that, those of other processes
-//!   do not. When all keys of a lease were written or deleted by others, the lease is lost.
-//! - Servers of 3.5 cannot change the time to live of a directory, because of a bug. The error says
-//!   so.
+//!   keep-alive renews each of these keys. No other process sees the leases. A keep-alive changes
+//!   the `modifiedIndex` of the keys. Compares of this process allow for that; compares of other
+//!   processes do not. When other clients have written or deleted all keys of a lease, the lease is
+//!   lost.
+//! - etcd 3.5 cannot change the time to live of a directory, because of a bug. The error says so.
 //! - A server without the v2 API is refused with [`Unsupported`](crate::ErrorKind::Unsupported).
 //!   etcd 3.6 removed the API, and earlier versions need `--enable-v2=true`. Such a server answers
-//!   with a plain 404. Only then the store asks for its `/version`, which the error names. If an
-//!   address answers with a 404 and is not an etcd, the error is
+//!   with a plain 404. Only then does the store ask for `/version`; the error contains the version.
+//!   If an address answers with a 404 and is not an etcd, the error is
 //!   [`Server`](crate::ErrorKind::Server).
 //! - The cluster behind an endpoint is known only from its answers, so a write may be the first
-//!   request that reaches a restored server. An endpoint that comes back as another cluster is
-//!   still used, and its history counts as new: watches and views start again from the current
-//!   state, and earlier guards are lost. If the list contains endpoints of two clusters, the store
-//!   does not notice (v3 refuses the second).
+//!   request that reaches a restored server. If an endpoint comes back with another cluster id, the
+//!   store goes on using it and treats the history as new: watches and views start again from the
+//!   current state, and earlier guards are lost. If the list contains endpoints of two clusters,
+//!   the store does not notice (v3 refuses the second).
 //! - A server reports wrong passwords and missing permissions with the same error.
 
 mod admin;
@@ -73,7 +73,7 @@ pub struct V2Store {
     retry: RetryPolicy,
     /// How often an idle watch checks its endpoint.
     check_interval: Duration,
-    /// How often an idle watch advances its start.
+    /// How often an idle watch moves its start revision forward.
     progress_interval: Duration,
     capabilities: Capabilities,
 }
@@ -122,8 +122,8 @@ impl Store for V2Store {
 
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
         within_runtime(|| {
-            // Boxed first, here and in `commit`: the future is thousands of bytes large, and each
-            // wrapper would copy it.
+            // The future is boxed first, here and in `commit`, because it has thousands of bytes
+            // and each wrapper would copy it.
             let read = self.retry.one_call(Box::pin(self.read_range(range)));
             Box::pin(read.map(|read| read.map_err(|error| refused_to(error, "a read"))))
         })

@@ -1,5 +1,5 @@
-//! Translates a transaction into the single step that a v2 server can perform, or refuses it. No
-//! I/O.
+//! Translates a transaction into the single step that a v2 server can perform, or refuses it. Does
+//! no I/O.
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ pub(super) const MAX_VALUE: usize = 1 << 20;
 /// key never expires.
 const MAX_TTL: u64 = 3_155_760_000;
 
-/// The maximum length of a value in the condition of a delete, which is part of the address. Longer
-/// values are read and compared.
+/// The maximum length of a value in the condition of a delete, which is part of the URL. For a
+/// longer value, this client reads the key and compares its value.
 const MAX_VALUE_IN_TARGET: usize = 200;
 
 /// A transaction that a v2 server can perform.
@@ -32,10 +32,10 @@ pub(super) struct StepPlan {
     pub(super) read_otherwise: bool,
 }
 
-/// What to do if the conditions hold.
+/// The action to take if the conditions hold.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Nothing; only check the conditions.
+    /// No action; only the conditions are checked.
     Check,
     ReadBelow,
     Read,
@@ -75,13 +75,13 @@ pub(super) enum Guard {
 /// How the conditions of a plan are checked.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Check {
-    /// The server checks them, as part of the request.
+    /// The server checks the conditions as part of the request.
     Server(Guard),
-    /// The server checks them, as part of the request: the key must have the index that it has
-    /// while attached to this lease.
+    /// The server checks the conditions as part of the request. The request requires the index that
+    /// the key has while it is attached to this lease.
     Lease(LeaseId),
-    /// This client checks them, on a read. The request then requires that the key has not changed
-    /// since.
+    /// This client checks the conditions on a read. The write then requires that the key has not
+    /// changed since the read.
     Read,
 }
 
@@ -90,8 +90,8 @@ impl StepPlan {
     ///
     /// # Errors
     ///
-    /// `Invalid` for transactions that no store accepts. `Unsupported` for those that need more
-    /// than one key or request, and for values that are not text. `TooLarge` for a value above
+    /// `Invalid` for transactions that no store accepts. `Unsupported` for transactions that need
+    /// more than one key or request, and for values that are not text. `TooLarge` for a value above
     /// [`MAX_VALUE`]. `InvalidKey` for a write to the root.
     pub(super) fn of(txn: Txn) -> Result<Self> {
         txn.compares.iter().try_for_each(check_compare)?;
@@ -107,8 +107,8 @@ impl StepPlan {
             .as_ref()
             .map(target)
             .or_else(|| txn.compares.first().map(|compare| compare.span.key()))
-            // An empty transaction still returns the revision. This name is hidden from listings
-            // and unused.
+            // An empty transaction still returns the revision, from a read of this key. Its name is
+            // unused and hidden from listings.
             .map_or_else(|| Key::root().descend("_"), Key::clone);
         let mut conditions = Vec::with_capacity(txn.compares.len());
         for compare in txn.compares {
@@ -143,7 +143,7 @@ impl StepPlan {
             [] if writes => Check::Server(Guard::None),
             [Condition::Absent] if writes && !deletes => Check::Server(Guard::Absent),
             [Condition::Present] if writes => Check::Server(Guard::Present),
-            // The server treats zero as no condition.
+            // The server treats an index of zero as no condition.
             [Condition::Modified(revision)] if writes && *revision != Revision::ZERO => Check::Server(Guard::Index(*revision)),
             // The server also ignores an empty value, and a value that is not text cannot be sent.
             [Condition::Value(value)] if writes && !value.is_empty() && std::str::from_utf8(value).is_ok() => {
@@ -155,7 +155,8 @@ impl StepPlan {
     }
 }
 
-/// Returns whether a condition holds for a read. Conditions on a lease are checked by `Leases`.
+/// Returns whether a condition holds for a key that was just read. `Leases` checks the conditions
+/// on a lease.
 pub(super) fn holds(condition: &Condition, found: Option<&KeyValue>) -> bool {
     match (condition, found) {
         (Condition::Absent | Condition::UnchangedSince(_) | Condition::NeverExpires, None) => true,
@@ -166,7 +167,7 @@ pub(super) fn holds(condition: &Condition, found: Option<&KeyValue>) -> bool {
         (Condition::UnchangedSince(revision), Some(kv)) => kv.modified <= *revision,
         (Condition::Value(value), Some(kv)) => kv.value == *value,
         (Condition::NeverExpires, Some(kv)) => kv.ttl.is_none(),
-        // `check_compare` refuses it.
+        // `check_compare` refuses this condition.
         (Condition::Compared(..), Some(_)) => false,
     }
 }
@@ -190,7 +191,7 @@ fn check_compare(compare: &Compare) -> Result<()> {
     }
 }
 
-/// Checks that no list puts a key that it also puts or deletes elsewhere.
+/// Checks that no operation of a list puts a key that another one puts or deletes.
 fn check_written_once(ops: &[Op]) -> Result<()> {
     let writes = |op: &Op, key: &Key| match op {
         Op::Put { key: written, .. } => written == key,
@@ -207,7 +208,7 @@ fn check_written_once(ops: &[Op]) -> Result<()> {
     Ok(())
 }
 
-/// The error for a range of keys.
+/// Returns the error for a range of keys.
 pub(super) fn no_ranges() -> Error {
     Error::new(ErrorKind::Unsupported, "etcd v2 has no ranges of keys: read or watch a directory, or use etcd v3")
 }
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_that_v2_cannot_express_are_checked_by_client() {
+    fn conditions_unknown_to_v2_are_checked_by_client() {
         let long = Bytes::from("x".repeat(4000));
         for txn in [
             put(Some(Condition::Modified(Revision::ZERO))),
@@ -320,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn several_keys_are_refused_with_advice() {
+    fn transactions_on_several_keys_are_refused() {
         let (a, b) = (key("/a"), key("/b"));
         let value = || Bytes::from_static(b"v");
         let with = |compares, then, otherwise| Txn { compares, then, otherwise };
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn newest_is_refused_with_advice() {
+    fn newest_operation_is_refused_with_advice() {
         let newest = || vec![Op::Newest { below: key("/q"), before: None, limit: 1 }];
         let refusal = |txn| {
             let error = StepPlan::of(txn).unwrap_err();
@@ -363,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn unusable_values_and_root_are_refused() {
+    fn unusable_values_and_root_writes_are_refused() {
         let txn = |value: Bytes| Txn { then: vec![Op::put(&key("/a"), value)], ..Txn::default() };
         assert_eq!(StepPlan::of(txn(Bytes::from_static(b"\xff"))).unwrap_err().kind(), ErrorKind::Unsupported);
         assert_eq!(StepPlan::of(txn(Bytes::from(vec![b'a'; MAX_VALUE + 1]))).unwrap_err().kind(), ErrorKind::TooLarge);
@@ -373,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn client_evaluates_each_condition_on_present_and_absent_key() {
+    fn client_evaluates_every_condition() {
         let (one, two) = (Revision::new(1), Revision::new(2));
         let kv = KeyValue {
             key: Bytes::from_static(b"/a"),
@@ -405,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn ttl_is_whole_bounded_seconds() {
+    fn ttl_is_rounded_to_accepted_seconds() {
         assert_eq!(seconds(Duration::ZERO), 1);
         assert_eq!(seconds(Duration::from_millis(1)), 1);
         assert_eq!(seconds(Duration::from_secs(60)), 60);

@@ -1,5 +1,5 @@
-//! The queue between the task of a watch and its reader. It is bounded, and it never ends without a
-//! last item.
+//! The bounded queue between the task of a watch and its reader. The queue always ends with a last
+//! item.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const MAX_ITEMS: usize = 1024;
 /// The maximum bytes of buffered items. A single item may be larger.
 const MAX_BYTES: usize = 16 << 20;
 
-/// Returns a queue and a function that builds its reader for a task.
+/// Returns a queue, and a function that builds the reader from the handle of the task.
 pub(super) fn queue() -> (Queue, impl FnOnce(JoinHandle<()>) -> Items) {
     let (sender, receiver) = mpsc::channel(MAX_ITEMS);
     let (last, end) = oneshot::channel();
@@ -56,7 +56,7 @@ impl Queue {
     }
 }
 
-/// The reader's end of the queue. Dropping it ends the task, and so the request.
+/// The reader's end of the queue. Dropping the reader aborts the task, which ends the request.
 #[derive(Debug)]
 pub(super) struct Items {
     receiver: mpsc::Receiver<WatchItem>,
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_are_bounded_except_one_large_item() {
+    async fn only_single_item_may_exceed_byte_limit() {
         let (queue, items) = queue();
         let mut items = items(idle());
         assert!(queue.push(batch(MAX_BYTES + 1)));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn vanished_task_yields_error() {
+    async fn reader_gets_error_when_task_ends() {
         let (queue, items) = queue();
         let mut items = items(idle());
         drop(queue);

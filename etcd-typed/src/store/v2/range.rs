@@ -50,12 +50,12 @@ impl V2Store {
         Ok(reply)
     }
 
-    /// Adds what this process knows about the keys but the server does not report.
+    /// Adds the leases and the exact times to live, which the server does not report.
     fn complete(&self, reply: &mut RangeReply) {
         reply.kvs.iter_mut().for_each(|kv| self.leases.complete(kv));
     }
 
-    /// Reads the contents of a directory. If it does not exist, the reply is empty.
+    /// Reads the contents of a directory. If the directory does not exist, the reply is empty.
     pub(super) async fn read_below(&self, key: &Key, consistency: Consistency, depth: Depth) -> Result<RangeReply> {
         let parameters = match depth {
             Depth::All => Parameters::default().flag("recursive"),
@@ -89,7 +89,7 @@ impl V2Store {
 /// How much of a directory is read.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Depth {
-    /// Only the entries of the directory, to see whether it is one.
+    /// Only the direct entries, to see whether the key is a directory.
     One,
     All,
 }

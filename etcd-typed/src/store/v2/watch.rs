@@ -1,10 +1,10 @@
-//! The long polls of a watch, in a separate task.
+//! Runs the long polls of a watch in a separate task.
 //!
 //! The client uses neither `stream=true`, which silently loses events, nor `quorum` with `wait`,
-//! which does not wait. While a poll is open, its endpoint is probed, because a poll does not show
-//! that a server hangs or has lost the other members. The start of the watch is also advanced. The
-//! server keeps only the last 1000 events of the whole store, so a watch without events for a long
-//! time could not resume after a cut.
+//! which does not wait. While a poll is open, the task probes its endpoint, because a poll does not
+//! show that a server hangs or has lost contact with the other members. The task also moves the
+//! start of the watch forward. The server keeps only the last 1000 events of the whole store, so a
+//! watch that got no event for a long time could otherwise not resume after a cut.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +21,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 use crate::store::{Span, Watch, WatchItem, WatchStream};
 
-/// A silent poll is replaced early once the store is this many events ahead, out of its window of
-/// 1000 events.
+/// A poll without an answer is replaced early once the store is this many events ahead of it. The
+/// server keeps 1000 events.
 const ROTATE_BEHIND: u64 = 250;
 
 /// The pause after an answer without a new event, so that a server or proxy that repeats an answer
@@ -54,14 +54,14 @@ impl V2Store {
     }
 }
 
-/// Follows one watch on one endpoint.
+/// The task of one watch, which uses one endpoint.
 struct Follower {
     http: Arc<Http>,
     at: EndpointIndex,
     machine: Machine,
-    /// How often an open poll is checked.
+    /// How often the endpoint is probed while a poll is open.
     check_interval: Duration,
-    /// How often a silent poll is replaced.
+    /// How often a poll without an answer is replaced.
     progress_interval: Duration,
 }
 
@@ -69,15 +69,15 @@ struct Follower {
 #[expect(clippy::large_enum_variant, reason = "the value is short-lived")]
 enum Opened {
     Poll(OpenPoll),
-    /// The last item of the watch.
+    /// The watch is over, with this last item.
     Over(WatchItem),
 }
 
 /// A registered poll.
 struct OpenPoll {
     poll: Poll,
-    /// The store's revision when the poll was registered. Its answer covers matching events up to
-    /// this revision.
+    /// The store's revision when the poll was registered. The server answers at once if there is a
+    /// matching event up to this revision.
     index: Revision,
     opened: Instant,
 }
@@ -85,25 +85,25 @@ struct OpenPoll {
 /// What happened while a poll was open.
 enum Happened {
     Answer(Answer),
-    /// No event; the endpoint works, and another poll has replaced this one.
+    /// The poll has no event and the endpoint works. Another poll has replaced it.
     Replaced(OpenPoll),
-    /// No event, and the endpoint works.
+    /// The poll has no event and the endpoint works.
     Idle {
         replaceable: bool,
     },
 }
 
 impl Follower {
-    /// Opens the first poll. If the server has not reached the start, asks it again with a
-    /// linearizable read, because it may lag.
+    /// Opens the first poll. If the server's revision is below the start of the watch, reads it
+    /// again with a linearizable read, because the server may lag behind.
     async fn start(&self, start: Revision) -> Result<Opened> {
         let opened = self.open(self.machine.yielded()).await?;
         if let Opened::Poll(OpenPoll { index, .. }) = &opened
             && *index < start
         {
             let index = self.http.probe(self.at, &self.machine.probe()?, Duration::ZERO).await.inspect_err(|_| self.http.leave(self.at))?;
-            // The index zero means that the server refused the read, so it says nothing about the
-            // store.
+            // An index of zero means that the server refused the read. Such an index says nothing
+            // about the store.
             if index < start && index != Revision::ZERO {
                 return Ok(Opened::Over(WatchItem::Behind(index)));
             }
@@ -125,8 +125,7 @@ impl Follower {
         queue.finish(last);
     }
 
-    /// Follows one poll from its registration to its answer or replacement. Returns the last item,
-    /// if this ends the watch.
+    /// Waits until a poll is answered or replaced. Returns the last item if the watch ends.
     async fn follow(&mut self, current: &mut OpenPoll, queue: &Queue) -> Result<Option<WatchItem>> {
         let mut replaceable = true;
         let mut next_check = current.opened + self.check_interval;
@@ -152,7 +151,7 @@ impl Follower {
         }
     }
 
-    /// Handles the answer of a poll and opens the next one.
+    /// Queues the event in the answer of a poll, and opens the next poll.
     async fn take(&mut self, answer: Answer, current: &mut OpenPoll, queue: &Queue) -> Result<Option<WatchItem>> {
         let change = match json::keys(&answer).map_err(cut)?.outcome {
             Ok(change) => change,
@@ -176,7 +175,7 @@ impl Follower {
         Ok(None)
     }
 
-    /// Waits until `when`, probes the endpoint, and replaces the poll if it is time to.
+    /// Waits until `when`, probes the endpoint, and replaces the poll if that is due.
     ///
     /// The new poll starts after the index at which the old one was registered. Matching events up
     /// to that index would have answered the old poll at once, but there was no answer although the

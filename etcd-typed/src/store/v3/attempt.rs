@@ -1,5 +1,6 @@
-//! `Core`: sends one request to an endpoint, and repeats it as its errors allow. `status.rs` decides
-//! what an error means; this file acts on it. `call.rs` adds the token.
+//! `Core`: sends a request to an endpoint, and repeats the request as its errors allow. `status.rs`
+//! decides what an error means; this file acts on that decision. `call.rs` adds the token of the
+//! user.
 
 use std::time::Duration;
 
@@ -32,8 +33,8 @@ pub(super) struct Core {
     pub(super) auth: Auth,
     pub(super) retry: RetryPolicy,
     connect_timeout: Duration,
-    /// Whether an endpoint is checked before it gets a write. True with TLS, and if there is
-    /// another endpoint.
+    /// Whether the client checks an endpoint before a write if the endpoint has not answered yet,
+    /// or not since its last failure. True with TLS, and with several endpoints.
     probes: bool,
 }
 
@@ -48,7 +49,7 @@ impl Core {
         })
     }
 
-    /// Makes a call with this token, repeated as its errors allow, until `deadline`.
+    /// Makes a call with this token. Repeats the call as its errors allow, until `deadline`.
     pub(super) async fn attempts<Q, A>(
         &self,
         method: &Method<Q, A>,
@@ -66,8 +67,9 @@ impl Core {
         Ok(answer)
     }
 
-    /// This function and [`attempt_into`](Self::attempt_into) hold everything that does not depend on
-    /// the message types, so that it is compiled once.
+    /// Does the work of [`attempts`](Self::attempts). This function and
+    /// [`attempt_into`](Self::attempt_into) do not depend on the message types, so that their code
+    /// is compiled once.
     pub(super) async fn attempts_into(
         &self,
         method: &Untyped,
@@ -79,13 +81,14 @@ impl Core {
     ) -> Result<(), Failure> {
         let mut backoff = self.retry.backoff();
         let mut may_have_applied = false;
-        // The endpoints that refused the request for a reason that may not apply to others. They
-        // are not asked again, so the call ends with such a refusal only when all endpoints refuse.
+        // The endpoints that refused the request for a reason that may not apply to other
+        // endpoints. The call does not ask these endpoints again, and ends with such a refusal only
+        // when all endpoints refuse.
         let mut refused = Vec::new();
         let mut foreign = None;
         let call_began = Instant::now();
         let mut began = call_began;
-        // The failure of the last attempt that was not cut short by the end of the call.
+        // The failure of the last attempt that the end of the call did not cut short.
         let mut met = None;
         loop {
             let slot = self.endpoints.pick_but(&refused);
@@ -136,8 +139,9 @@ impl Core {
         }
     }
 
-    /// Returns the failure of a call that ran out of time before its own request was sent: the last
-    /// failed attempt since it began, else `words`.
+    /// Returns the failure of a call whose time ended before its request was sent. The failure
+    /// contains the reason of the last failed attempt since `began`, or `words` if no attempt
+    /// failed.
     pub(super) fn out_of_time(&self, began: Instant, words: &str) -> Failure {
         let met = self.endpoints.met_since(began).map(Failure::before_sending);
         met.unwrap_or_else(|| Failure::by_clock(Row::TimedOut, words)).after_giving_up(self.retry.call_timeout)
@@ -186,8 +190,8 @@ impl Core {
         let metadata = Metadata { leader: how.leader, token };
         let behind = connection.behind();
         if how.proof && self.needs_proof(slot, &behind, how) {
-            // Boxed, like the handling of an answer from another cluster: both are rare, and
-            // thousands of calls may wait.
+            // Boxed, like the handling of an answer from another cluster. Both are rare, and would
+            // enlarge the futures of thousands of waiting calls.
             Box::pin(self.prove(slot, &connection, how, token, limit)).await.map_err(Failure::before_sending)?;
         }
         let as_write = as_write(slot, method, how, request);
@@ -203,19 +207,19 @@ impl Core {
         Ok(())
     }
 
-    /// Returns whether a write must not be sent over a connection yet. The connection may lead to
-    /// another cluster. If the endpoint has not answered since it last failed, the server may also
-    /// be frozen, or may refuse the client's certificate, which it says only after the handshake. A
-    /// write sent there would be in doubt.
+    /// Returns whether the endpoint must answer another request before it gets a write. The
+    /// connection may lead to another cluster. If the endpoint has not answered yet, or not since
+    /// its last failure, the server may also be frozen, or may refuse the client's certificate,
+    /// which it reports only after the handshake. The outcome of a write would then be unknown.
     fn needs_proof(&self, slot: &Slot, behind: &Behind, how: How) -> bool {
-        // Before the first answer, the client belongs to no cluster, so nothing can differ.
+        // Before the first answer, the client belongs to no cluster, so any cluster is right.
         let known = self.endpoints.cluster.id();
         let unknown = known != 0 && behind.get() != known;
         unknown || (self.probes && !how.repeatable && !slot.is_proven())
     }
 
     /// Checks that an endpoint is alive and belongs to the client's cluster. One request serves all
-    /// writes that wait for it.
+    /// writes that wait for the check.
     async fn prove(
         &self,
         slot: &Slot,
@@ -245,14 +249,14 @@ impl Core {
         };
         *last = proof.as_ref().err().map(|failure| (Instant::now(), failure.clone()));
         proof?;
-        // etcd's `grpc-proxy` answers this itself and names no cluster.
+        // etcd's `grpc-proxy` answers this request itself, without a cluster id.
         behind.set(self.endpoints.cluster.id());
         slot.succeeded();
         Ok(())
     }
 
-    /// Accepts an answer if it comes from the client's cluster, or from one that the client now
-    /// moves on to.
+    /// Accepts an answer if it comes from the client's cluster, or from a cluster that the client
+    /// now moves to.
     pub(super) async fn recognize(&self, slot: &Slot, behind: &Behind, header: Option<&ResponseHeader>) -> Result<(), Failure> {
         let id = header.map_or(0, |header| header.cluster_id);
         if id == 0 {
@@ -275,7 +279,7 @@ impl Core {
         Err(Failure::new(Row::ForeignCluster, words))
     }
 
-    /// Asks all endpoints for their cluster, and moves on to another cluster if they agree on it.
+    /// Asks all endpoints for their cluster, and moves to another cluster if they agree on it.
     async fn survey(&self) {
         let cluster = &self.endpoints.cluster;
         let known = cluster.id();
@@ -295,8 +299,8 @@ impl Core {
         };
     }
 
-    /// Returns the id of the cluster behind a new connection to this endpoint, or `None` if it does
-    /// not answer. An existing connection may lead to a server that is gone.
+    /// Returns the cluster id that this endpoint sends over a new connection, or `None` if the
+    /// endpoint does not answer. An existing connection may lead to a server that is gone.
     async fn cluster_at(&self, slot: &Slot) -> Option<u64> {
         let limit = Instant::now() + self.connect_timeout;
         let connection = timeout_at(limit, slot.another_connection()).await.ok()?.ok()?;
@@ -333,9 +337,9 @@ impl Unanswered {
     }
 }
 
-/// Sends one request on a connection that is ready. The answer must begin before `first`, which it
-/// does once the server has processed the request. It must be complete before `whole`, because a
-/// large answer may take long on a slow line.
+/// Sends one request on a connection that is ready. The answer must begin before `first`; a server
+/// begins the answer once it has processed the request. The answer must be complete before `whole`,
+/// which may be later, because a large answer may take long on a slow line.
 pub(super) async fn send<Q, A>(
     connection: Connection,
     method: &Method<Q, A>,
@@ -365,8 +369,8 @@ async fn send_into(
     let began = Instant::now();
     let late = |_| Unanswered::TimedOut(began.elapsed());
     let (mut requests, mut answers) = connection.begin(method.path, metadata).map_err(Unanswered::Refused)?;
-    // The request side stays open, because a proxy may forward a stream only while it is: etcd's
-    // `grpc-proxy` never answers a keep-alive whose request side has ended.
+    // The request side stays open, because a proxy may forward a stream only while its request side
+    // is open: etcd's `grpc-proxy` never answers a keep-alive whose request side has ended.
     requests.send(request, method.shape == Shape::Unary);
     timeout_at(first, answers.begun()).await.map_err(late)?.map_err(Unanswered::Refused)?;
     let answer = async {
@@ -382,7 +386,7 @@ async fn send_into(
     timeout_at(whole, answer).await.map_err(late)?.map_err(Unanswered::Refused)?;
     if method.shape == Shape::FirstOfStream {
         // The server then sees a stream that ended normally instead of a cancelled one. The outcome
-        // of the call does not depend on it.
+        // of the call does not depend on that.
         requests.end();
         let _ = timeout(GOODBYE, answers.next_into(&mut ())).await;
     }

@@ -1,10 +1,10 @@
-//! Turns user and password into a token. One login serves all calls that wait for a token; a new
-//! login follows when the server refuses the token.
+//! Logs in with user and password, and gets a token. One login serves all calls that wait for a
+//! token; a new login follows when the server refuses the token.
 //!
 //! A simple token expires after it was unused for `--auth-token-ttl` (300 s by default), a JWT at a
 //! fixed time, and either kind after some changes of users and roles. If authentication was
-//! switched off, the server says so to a login. There is no token then, because servers since 3.4
-//! refuse every token while authentication is off.
+//! switched off, the server answers a login with an error that says so. The client then sends no
+//! token, because servers since 3.4 refuse every token while authentication is off.
 //!
 //! Each login costs the server a password check, about 70 ms of a core. So a pause follows each
 //! failed login. After a refused login, the pause doubles up to
@@ -38,9 +38,9 @@ impl Auth {
         Ok(session)
     }
 
-    /// Returns a session newer than the refused one. This is the current one if another caller has
-    /// logged in since, otherwise that of a new login. `with` is the error that refused the old
-    /// one.
+    /// Returns a session newer than the refused one: the current session if another caller has
+    /// logged in meanwhile, else the session of a new login. `with` is the error with which the
+    /// server refused the old session.
     ///
     /// # Errors
     ///
@@ -71,8 +71,8 @@ impl Auth {
     }
 }
 
-/// Logs in at `begin`, in its own task, so that a caller that gives up does not cancel the login
-/// for the others.
+/// Logs in at `begin`, in a separate task, so that a caller that gives up does not cancel the login
+/// for the other callers.
 fn log_in(core: Arc<Core>, generation: u64, begin: Instant) -> Login {
     let task = tokio::spawn(async move {
         sleep_until(begin).await;

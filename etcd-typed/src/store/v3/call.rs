@@ -1,4 +1,5 @@
-//! Makes calls with the token of the current session, and logs in again when the server refuses it.
+//! Makes calls with the token of the current session, and logs in again when the server refuses the
+//! token.
 
 use std::sync::Arc;
 
@@ -41,7 +42,8 @@ impl Core {
         Ok(answer)
     }
 
-    /// Does not depend on the message types, so that it is compiled once.
+    /// Does the work of [`call`](Self::call). Does not depend on the message types, so that its
+    /// code is compiled once.
     async fn call_into(
         self: &Arc<Self>,
         method: &Untyped,

@@ -1,9 +1,9 @@
-//! The endpoints of a cluster and their connections, and the choice of the next endpoint. `call.rs`
-//! decides what to send and how often.
+//! The endpoints of a cluster and their connections, and the choice of the next endpoint.
+//! `attempt.rs` decides what to send and how often.
 //!
-//! The client does not balance over the list. With balancing, one dead endpoint of two fails a
-//! third of the calls, and a frozen one hangs them (grpc-rust #2839). Instead it uses one endpoint
-//! for everything until that fails, then the next one in the list.
+//! The client does not balance calls over the endpoints. With balancing, a third of the calls fail
+//! if one of two endpoints is dead, and hang if one is frozen (grpc-rust #2839). Instead, the
+//! client uses one endpoint for all calls until that endpoint fails, then the next one in the list.
 
 use std::future::pending;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,9 +22,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::PerRuntime;
 use crate::store::connect::{ConnectOptions, Endpoint};
 
-/// The purpose of a connection. Each lane has its own connection, so that none waits for another: a
-/// watch that is not read fills the window of its connection, and calls and keep-alives on the same
-/// connection would hang (seen with 4 unread watches).
+/// The purpose of a connection. Each lane has its own connection, so that no lane waits for
+/// another: a watch that is not read fills the window of its connection, and calls and keep-alives
+/// on the same connection would hang (seen with 4 unread watches).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
     Calls,
@@ -37,11 +37,11 @@ pub(super) enum Lane {
 pub(super) struct Endpoints {
     /// The endpoints, at least one.
     slots: Vec<Slot>,
-    /// The endpoint in use, as an index to be taken modulo the number of slots.
+    /// The index of the endpoint in use, modulo the number of slots.
     current: AtomicUsize,
     pub(super) cluster: Cluster,
     connect_timeout: Duration,
-    /// The last failure without an answer from a server, and its time.
+    /// The last failure of an endpoint other than a timeout, and when it happened.
     met: Mutex<Option<(Instant, Failure)>>,
 }
 
@@ -62,8 +62,8 @@ pub(super) struct Lanes {
     calls: Mutex<Option<Connecting>>,
     watches: Mutex<Option<Connecting>>,
     leases: Mutex<Option<Connecting>>,
-    /// Held by the call that checks whether the endpoint may get writes. Contains the time and
-    /// reason of the last failed check.
+    /// The lock is held by the call that checks whether the endpoint may get writes. The value is
+    /// the time and reason of the last failed check.
     pub(super) proof: tokio::sync::Mutex<Option<(Instant, Failure)>>,
 }
 
@@ -83,9 +83,9 @@ type Connecting = Shared<BoxFuture<'static, Result<Connection, Status>>>;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Health {
-    /// The failures since the endpoint last answered.
+    /// The number of failures since the endpoint last answered.
     failures: u32,
-    /// Until this time, all other endpoints are preferred.
+    /// The client prefers all other endpoints until this time.
     suspect_until: Option<Instant>,
     /// When the endpoint last failed, if it has not answered since.
     failed_at: Option<Instant>,
@@ -94,7 +94,7 @@ struct Health {
     coalescing: Coalescing,
 }
 
-/// Whether the server behind a connection can take several reads coalesced into one transaction.
+/// Whether several reads may be sent to the server behind a connection as one transaction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Coalescing {
     #[default]
@@ -109,7 +109,7 @@ const FIRST_SUSPICION: Duration = Duration::from_millis(50);
 const LONGEST_SUSPICION: Duration = Duration::from_secs(5);
 
 impl Endpoints {
-    /// Returns the endpoints, not connected yet.
+    /// Creates the endpoints without connecting.
     pub(super) fn new(options: &ConnectOptions) -> Result<Self> {
         options.endpoints.iter().try_for_each(Endpoint::check)?;
         let slots = options.endpoints.iter().map(|endpoint| Slot::new(endpoint, options)).collect::<Result<Vec<_>>>()?;
@@ -133,15 +133,15 @@ impl Endpoints {
         &self.slots
     }
 
-    /// Remembers why an attempt failed. A call whose time ends during another attempt reports this
-    /// reason.
+    /// Remembers why an attempt failed, unless it timed out. A call whose time ends during another
+    /// attempt reports this reason.
     pub(super) fn meet(&self, failure: &Failure) {
         if failure.verdict().endpoint_failed && !failure.by_clock {
             *self.met.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), failure.clone()));
         }
     }
 
-    /// Returns the last such failure if it happened after `began`.
+    /// Returns the failure that [`meet`](Self::meet) last remembered, if it happened after `began`.
     pub(super) fn met_since(&self, began: Instant) -> Option<Failure> {
         let met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
         let (when, failure) = met.as_ref()?;
@@ -173,15 +173,15 @@ impl Endpoints {
         let chosen =
             chosen.or_else(|| order.by_ref().min_by_key(|&index| self.slots.get(index).and_then(|slot| slot.suspect_until()))).unwrap_or(0);
         if chosen != current {
-            // Another caller may have changed it meanwhile. Either choice is fine.
+            // Another caller may have changed `current` meanwhile. Either choice is fine.
             self.current.store(chosen, Ordering::Relaxed);
         }
         #[expect(clippy::indexing_slicing, reason = "`new` refuses an empty list, and `chosen` is below its length")]
         &self.slots[chosen]
     }
 
-    /// Returns the connection of this endpoint for this lane, ready for the next call. Opens one if
-    /// there is none.
+    /// Returns the connection of this endpoint for this lane, ready for the next call. Opens a
+    /// connection if the lane has none.
     pub(super) async fn connection(&self, slot: &Slot, lane: Lane) -> Result<Connection, Status> {
         let mut connection = self.connected(slot, lane).await?;
         if connection.ready().await.is_err() {
@@ -202,7 +202,8 @@ impl Endpoints {
                 Some((connecting, None)) => connecting.clone(),
                 Some((_, Some(_))) | None => {
                     if lane == Lane::Calls {
-                        // The new connection may lead to another server, or to another version.
+                        // The new connection may lead to another server, or to a server of another
+                        // version.
                         slot.set_coalescing(Coalescing::Unknown);
                     }
                     place.insert(connect(slot, self.connect_timeout)).clone()
@@ -240,7 +241,8 @@ impl Slot {
         self.health().proven
     }
 
-    /// Records the outcome of a request that the endpoint refused or failed.
+    /// Records whether a failed request was a failure of the endpoint or a refusal, which is an
+    /// answer.
     pub(super) fn judge(&self, verdict: Verdict) {
         if verdict.endpoint_failed { self.failed() } else { self.succeeded() }
     }
@@ -270,7 +272,7 @@ impl Slot {
         self.health().coalescing = coalescing;
     }
 
-    /// Replaces `from` by `to`. Returns false if the state is not `from`.
+    /// Changes the coalescing state from `from` to `to`. Returns false if the state is not `from`.
     pub(super) fn move_coalescing(&self, from: Coalescing, to: Coalescing) -> bool {
         let mut health = self.health();
         let moved = health.coalescing == from;
@@ -298,13 +300,13 @@ impl Slot {
     }
 }
 
-/// Opens a connection in its own task, so that the next caller can use it even if this caller gives
-/// up.
+/// Opens a connection in a separate task, so that the next caller can use the connection even if
+/// this caller gives up.
 fn connect(slot: &Slot, limit: Duration) -> Connecting {
     let target = slot.target.clone();
     let task = tokio::spawn(async move {
-        // A silent server may be waiting for the rest of a line that never ends, so after half the
-        // time the client finds out what the port speaks.
+        // A silent server may speak another protocol and wait for the rest of a request line. So
+        // after half the time, the client finds out which protocol the server speaks.
         let explained = async {
             sleep(limit / 2).await;
             match target.contradiction(limit / 4).await {

@@ -1,20 +1,20 @@
-//! Decides which cluster a client belongs to, and when it moves on to another one.
+//! Decides which cluster a client belongs to, and when the client moves to another one.
 //!
-//! Every answer of etcd names its cluster, and the first answer decides which cluster a client
+//! Every answer of etcd contains a cluster id, and the first answer decides which cluster a client
 //! belongs to. A server that was restored or emptied comes back at the same address with another
 //! cluster id. A server of another cluster that was listed by mistake looks the same. A client
 //! tells the two apart by asking all of its endpoints ([`agreed`]):
 //!
-//! - If all endpoints that answer name the same other id, and they are more than half of the list,
-//!   the cluster was replaced. The client moves on, and everything it knew of the former history is
-//!   void ([`Cluster::history`]).
-//! - Otherwise the endpoint is not used. So a client stays while members are restored one after
-//!   another and an old member still answers. It also stays when one of two endpoints is foreign
-//!   and the right one is down.
+//! - If all endpoints that answer send the same new id, and they are more than half of the list,
+//!   the cluster was replaced. The client moves to the new cluster, and everything it knew of the
+//!   former history is void ([`Cluster::history`]).
+//! - Otherwise the client does not use the endpoint. So a client keeps its cluster while members
+//!   are restored one after another and an old member still answers. A client also keeps its
+//!   cluster when one of two endpoints belongs to another cluster and the right one is down.
 //!
-//! No write is sent over a connection before an answer has named the cluster behind it (`call.rs`).
-//! If only the answer to the write named another cluster, the write would already have been applied
-//! there.
+//! Once a client belongs to a cluster, it writes no key over a connection before an answer over
+//! that connection has shown the cluster id (`attempt.rs`). If the client saw another cluster id
+//! only in the answer to the write, that cluster would already have applied the write.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,12 +34,13 @@ pub(super) struct Cluster {
     /// The id of the cluster; 0 until the first answer.
     id: AtomicU64,
     history: Arc<AtomicU64>,
-    /// Held by the call that asks all endpoints. Contains when they last failed to agree. Each
-    /// runtime has its own, because a call on a runtime that is not driven would block the others.
+    /// The lock is held by the call that asks all endpoints. The value is the time at which they
+    /// last failed to agree. Each runtime has its own lock, because a call on a runtime that is not
+    /// driven would block the others.
     pub(super) survey: PerRuntime<Mutex<Option<Instant>>>,
 }
 
-/// The history in which an object, such as a watch stream, began.
+/// The history in which an object, such as a watch stream, was created.
 #[derive(Clone, Debug)]
 pub(super) struct Origin {
     history: u64,
@@ -64,22 +65,22 @@ impl Cluster {
         }
     }
 
-    /// Moves the client to this cluster, whose history is a new one.
+    /// Moves the client to this cluster, which has a new history.
     pub(super) fn move_to(&self, id: u64) {
-        // A call on another runtime may have moved it already.
+        // A call on another runtime may have moved the client already.
         if self.id.swap(id, Ordering::Relaxed) != id {
             // A reader that sees the new number also sees the new id.
             self.history.fetch_add(1, Ordering::Release);
         }
     }
 
-    /// Returns how often the client has moved on. Revisions, leases and watches of an earlier
-    /// number are void.
+    /// Returns how often the client has moved to another cluster. Revisions, leases and watches
+    /// from before the last move are void.
     pub(super) fn history(&self) -> u64 {
         self.history.load(Ordering::Acquire)
     }
 
-    /// Returns the current history, for an object that begins in it.
+    /// Returns the current history, for an object that is created now.
     pub(super) fn present(&self) -> Origin {
         Origin { history: self.history(), current: Arc::clone(&self.history) }
     }
@@ -106,8 +107,8 @@ impl Behind {
     }
 }
 
-/// Returns the cluster that a client of `known` moves on to. `named` has the id that each endpoint
-/// named, or `None` if it did not answer.
+/// Returns the cluster that a client of cluster `known` moves to. `named` has the cluster id that
+/// each endpoint sent, or `None` if the endpoint did not answer.
 pub(super) fn agreed(known: u64, named: &[Option<u64>]) -> Option<u64> {
     let mut answers = named.iter().flatten();
     let new = *answers.next()?;
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn client_moves_to_new_cluster_if_most_endpoints_agree_and_none_differs() {
+    fn client_moves_if_unanimous_majority_sends_new_id() {
         for (named, moves) in [
             (&[NEW][..], true),
             (&[None], false),
@@ -152,7 +153,7 @@ mod tests {
             // A member that is gone for good does not block the client.
             (&[None, NEW, NEW], true),
             (&[None, None, NEW], false),
-            // Members that are restored one after another.
+            // In the next cases, members are restored one after another.
             (&[NEW, OLD, OLD], false),
             (&[NEW, NEW, OLD], false),
             (&[NEW, OTHER, NEW], false),

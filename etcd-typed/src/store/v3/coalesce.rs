@@ -2,18 +2,19 @@
 //! the connection is busy.
 //!
 //! One request with a hundred reads costs the server and the client a small part of a hundred
-//! requests. So while a few reads are in flight, further reads wait until one of those ends, or for
-//! a moment, and then go out together as one read-only transaction. The transaction is as
-//! linearizable as each read alone, because it is sent after all of the reads were called. Reads of
-//! the same key become one read in it; if no other key waits, the request is that single read. A
-//! read that finds the connection idle is sent at once, unchanged. Otherwise it first yields, so
-//! that other tasks can add their reads.
+//! requests. So while a few reads are in flight, further reads wait until one of those ends, but
+//! only for a moment. The waiting reads are then sent together as one read-only transaction. The
+//! transaction is as linearizable as each read alone, because it is sent after all of its reads
+//! were called. Reads of the same key become one read in the transaction; if no other key waits,
+//! the request is that single read. A read that finds the connection idle is sent at once,
+//! unchanged. While other reads are in flight, a task yields before it sends, so that other tasks
+//! can add their reads.
 //!
-//! A question about a directory is a read that returns at most one key, without its value: which
-//! key was modified since a revision, and how many keys there are. The server may read the whole
-//! directory for it, so questions about large directories are sent alone.
+//! A question about a directory is a read that returns at most one key, without its value. It asks
+//! which key was modified since a revision, and how many keys exist. The server may read the whole
+//! directory to answer, so questions about large directories are sent alone.
 //!
-//! The transaction is one attempt. If it fails, each reader sends its own request, and so gets its
+//! The transaction is sent once. If it fails, each reader sends its own request, and so gets its
 //! own error within its own time limit.
 
 mod solo_keys;
@@ -44,16 +45,16 @@ use solo_keys::SoloKeys;
 /// transactions become too small to help.
 const IN_FLIGHT: usize = 2;
 
-/// The longest time that a read waits for one of those to end. A distant server answers many
-/// requests as fast as one, and a hanging server must not delay later reads.
+/// The longest time that a read waits for one of these requests to end. A distant server answers
+/// many requests as fast as one, and a hanging server must not delay later reads.
 const LONGEST_WAIT: Duration = Duration::from_millis(1);
 
-/// The longest value that is coalesced at the next read. For longer values, the bytes cost more
-/// than the request, and they would delay the other reads in the transaction.
+/// The longest value of a key whose next read is coalesced. The bytes of a longer value cost more
+/// than a separate request, and would delay the other reads in the transaction.
 const LONGEST_VALUE: usize = 16 * 1024;
 
-/// The largest directory, in keys, whose next question is coalesced. etcd reads it in a
-/// millisecond.
+/// The largest directory, in keys, about which the next question is coalesced. etcd reads such a
+/// directory in a millisecond.
 const MOST_COUNTED: i64 = 1000;
 
 /// The time limit for asking a server for its version.
@@ -64,7 +65,7 @@ pub(super) struct CoalescedReads {
     core: Arc<Core>,
     /// The maximum number of reads in one transaction.
     most: usize,
-    /// One permit for each request that may be in flight before others wait.
+    /// One permit for each request that may be in flight before further reads wait.
     places: Arc<Semaphore>,
     /// The waiting reads. While there are any, a task exists that will send them.
     waiting: Mutex<Waiting>,
@@ -98,8 +99,8 @@ impl Wanted {
 }
 
 impl Hash for Wanted {
-    /// Requests with the same key seldom differ in anything else, and thousands of watches that
-    /// begin together are hashed one by one.
+    /// Hashes only the key, because this must be fast when thousands of watches begin together, and
+    /// requests with the same key seldom differ in anything else.
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.key.hash(state);
     }
@@ -111,8 +112,8 @@ struct Group {
     outcomes: Vec<oneshot::Sender<Outcome>>,
 }
 
-/// The duty to send the waiting reads. If its task ends first, dropping this drops their senders,
-/// which wakes the readers.
+/// The duty to send the waiting reads. If the task ends before it has sent them, dropping this
+/// value drops the senders of their outcomes, which wakes the readers.
 struct PendingSend {
     reads: Arc<CoalescedReads>,
     done: bool,
@@ -122,8 +123,8 @@ struct PendingSend {
 enum Outcome {
     /// The answer, shared by all readers of the same request.
     Answered(Arc<RangeResponse>),
-    /// The reader must send its own request. It inherits the permit of the shared request, if there
-    /// was one.
+    /// The reader must send its own request. The reader inherits the permit of the shared request,
+    /// if there was one.
     Alone(Alone, Option<OwnedSemaphorePermit>),
 }
 
@@ -133,7 +134,7 @@ enum Alone {
     /// Coalescing was not needed or not possible.
     FromTheStart,
     /// The transaction would fail again: a key is too long or not permitted for this user, or the
-    /// whole was too large.
+    /// whole request was too large.
     Refused,
     /// The endpoint or the connection failed.
     Broken,
@@ -215,8 +216,9 @@ impl CoalescedReads {
         }
     }
 
-    /// Called before a read-only transaction is sent. If it is unknown whether the server can take
-    /// it unchanged, asks for the version, so that later transactions know.
+    /// Asks the server for its version, unless the client knows already whether the server can take
+    /// a read-only transaction unchanged. Called before such a transaction is sent; later
+    /// transactions use the answer.
     pub(super) fn expect_read_txn(&self) {
         if self.core.endpoints.pick().coalescing() == Coalescing::Unknown {
             self.ask_version();
@@ -244,15 +246,15 @@ impl CoalescedReads {
         timeout_at(deadline, told)
     }
 
-    /// Sends the waiting reads as soon as a permit is free, or after a moment. It runs in its own
-    /// task, which a reader that gives up does not end.
+    /// Sends the waiting reads as soon as a permit is free, or after a moment. A separate task does
+    /// this, because a reader may give up.
     fn send_soon(self: &Arc<Self>) {
         let pending = PendingSend { reads: Arc::clone(self), done: false };
         tokio::spawn(async move {
             let reads = Arc::clone(&pending.reads);
             let place = timeout(LONGEST_WAIT, Arc::clone(&reads.places).acquire_owned()).await.ok().and_then(Result::ok);
-            // The permit may come from a request that just ended. The readers it answered are about
-            // to read again, so let them run first.
+            // The permit may come from a request that just ended. The readers that got its answer
+            // are about to read again, so let them run first.
             yield_now().await;
             reads.send(pending.groups(), place).await;
         });
@@ -431,14 +433,14 @@ fn is_coalescible(request: &RangeRequest) -> bool {
     plain && [*revision, *max_create_revision, (*sort_order).into(), (*sort_target).into()] == [0; 4]
 }
 
-/// Whether a request that may be coalesced is a question about a directory, and not a read of one
-/// key.
+/// Returns whether a request is a question about a directory that can be coalesced, and not a read
+/// of one key.
 fn is_question(request: &RangeRequest) -> bool {
     !request.range_end.is_empty() && is_coalescible(request)
 }
 
-/// Copies the values of an answer that several readers share. Otherwise each reader that keeps its
-/// value, as a watch does, would copy it.
+/// Copies the values of an answer that several readers share out of the received message. Otherwise
+/// each reader that keeps a value, as a watch does, would copy it.
 fn compact(answer: &mut RangeResponse) {
     for kv in &mut answer.kvs {
         kv.value = Bytes::copy_from_slice(&kv.value);
@@ -460,8 +462,8 @@ fn ranges(answer: TxnResponse, count: usize) -> Option<Vec<RangeResponse>> {
     answer.responses.into_iter().map(range).collect()
 }
 
-/// Marks that the version is being asked for. It resets the mark when its task is dropped, which
-/// may happen early if the runtime ends.
+/// Marks an endpoint while the client asks for its version. Dropping this value resets the mark,
+/// even if the task ends early with its runtime.
 struct Asking<'s>(&'s Slot);
 
 impl Drop for Asking<'_> {

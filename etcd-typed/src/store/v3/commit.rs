@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::revision::LeaseId;
 use crate::store::{Capabilities, Committed, Txn};
 
-/// The attempts of a write whose shared lease does not exist on the server.
+/// The maximum number of attempts of a write whose shared lease no longer exists on the server.
 const ATTEMPTS: u32 = 3;
 
 /// Implements [`Store::commit`](crate::store::Store::commit).
@@ -32,7 +32,8 @@ pub(super) async fn commit(reads: &Arc<CoalescedReads>, ttls: &TtlLeases, capabi
     };
     match outcome {
         Ok(committed) => Ok(committed),
-        // Boxed, because it is rare, and thousands of calls may wait.
+        // Boxed, because errors are rare, and this code would enlarge the futures of thousands of
+        // waiting calls.
         Err(error) => Err(at(Box::pin(rights::explained(core, txn, error)).await)),
     }
 }

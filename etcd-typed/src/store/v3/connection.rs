@@ -33,27 +33,28 @@ use super::cluster::Behind;
 use super::grpc::{Local, Status};
 use super::spawn;
 
-/// How much a server may send on one stream before it is read: as much as a gigabit line carries in
-/// 30 ms.
+/// How many bytes a server may send on one stream before the client reads them: as many as a
+/// gigabit line carries in 30 ms.
 const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
 
-/// How much a server may send on all streams of a connection together before it is read.
+/// How many bytes a server may send on all streams of a connection together before the client reads
+/// them.
 const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 
 /// The maximum size of the headers and trailers of an answer, which include the message of an
 /// error.
 const LONGEST_HEADERS: u32 = 64 * 1024;
 
-/// The stream limit before the server has sent its own. No server can send this value, because the
-/// limit on the wire is a 32-bit number or absent.
+/// The stream limit until the server has sent one. No server can send this value, because the limit
+/// on the wire is a 32-bit number or absent.
 const UNTOLD: usize = usize::MAX - 1;
 
 /// How long a broken stream waits for the reason that its connection ended. `h2` reports the end of
 /// the stream first.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
-/// A connection that was open when last used. Clones share it. It closes when the last clone is
-/// dropped and all its calls have ended.
+/// A connection that was open when last used. Clones share the connection. It closes when the last
+/// clone is dropped and all its calls have ended.
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
     sender: SendRequest<Bytes>,
@@ -73,7 +74,7 @@ struct ConnectionState {
     begun: AtomicBool,
     /// Passes streams with a long message to the connection's task, which assembles the message.
     long: Long,
-    /// The cluster that last answered.
+    /// The id of the cluster that last answered.
     behind: Behind,
     /// Set when requests seem to be lost while answers still arrive. Calls under way continue, but
     /// new calls should use another connection.
@@ -84,9 +85,9 @@ struct ConnectionState {
 
 impl Connection {
     /// Connects, waits until the server has shown that it speaks HTTP/2, and spawns the task that
-    /// moves the frames. No request is sent before that. So no write is left in doubt by a peer
-    /// that does not speak HTTP/2, by a frozen server, or by one that refuses the client's
-    /// certificate. The server's first frame also tells its stream limit.
+    /// moves the frames. No request is sent before that. Otherwise the outcome of a write would be
+    /// unknown if the peer does not speak HTTP/2, is frozen, or refuses the client's certificate.
+    /// The server's first frame also contains its stream limit.
     pub(super) async fn open(target: &Target) -> Result<Self, Status> {
         Self::over(target.dial().await?, target).await
     }
@@ -174,7 +175,7 @@ fn without_settings(cause: Option<h2::Error>) -> Status {
     let local = match cause {
         None => Local::HungUp("the server closed the connection".to_owned()),
         Some(cause) if cause.is_library() => Local::NotGrpc(format!("the server does not speak HTTP/2 ({cause})")),
-        // The server may have refused the client's certificate in TLS, which only this text tells.
+        // The server may have refused the client's TLS certificate. Only this text says so.
         Some(cause) if cause.is_io() => Local::Broken { end: Some(cause.to_string()), cause: Arc::new(cause) },
         Some(cause) => Local::NotSent(cause.to_string()),
     };
@@ -184,20 +185,20 @@ fn without_settings(cause: Option<h2::Error>) -> Status {
 impl ConnectionState {
     /// Returns the status of a call whose stream failed with `cause`.
     async fn broken(&self, cause: h2::Error) -> Status {
-        // `h2` tells a stream that its connection ended, but not why.
+        // `h2` reports on a stream that the connection ended, but not why.
         let ended = cause.is_io() || cause.is_go_away();
         let end = if ended { timeout(LAST_WORDS, self.end.wait()).await.ok().cloned() } else { None };
         Local::Broken { end, cause: Arc::new(cause) }.into()
     }
 }
 
-/// A call under way. Dropping this marks its end.
+/// A call under way. Dropping this value marks the end of the call.
 #[derive(Debug)]
 struct UnderWay {
     shared: Arc<ConnectionState>,
-    /// Whether the server has not begun to answer.
+    /// True until the server begins to answer.
     asked: bool,
-    /// The number of calls under way when this one began, itself included.
+    /// The number of calls under way when this call began, including this call.
     place: usize,
 }
 
@@ -287,8 +288,8 @@ async fn move_frames(
 
 impl KeepAlive {
     /// Waits until the peer no longer answers pings. Only an answered ping shows that requests
-    /// arrive too, because the data read may be answers to other streams. Pings are sent only while
-    /// calls are under way: a server closes connections that ping without one (its
+    /// still reach the server, because other data may answer earlier requests. Pings are sent only
+    /// while calls are under way: a server closes a connection that sends pings without a call (its
     /// `PermitWithoutStream` is false).
     async fn is_dead(&self, pings: Option<PingPong>, shared: &ConnectionState) {
         let Some(mut pings) = pings else { return pending().await };
@@ -310,7 +311,7 @@ impl KeepAlive {
                 biased;
                 answer = &mut answer => match answer {
                     Ok(_) => return true,
-                    // The connection has ended, and its own error tells why.
+                    // The connection has ended, and its own error says why.
                     Err(_) => return pending().await,
                 },
                 () = sleep_until(asked + self.limit) => {

@@ -46,7 +46,7 @@ pub(super) enum Code {
 /// An error that the client detected, as opposed to a status from a server.
 #[derive(Clone, Debug)]
 pub(super) enum Local {
-    /// There is no connection, or it accepts no more calls.
+    /// No connection is open, or the connection accepts no more calls.
     NotSent(String),
     /// The server closed a new connection before its protocol was known.
     HungUp(String),
@@ -71,7 +71,7 @@ pub(super) enum Local {
     },
     /// The answer ended too early.
     Ended(&'static str),
-    /// A proxy that cannot reach a server.
+    /// A proxy answered that it cannot reach a server.
     NobodyBehind(StatusCode),
     /// A proxy refuses requests of this size.
     RefusedByProxy(StatusCode),
@@ -224,7 +224,8 @@ mod tests {
         assert_eq!(said(b"16", Some(b"50%25 of %C3%A4")), Some(Err((Code::Unauthenticated, "50% of ä".to_owned()))));
     }
 
-    /// Anything else counts as an error, and its message is kept as far as it is readable.
+    /// A status that is not a known number counts as `Unknown`. Its message is kept as far as it is
+    /// readable.
     #[test]
     fn invalid_status_is_an_error() {
         for status in [&b"17"[..], b"-1", b"", b"00x", b"99999999999999999999999", b"\xff"] {

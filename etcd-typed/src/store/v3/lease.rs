@@ -1,4 +1,4 @@
-//! Grants, renews, queries and revokes leases. Each is one call on the connection for leases.
+//! Grants, renews, queries and revokes leases, over the connection for leases.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +63,7 @@ pub(super) async fn grant(core: &Arc<Core>, id: LeaseId, ttl: Duration) -> Resul
 pub(super) async fn keep_alive(core: &Arc<Core>, id: LeaseId) -> Result<Duration> {
     let answer = core.call(&LEASE_KEEP_ALIVE, How::LEASE, LeaseKeepAliveRequest { id: lease_number(id) }).await;
     let answer = answer.map_err(|failure| of_lease(id, failure))?;
-    // For a lease that does not exist, the server answers a time of zero.
+    // For a lease that does not exist, the server answers with a time of zero.
     if answer.ttl <= 0 { Err(Error::new(ErrorKind::LeaseLost, format!("lease {id} does not exist"))) } else { Ok(time(answer.ttl)) }
 }
 
@@ -88,7 +88,7 @@ fn of_lease(id: LeaseId, failure: Failure) -> Error {
 pub(super) async fn time_to_live(core: &Arc<Core>, id: LeaseId) -> Result<Option<Duration>> {
     let how = How { write: false, ..How::LEASE };
     match core.call(&LEASE_TIME_TO_LIVE, how, LeaseTimeToLiveRequest { id: lease_number(id) }).await {
-        // For a lease that does not exist, the server answers -1.
+        // For a lease that does not exist, the server answers with a time of -1.
         Ok(answer) => Ok((answer.ttl >= 0).then(|| time(answer.ttl))),
         Err(Failure { row: Row::LeaseNotFound, .. }) => Ok(None),
         Err(failure) => Err(failure.into()),

@@ -1,12 +1,12 @@
 //! etcd v3 over gRPC: `V3Store`. Needs etcd 3.4 or later.
 //!
-//! Pure modules: `wire` (the messages), `grpc` (how a call ends), `kv` and `status` (what messages
-//! and statuses mean). `connection` is one connection, and `channel` holds the connections of all
-//! endpoints. `cluster` decides which cluster's answers are accepted. `attempt` sends a request,
-//! again if needed, and `read_only_txn` changes a read-only transaction for servers that may crash
-//! on it. `session` holds the token, `auth` logs in, and `call` makes a call with the token.
-//! `coalesce` combines several reads into one call. `range`, `commit`, `lease` and `watch`
-//! implement the methods of the store.
+//! Modules without I/O: `wire` (the messages), `grpc` (how a call ends), `kv` and `status` (what
+//! messages and statuses mean). `connection` is one connection, and `channel` holds the connections
+//! of all endpoints. `cluster` decides which cluster's answers are accepted. `attempt` sends a
+//! request and repeats it if needed, and `read_only_txn` changes a read-only transaction for
+//! servers that may crash on it. `session` holds the token, `auth` logs in, and `call` makes a call
+//! with the token. `coalesce` combines several reads into one call. `range`, `commit`, `lease` and
+//! `watch` implement the methods of the store.
 
 mod attempt;
 mod auth;
@@ -56,9 +56,8 @@ use crate::store::{
 /// The name of this store in metrics and events.
 const NAME: &str = "v3";
 
-/// Spawns a task on the current runtime. The compiler generates tokio's task code for each type of
-/// future, and twice each, because tokio boxes large futures. Boxing every future here leaves one
-/// type.
+/// Spawns a task on the current runtime. The compiler generates tokio's task code twice for each
+/// type of future, because tokio boxes large futures. Boxing every future here leaves one type.
 fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     let task: BoxFuture<'static, ()> = Box::pin(task);
     tokio::spawn(task);
@@ -74,7 +73,7 @@ pub struct V3Store {
     addresses: Vec<String>,
 }
 
-/// The state shared by the callers of one runtime only. Its waiters depend on tasks of that
+/// The state that only the callers on one runtime share. Its waiters depend on tasks of that
 /// runtime, which make no progress while the runtime is not driven.
 struct Own {
     reads: Arc<CoalescedReads>,

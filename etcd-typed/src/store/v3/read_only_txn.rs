@@ -3,10 +3,10 @@
 //! etcd 3.5.0 to 3.5.6 runs a read-only transaction with the context of its request, and panics if
 //! the request is cancelled at the wrong moment (etcd issues 14110 and 14891). No client can rule
 //! out cancellation: a caller may give up, and a connection may break. A transaction that writes is
-//! proposed to raft and applied with a context of its own. So a server that is not known to be safe
-//! gets one more operation: an empty transaction. It makes the request count as a write
-//! (`isTxnReadonly` in `v3_server.go`), but it changes nothing, makes no revision and needs no
-//! permission.
+//! proposed to raft and applied with a context of its own. So for a server that is not known to be
+//! safe, the client adds one more operation: an empty transaction. This operation makes the request
+//! count as a write (`isTxnReadonly` in `v3_server.go`), but changes nothing, makes no revision and
+//! needs no permission.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -17,7 +17,8 @@ use super::wire::{TXN, Untyped};
 
 /// `RequestOp { request: Txn(TxnRequest {}) }` as one more element of `TxnRequest::failure`.
 /// protobuf merges concatenated messages, so these bytes can be appended to any transaction. The
-/// element is not in `success`, which may already hold as many operations as a server accepts.
+/// element is not added to `success`, which may already hold as many operations as a server
+/// accepts.
 const EMPTY_TRANSACTION: [u8; 4] = [0x1a, 2, 0x22, 0];
 
 /// The frame of a message starts with a flag and the length.
@@ -27,7 +28,8 @@ const PREFIX: usize = FLAG + size_of::<u32>();
 /// A read-only transaction for a server that might panic on it.
 pub(super) struct AsWrite<'r>(&'r dyn Sent);
 
-/// Returns the request to send to this endpoint instead of `request`, if it needs protection.
+/// Returns the request to send to this endpoint instead of `request`, if the server needs
+/// protection.
 pub(super) fn as_write<'r>(slot: &Slot, method: &Untyped, how: How, request: &'r dyn Sent) -> Option<AsWrite<'r>> {
     let only_reads = !how.write && method.path == TXN.path;
     (only_reads && slot.coalescing() != Coalescing::Allowed).then_some(AsWrite(request))

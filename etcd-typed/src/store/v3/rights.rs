@@ -37,7 +37,7 @@ impl Access {
         Self { span: span.clone(), right: Right::Read }
     }
 
-    /// Turns the error of a refused call into one that names this right.
+    /// Turns the error of a refused call into an error that names this right.
     fn refusal(&self, error: Error) -> Error {
         let what = match self.span {
             Span::Key(_) => "this key",
@@ -95,7 +95,7 @@ fn accesses(txn: &Txn) -> Vec<Access> {
                 }
                 add(span, Right::Delete);
             }
-            // The v3 store refuses these before it sends a request.
+            // The v3 store refuses these operations before it sends a request.
             Op::MakeDir { .. } | Op::UpdateDir { .. } | Op::RemoveDir { .. } => {}
         }
     }
@@ -111,7 +111,8 @@ pub(super) fn unreadable(span: &Span, error: Error) -> Error {
 /// rights.
 ///
 /// The right is found by bisection with transactions that perform nothing: the server checks the
-/// rights for both lists, but without a compare it never performs the second one.
+/// rights for both lists, but it performs the second list only if a compare fails, and these
+/// transactions have no compare.
 pub(super) async fn explained(core: &Arc<Core>, txn: &Txn, error: Error) -> Error {
     if error.kind() != ErrorKind::PermissionDenied {
         return error;
@@ -142,7 +143,7 @@ pub(super) async fn explained(core: &Arc<Core>, txn: &Txn, error: Error) -> Erro
     }
 }
 
-/// Returns whether the server refuses one of these accesses, or `None` if it did not tell.
+/// Returns whether the server refuses one of these accesses, or `None` if the server did not say.
 async fn is_denied(core: &Arc<Core>, accesses: &[Access], deadline: Instant) -> Option<bool> {
     let failure = accesses.iter().map(Access::operation).collect();
     let request = TxnRequest { failure, ..TxnRequest::default() };

@@ -18,8 +18,8 @@ use crate::store::connect::Credentials;
 /// The longest pause after a login whose token the server does not accept.
 const LONGEST_TOKEN_PAUSE: Duration = Duration::from_millis(100);
 
-/// The longest pause after a login whose token belongs to an older state of users and roles. While
-/// users and roles change all the time, a token is valid for milliseconds, and each login is
+/// The longest pause after a login whose token is refused because users or roles changed again.
+/// While users and roles change all the time, a token is valid for milliseconds, and each login is
 /// another chance. Under load, with changes every 10 ms and a `call_timeout` of 3 s, a call failed
 /// in 4 of 10 runs with the pause above, and in 3 of 15 with this one.
 const LONGEST_PAUSE_OF_CHANGES: Duration = Duration::from_millis(10);
@@ -37,9 +37,10 @@ pub(super) struct State {
     pub(super) pause: Pause,
 }
 
-/// The token that calls are sent with.
+/// The result of a login: the token that calls are sent with.
 pub(super) struct Session {
-    /// The number of logins so far. It tells a refused token from one that was renewed since.
+    /// The number of logins so far. A call whose token was refused uses this number to find out
+    /// whether another call has logged in since.
     pub(super) generation: u64,
     /// `None` without credentials, or if authentication is off.
     pub(super) token: Option<HeaderValue>,
@@ -50,8 +51,8 @@ pub(super) struct Session {
 /// The pause before the next login.
 pub(super) struct Pause {
     backoff: Backoff,
-    /// When the last login was answered. `None` if it failed because of an outage, after which no
-    /// pause is needed.
+    /// When the last login was answered. `None` before the first login, and after a login that
+    /// failed because of an outage, which needs no pause.
     since: Option<Instant>,
     /// The refusal of the last login, if it was refused.
     pub(super) refusal: Option<Failure>,
@@ -74,8 +75,8 @@ impl Session {
 }
 
 impl Pause {
-    /// Returns when the next login may begin, now that `session` is refused. A login must follow
-    /// each call of this.
+    /// Returns when the next login may begin, after the server has refused `session`. Each call of
+    /// this method may lengthen the pause, so a login must follow it.
     pub(super) fn end(&mut self, session: &Session, refused: Row) -> Instant {
         let now = Instant::now();
         let Some(since) = self.since else { return now };
@@ -136,7 +137,7 @@ mod tests {
 
     use super::*;
 
-    /// How long the login after each of eight refusals of a new token waits.
+    /// Returns how long each of eight logins waits, if the server refuses every new token.
     async fn pauses(refused: Row, has_served: bool) -> Vec<Duration> {
         let mut pause = Pause { backoff: RetryPolicy::default().backoff(), since: None, refusal: None };
         let mut pauses = Vec::new();

@@ -2,10 +2,10 @@
 //! and decides about retries.
 //!
 //! The gRPC code alone says too little: an answer that is too large and a compacted revision share
-//! a code, and so do a stopping server and one that cannot be reached. So the source of the error
-//! comes first. An error detected by the client is a [`Local`]. For an answer of a server, the
-//! message decides, and the code only if the message is unknown. Each [`Row`] is a case that was
-//! seen with etcd 3.4.23, 3.5.1 or 3.5.30, or that is in etcd's sources
+//! a code, and so do a stopping server and one that cannot be reached. So the first question is who
+//! reported the error. An error that the client detected is a [`Local`]. For an error from a
+//! server, the message decides; the code counts only if the message is unknown. Each [`Row`] is a
+//! failure that was seen with etcd 3.4.23, 3.5.1 or 3.5.30, or that appears in etcd's sources
 //! (`api/v3rpc/rpctypes/error.go`).
 
 use std::error::Error as StdError;
@@ -24,13 +24,13 @@ pub(super) enum Row {
     /// processing it.
     NotSent,
     /// The server is closing its connection gracefully and did not begin the request. Another
-    /// connection accepts it at once.
+    /// connection accepts the request at once.
     TurnedAway,
     /// The TLS handshake failed, because of the server's certificate or because only one side uses
     /// TLS. A handshake that was merely cut off is [`Row::NotSent`].
     TlsRefused,
-    /// The server refused the client's certificate, or requires one. It says so only after the
-    /// handshake.
+    /// The server refused the client's certificate, or requires one. The server says so only after
+    /// the handshake.
     IdentityRefused,
     /// The peer does not speak HTTP/2 or gRPC.
     NotGrpc,
@@ -49,7 +49,7 @@ pub(super) enum Row {
     /// answer, so a write may have been applied.
     Failing,
     /// This member cannot serve the request (it is a learner, or not the leader). Another member
-    /// may.
+    /// may be able to.
     NotThisMember,
     /// Too many requests wait to be applied. The server refused the request before proposing it.
     TooManyRequests,
@@ -67,7 +67,7 @@ pub(super) enum Row {
     AuthChanged,
     /// User or password is wrong.
     LoginRefused,
-    /// Authentication is off, so there is no login.
+    /// Authentication is off, so nobody can log in.
     AuthDisabled,
     PermissionDenied,
     Compacted,
@@ -77,7 +77,7 @@ pub(super) enum Row {
     CorruptCluster,
     /// The answer comes from another cluster than the client's.
     ForeignCluster,
-    /// The client has moved on to another cluster, so calls to the former one are void.
+    /// The client has moved to another cluster, so calls to the former cluster are void.
     ClusterReplaced,
     /// The server does not know the method.
     UnknownCall,
@@ -105,7 +105,7 @@ pub(super) enum Repeat {
 pub(super) struct Verdict {
     pub(super) kind: ErrorKind,
     pub(super) repeat: Repeat,
-    /// Whether a write may have been applied, or may still be.
+    /// Whether a write may have been applied, or may be applied later.
     pub(super) may_have_applied: bool,
     /// Whether another endpoint should be asked next.
     pub(super) endpoint_failed: bool,
@@ -156,7 +156,7 @@ impl Row {
     }
 }
 
-/// Returns the kind of failure of a status.
+/// Classifies the status of a failed call.
 pub(super) fn classify(status: &Status) -> Row {
     match status {
         Status::Local(local) => of_local(local),
@@ -178,7 +178,7 @@ fn of_local(local: &Local) -> Row {
     }
 }
 
-/// h2 reports TLS alerts only as text.
+/// Classifies a broken stream or connection. `h2` reports TLS alerts only as text.
 fn broken(end: &str, cause: &h2::Error) -> Row {
     let words = cause.to_string();
     let says = |text: &str| words.contains(text) || end.contains(text);
@@ -197,18 +197,19 @@ pub(super) fn words_of_a_server(words: &str) -> Option<Row> {
     const TABLE: &[(&str, Row)] = &[
         ("trying to send message larger than max", Row::AnswerTooLarge),
         ("etcdserver: no leader", Row::NoLeader),
-        // raft returns this before it appends an entry; etcd passes it on with the code `Unknown`.
+        // raft returns this error before it appends an entry; etcd passes the error on with the
+        // code `Unknown`.
         ("raft proposal dropped", Row::NoLeader),
         ("leader changed", Row::LeaderChanged),
         ("request timed out", Row::TimedOut),
         ("deadline exceeded", Row::TimedOut),
         ("applied index took too long", Row::Failing),
         ("server stopped", Row::Failing),
-        // raft returns this to a request that waits for its proposal to be accepted, which may have
-        // happened (`raft/node.go`, `stepWithWaitOption`).
+        // raft returns this error to a request that waits until its proposal is accepted. The
+        // proposal may have been accepted already (`raft/node.go`, `stepWithWaitOption`).
         ("raft: stopped", Row::Failing),
         // A stopping server or proxy cancels the requests that it is serving. A call that its own
-        // caller cancelled never gets here.
+        // caller cancelled is never classified.
         ("request cancelled", Row::Failing),
         ("request canceled", Row::Failing),
         ("context canceled", Row::Failing),
@@ -269,7 +270,7 @@ pub(super) struct Failure {
     pub(super) row: Row,
     /// Whether a write may have been applied, by this attempt or an earlier one.
     pub(super) may_have_applied: bool,
-    /// Whether it failed before the request itself was sent.
+    /// Whether the attempt failed before the request itself was sent.
     unsent: bool,
     /// Whether the client gave up waiting, without an error from the server or the connection.
     pub(super) by_clock: bool,
@@ -283,12 +284,12 @@ impl Failure {
         Self { cause: Some(status.clone()), ..Self::new(classify(&status), format!("{endpoint}: {}", words(&status))) }
     }
 
-    /// Marks the failure as one before the request itself was sent.
+    /// Records that the request itself was not sent.
     pub(super) fn before_sending(self) -> Self {
         Self { unsent: true, ..self }
     }
 
-    /// Marks the failure as the end of a call whose earlier attempts may have been applied.
+    /// Records whether an earlier attempt of the call may have been applied.
     pub(super) fn after(mut self, may_have_applied: bool) -> Self {
         self.may_have_applied |= may_have_applied;
         self
@@ -326,7 +327,7 @@ impl Failure {
 
     /// Adds to the message that the call used up its time.
     pub(super) fn after_giving_up(self, call_timeout: Duration) -> Self {
-        // A login within the call may have added it already.
+        // A login within the call may have added this text already.
         if self.words.contains("; gave up after ") {
             return self;
         }
@@ -337,7 +338,7 @@ impl Failure {
 /// A server's message for a missing right.
 const DENIED: &str = "etcdserver: permission denied";
 
-/// The client's replacement for it, if the missing right is unknown.
+/// The client's replacement for [`DENIED`] if the missing right is unknown.
 pub(super) const NOT_ALLOWED: &str = "the roles of the user do not allow it";
 
 impl From<Failure> for Error {

@@ -44,9 +44,9 @@ impl Tls {
                 let error = cause.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
                 let (words, is_tls) = match error {
                     Some(error) => (explain(error, Whose::Server), !matches!(error, rustls::Error::InvalidMessage(_))),
-                    // An etcd without TLS closes the connection during the handshake, because the
-                    // handshake is no request that it knows. So does a server that dies in the
-                    // middle of it.
+                    // An etcd without TLS closes the connection during the handshake, because it
+                    // does not recognise the handshake as a request. A server that dies in the
+                    // middle of the handshake does the same.
                     None => return Err(Local::HungUp(cause.to_string()).into()),
                 };
                 return Err(Local::Tls { words, cause: Arc::new(cause), is_tls }.into());

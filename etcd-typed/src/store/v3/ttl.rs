@@ -1,9 +1,9 @@
 //! Leases for writes with a time to live. Each such write needs a lease, and the lease stays on the
 //! server for its whole time.
 //!
-//! So the client makes a lease slightly longer than requested, and writes with the same time to
-//! live share it during the extra time. No key expires earlier than its write asked for. Kubernetes
-//! does the same for its events.
+//! To need fewer leases, the client grants a lease slightly longer than requested, and writes with
+//! the same time to live share the lease during the extra time. No key expires earlier than its
+//! write asked for. Kubernetes does the same for its events.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,8 +19,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::revision::LeaseId;
 use crate::telemetry;
 
-/// The divisor of the time to live that gives the extra time of its lease: one twentieth. Writes
-/// share the lease for that long.
+/// The time to live divided by this number is the extra time of its lease. Writes share the lease
+/// during the extra time.
 const SURPLUS: i64 = 20;
 
 /// The shortest time to live, in seconds, whose lease is shared. Shorter leases end soon anyway,
@@ -44,7 +44,7 @@ struct SharedLease {
     id: LeaseId,
     /// When the lease was requested.
     asked: Moment,
-    /// How many writes use it. Writes that gave it back do not count.
+    /// How many writes use the lease. Writes that gave the lease back do not count.
     shares: u32,
 }
 
@@ -53,8 +53,8 @@ struct SharedLease {
 pub(super) struct Given {
     pub(super) id: LeaseId,
     seconds: i64,
-    /// The lease was granted for an earlier write, and may have ended since without this client
-    /// knowing.
+    /// True if the lease was granted for an earlier write. The lease may have ended since without
+    /// this client knowing.
     pub(super) is_old: bool,
 }
 
@@ -104,7 +104,7 @@ impl TtlLeases {
         }
     }
 
-    /// Removes a lease that the server does not have.
+    /// Removes a lease that no longer exists on the server.
     pub(super) async fn forget(&self, given: Given) {
         let slot = self.slots().get(&given.seconds).cloned();
         if let Some(slot) = slot {

@@ -25,8 +25,8 @@ pub(super) struct Method<Q, A> {
     types: PhantomData<fn(Q) -> A>,
 }
 
-/// What the header of an answer must contain. Without it, the answer does not come from etcd. A
-/// peer that sends an empty message must not pass for one that performed the request.
+/// What the header of an answer must contain. An answer without that content does not come from
+/// etcd. A peer that sends an empty message must not pass for a server that performed the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Header {
     /// The cluster id, and the revision of the store, which is at least 1.
@@ -45,8 +45,8 @@ pub(super) type Untyped = Method<(), ()>;
 pub(super) enum Shape {
     /// The method has one request and one answer.
     Unary,
-    /// A bidirectional stream, opened for one request and its first answer. The server ends it when
-    /// the request side ends.
+    /// A bidirectional stream, opened for one request and its first answer. The server ends the
+    /// stream when the request side ends.
     FirstOfStream,
     /// Like `FirstOfStream`, but the server keeps the stream open until it is cancelled.
     FirstOfLastingStream,
@@ -97,15 +97,15 @@ pub(super) const MEMBER_LIST: Method<MemberListRequest, MemberListResponse> =
 pub(super) const STATUS: Method<StatusRequest, StatusResponse> = Method::unary("/etcdserverpb.Maintenance/Status", Header::Cluster);
 pub(super) const AUTHENTICATE: Method<AuthenticateRequest, AuthenticateResponse> =
     Method::unary("/etcdserverpb.Auth/Authenticate", Header::Cluster);
-/// A watch that is created only for its first answer, which names the cluster. Every server sends
-/// it, to every user and even without a leader. A user who may not watch is refused by an answer
-/// and not by a gRPC status.
+/// A watch that is created only for its first answer, which contains the cluster id. Every server
+/// sends this answer, even without a leader, and even to a user without permission to watch: the
+/// server refuses the watch in an answer and not with a gRPC status.
 pub(super) const FIRST_OF_WATCH: Method<WatchRequest, WatchResponse> =
     Method::first_of_stream(WATCH, Shape::FirstOfLastingStream, Header::Nothing);
 /// The watch stream. It is no [`Method`], because it stays open.
 pub(super) const WATCH: &str = "/etcdserverpb.Watch/Watch";
 
-/// An answer with a header, which names the cluster.
+/// An answer with a header, which contains the cluster id.
 pub(super) trait Answer: Received {
     /// Returns the header, if the server sent one.
     fn header(&self) -> Option<&ResponseHeader>;

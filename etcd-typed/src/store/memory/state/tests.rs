@@ -1,4 +1,4 @@
-//! The rules of the history, one test for each.
+//! Tests the rules of the history, one test for each rule.
 
 use super::*;
 use crate::key::Key;
@@ -61,7 +61,7 @@ fn version_counts_until_delete() {
 }
 
 #[test]
-fn unchanged_store_keeps_revision() {
+fn transaction_without_changes_keeps_revision() {
     let mut state = state();
     put(&mut state, "/a", "1");
     assert_eq!(delete(&mut state, &one("/b")).get(), 2);
@@ -70,7 +70,7 @@ fn unchanged_store_keeps_revision() {
 }
 
 #[test]
-fn transaction_has_one_revision() {
+fn changes_of_transaction_share_revision() {
     let mut state = state();
     put(&mut state, "/d/old", "0");
     let mut write = state.write();
@@ -117,7 +117,7 @@ fn compacted_and_future_revisions_are_refused() {
 }
 
 #[test]
-fn span_below_matches_whole_segments() {
+fn directory_span_matches_whole_segments() {
     let mut state = state();
     for path in ["/app", "/app/a", "/app/b/c", "/app0", "/apple/x", "/ap"] {
         put(&mut state, path, "");
@@ -150,7 +150,7 @@ fn pages_return_all_keys_once() {
 }
 
 #[test]
-fn history_is_read_one_revision_at_a_time() {
+fn next_returns_one_revision_at_a_time() {
     let mut state = state();
     put(&mut state, "/a", "1");
     put(&mut state, "/b", "1");
@@ -174,14 +174,15 @@ fn history_search_stops_at_its_budget() {
 }
 
 #[test]
-fn watch_from_compacted_revision_sees_everything() {
+fn watch_from_compacted_revision_sees_later_changes() {
     let mut state = state();
     put(&mut state, "/a", "1");
     put(&mut state, "/a", "2");
     delete(&mut state, &one("/a"));
     state.compact(Revision::new(3));
     assert_eq!(state.next(&one("/a"), Revision::new(2), 100), Next::Lost);
-    // This includes a deletion right after the compacted revision, which some servers lose here.
+    // Some etcd servers lose a deletion right after the compacted revision. The memory store does
+    // not.
     let Next::Batch(batch) = state.next(&one("/a"), Revision::new(3), 100) else { panic!("no batch") };
     assert!(matches!(batch.events.as_slice(), [Event::Delete { previous: Some(kv), .. }] if kv.value == "2"));
 }
@@ -233,7 +234,7 @@ fn newest_revision_is_always_kept() {
 }
 
 #[test]
-fn lease_changes_are_reported() {
+fn write_reports_lease_changes() {
     let mut state = state();
     let (old, new) = (LeaseId::new(1), LeaseId::new(2));
     let mut moves = |lease| {

@@ -32,7 +32,7 @@ async fn fail_affects_only_chosen_calls() {
 }
 
 #[tokio::test]
-async fn lost_request_applies_nothing() {
+async fn write_with_lost_request_is_not_applied() {
     let store = MemoryStore::new();
     store.faults().lose_request(Calls::Commits, 1);
     let error = write(&store, "/a", "1").await.unwrap_err();
@@ -41,7 +41,7 @@ async fn lost_request_applies_nothing() {
 }
 
 #[tokio::test]
-async fn lost_reply_leaves_write_applied() {
+async fn write_with_lost_reply_is_applied() {
     let store = MemoryStore::new();
     store.faults().lose_reply(Calls::Commits, 1);
     let error = write(&store, "/a", "1").await.unwrap_err();
@@ -57,7 +57,7 @@ async fn lost_reply_leaves_write_applied() {
 }
 
 #[tokio::test]
-async fn lost_reply_returns_refusal() {
+async fn refused_call_with_lost_reply_returns_refusal() {
     let store = MemoryStore::new();
     store.faults().lose_reply(Calls::Commits, 1);
     let error = write_until(&store, "/a", "1", Expiry::With(lease(1))).await.unwrap_err();
@@ -65,7 +65,7 @@ async fn lost_reply_returns_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn apply_late_applies_after_delay() {
+async fn late_commit_is_applied_after_delay() {
     let store = MemoryStore::new();
     let mut stream = watch(&store, "/", 1).await;
     store.faults().apply_late(2, 7 * SECOND);
@@ -101,7 +101,7 @@ async fn waiting_watch_sees_late_commit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn delay_holds_chosen_calls() {
+async fn delay_affects_only_chosen_calls() {
     let store = MemoryStore::new();
     store.faults().delay(Calls::Commits, 5 * SECOND);
     let begun = Instant::now();
@@ -127,7 +127,7 @@ async fn clear_removes_queued_faults() {
 }
 
 #[tokio::test]
-async fn compact_loses_older_history() {
+async fn compact_discards_older_history() {
     let store = MemoryStore::new();
     let mut stream = watch(&store, "/", 1).await;
     write(&store, "/a", "1").await.unwrap();
@@ -144,7 +144,7 @@ async fn compact_loses_older_history() {
 }
 
 #[tokio::test]
-async fn compact_to_keeps_named_revision() {
+async fn compact_to_keeps_given_revision() {
     let store = MemoryStore::new();
     for _ in 0..3 {
         write(&store, "/a", "1").await.unwrap();
@@ -189,7 +189,7 @@ async fn drop_connections_cuts_open_watches() {
 }
 
 #[tokio::test]
-async fn lag_watches_ends_watches_as_lagged() {
+async fn lag_watches_ends_watches_with_lagged() {
     let store = MemoryStore::new();
     let mut stream = watch(&store, "/", 1).await;
     write(&store, "/a", "1").await.unwrap();
@@ -245,8 +245,8 @@ async fn wipe_empties_store() {
     assert_eq!(write(&store, "/a", "1").await.unwrap().revision.get(), 2);
 }
 
-/// The order documented on `Faults`: the delay, then a stopped server, which uses up no queued
-/// fault, then the queue.
+/// `Faults` documents this order: first the delay, then the check for a stopped server, then the
+/// queued faults. A call to a stopped server uses up no queued fault.
 #[tokio::test(start_paused = true)]
 async fn faults_apply_in_documented_order() {
     let store = MemoryStore::new();

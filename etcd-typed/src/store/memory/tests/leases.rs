@@ -1,4 +1,4 @@
-//! Leases and keys that expire.
+//! Tests of leases and of keys that expire.
 
 use super::*;
 
@@ -11,7 +11,8 @@ async fn watch_sees_lease_expire_in_one_revision() {
         write_until(&store, path, "1", Expiry::With(lease(1))).await.unwrap();
     }
     let mut stream = watch(&store, "/d", 3).await;
-    // The test makes no call to the store.
+    // From here on the test makes no call to the store: awaiting the watch is enough for the
+    // expiry.
     let WatchItem::Batch(batch) = stream.next().await.unwrap().unwrap() else { panic!("no batch") };
     assert_eq!((batch.revision.get(), batch.events.len()), (4, 2));
     assert!(batch.events.iter().all(|event| matches!(event, Event::Delete { previous: Some(_), .. })));
@@ -21,7 +22,7 @@ async fn watch_sees_lease_expire_in_one_revision() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn next_call_sees_expired_lease() {
+async fn call_after_expiry_does_not_see_key() {
     let store = MemoryStore::new();
     write_until(&store, "/a", "1", Expiry::After(Duration::from_millis(2500))).await.unwrap();
     let attached = read(&store, "/a").await.unwrap().lease.unwrap();
@@ -61,7 +62,7 @@ async fn kept_alive_lease_does_not_expire() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rewritten_key_leaves_its_lease() {
+async fn rewritten_key_is_detached_from_old_lease() {
     let store = MemoryStore::new();
     write_until(&store, "/a", "1", Expiry::After(2 * SECOND)).await.unwrap();
     write_until(&store, "/b", "1", Expiry::After(2 * SECOND)).await.unwrap();
@@ -76,7 +77,7 @@ async fn rewritten_key_leaves_its_lease() {
 }
 
 #[tokio::test]
-async fn revoke_deletes_keys_and_can_repeat() {
+async fn repeated_revoke_deletes_keys_once() {
     let store = MemoryStore::new();
     store.grant(lease(1), 60 * SECOND).await.unwrap();
     for path in ["/a", "/b"] {
@@ -105,7 +106,7 @@ async fn too_long_ttl_is_refused() {
     let error = write_until(&store, "/a", "1", Expiry::After(Duration::MAX)).await.unwrap_err();
     assert_eq!((error.kind(), error.key()), (ErrorKind::Invalid, Some(&key("/a"))));
     assert_eq!(store.grant(lease(1), Duration::MAX).await.unwrap_err().kind(), ErrorKind::Invalid);
-    // The longest time neither overflows nor expires.
+    // The longest time to live that is granted neither overflows nor expires at once.
     store.grant(lease(1), Duration::from_secs(9_000_000_000)).await.unwrap();
     assert!(store.time_to_live(lease(1)).await.unwrap().is_some());
 }

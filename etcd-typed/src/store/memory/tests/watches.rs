@@ -1,4 +1,4 @@
-//! Watches and what wakes them.
+//! Tests of watches and of what wakes them.
 
 use super::*;
 
@@ -33,14 +33,14 @@ async fn slow_reader_misses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn idle_watch_gets_bounded_progress() {
+async fn progress_items_of_idle_watch_are_limited() {
     let store = MemoryStore::new();
     let mut idle = watch(&store, "/idle", 1).await;
     let writer = tokio::spawn({
         let store = store.clone();
         async move {
-            // First more changes than one search looks at, all at once, then one each tenth of a
-            // second.
+            // First writes more changes at once than one search looks at, then one change every
+            // tenth of a second.
             for _ in 0..9_000 {
                 write(&store, "/busy", "1").await.unwrap();
             }
@@ -61,7 +61,7 @@ async fn idle_watch_gets_bounded_progress() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn watch_finds_change_behind_long_history() {
+async fn watch_finds_change_after_long_history() {
     let store = MemoryStore::new();
     for _ in 0..20_000 {
         write(&store, "/busy", "1").await.unwrap();
@@ -73,7 +73,7 @@ async fn watch_finds_change_behind_long_history() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn expiry_does_not_wait_for_progress() {
+async fn expiry_is_not_delayed_by_progress_interval() {
     let store = MemoryStore::new();
     write_until(&store, "/d/a", "1", Expiry::After(2 * SECOND)).await.unwrap();
     let begun = Instant::now();
@@ -109,7 +109,7 @@ async fn watch_from_future_revision_reports_behind() {
 
 /// A write made after the watch opened, but before its first read, is yielded.
 #[tokio::test]
-async fn watch_is_established_when_it_returns() {
+async fn watch_yields_writes_before_first_poll() {
     let store = MemoryStore::new();
     let mut stream = watch(&store, "/", 1).await;
     write(&store, "/a", "1").await.unwrap();

@@ -1,4 +1,4 @@
-//! `Text`: a text in an answer, which knows whether the server replaced bytes that are not UTF-8.
+//! `Text`: a string in an answer. It shows whether the server replaced bytes that were not UTF-8.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,7 +7,8 @@ use bytes::Bytes;
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 
-/// A text in an answer. If the server replaced bytes, it is not valid UTF-8; see [`with_losses`].
+/// A string in an answer. If the server replaced bytes, the string is not valid UTF-8; see
+/// [`with_losses`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::store::v2) struct Text(pub(super) Bytes);
 
@@ -20,7 +21,7 @@ impl Text {
         self.0
     }
 
-    /// Returns the key of a node. The root has none in the answer.
+    /// Returns the key of a node. For the root, the answer contains no key.
     pub(in crate::store::v2) fn or_root(self) -> Bytes {
         if self.0.is_empty() { Bytes::from_static(b"/") } else { self.0 }
     }
@@ -52,15 +53,15 @@ impl<'de> Deserialize<'de> for Text {
             }
         }
 
-        // When parsing bytes, the JSON parser accepts half of a surrogate pair, which no UTF-8 text
-        // contains.
+        // The JSON parser accepts half of a surrogate pair only if it is asked for bytes.
+        // `with_losses` inserts such halves, which no UTF-8 text contains.
         deserializer.deserialize_bytes(Letters)
     }
 }
 
 /// Returns the body with half of a surrogate pair wherever the server replaced a byte that was not
-/// UTF-8. Go's JSON encoder writes the escape `\ufffd` there. If the text itself contains U+FFFD,
-/// it writes the character unescaped (seen on 3.4.23 and 3.5).
+/// UTF-8. For such a byte, Go's JSON encoder writes the escape `\ufffd`. If the text itself
+/// contains U+FFFD, the encoder writes the character unescaped (seen on 3.4.23 and 3.5).
 pub(super) fn with_losses(body: &[u8]) -> Cow<'_, [u8]> {
     const REPLACED: &[u8] = b"\\ufffd";
     const HALF: &[u8] = b"\\ud800";

@@ -1,8 +1,9 @@
-//! Decides what the events of a v2 server mean for a watch, and where the next poll starts. No I/O.
+//! Decides what the events of a v2 server mean for a watch, and where the next poll starts. Does no
+//! I/O.
 //!
 //! A poll returns one event. The server's history and its live events treat hidden names
 //! differently, and the history matches text prefixes: deleting `/pf` answers a watch of
-//! `/pfoobar`. So every event is checked again here, by whole segments.
+//! `/pfoobar`. So this module checks every event again, by whole path segments.
 
 use super::encode::{self, Parameters};
 use super::json::{Action, Change, Node};
@@ -19,12 +20,12 @@ pub(super) struct Machine {
     next: Revision,
 }
 
-/// What an answer means.
+/// The meaning of a server's answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     Item(WatchItem),
-    /// An event from before the start, or no event. It is not yielded, and polling again at once
-    /// may return the same answer.
+    /// The answer has an event from before the start of the poll, or no event. Nothing is yielded,
+    /// and another poll may get the same answer at once.
     Stale,
 }
 
@@ -50,8 +51,8 @@ impl Machine {
         Ok(parameters.behind(&encode::path(self.span.key())?))
     }
 
-    /// Returns the address of a linearizable read with a short answer, which every user who may
-    /// watch the span may make.
+    /// Returns the address of a linearizable read with a short answer. Permission to watch the span
+    /// suffices for this read.
     pub(super) fn probe(&self) -> Result<String> {
         let key = match &self.span {
             Span::Key(key) => key.clone(),
@@ -60,7 +61,7 @@ impl Machine {
         Ok(Parameters::default().flag("quorum").behind(&encode::path(&key)?))
     }
 
-    /// Handles an event.
+    /// Turns an event into an item of the watch.
     pub(super) fn event(&mut self, change: Change) -> Seen {
         let revision = Revision::new(change.node.modified_index);
         if revision < self.next || change.action == Action::Get {
@@ -73,7 +74,8 @@ impl Machine {
         })
     }
 
-    /// Records that no event up to `revision` is outstanding.
+    /// Records that no event up to `revision` is outstanding. Returns a progress item if that was
+    /// not recorded yet.
     pub(super) fn quiet(&mut self, revision: Revision) -> Option<WatchItem> {
         (revision >= self.next).then(|| {
             self.next = revision.next();
@@ -86,7 +88,8 @@ impl Machine {
         // When a directory expires, some server versions omit `dir` from one of the two nodes.
         let was_directory = previous.as_ref().is_some_and(|previous| previous.dir);
         let is_directory = node.dir || (action.removes() && was_directory);
-        // A key that the server could not return unchanged does not belong to the span, as on v3.
+        // A key that is not UTF-8 arrives changed. Such a key does not belong to the span, as on
+        // v3.
         let position = node.key.as_str().map_or(KeyPosition::Elsewhere, |key| self.position(key));
         match (position, action.removes(), is_directory) {
             (KeyPosition::Inside, false, false) => Some(Event::Put { kv: node.into_kv(), previous: value(previous) }),

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use super::*;
 use crate::store::WatchFrom;
 
-/// A watch of `/t/app`, read from the server's history. It contains values, directories, a hidden
-/// key, a file that becomes a directory, expired keys and directories, deleted ancestors, and
-/// deletes of `/t/ap` that match by text prefix.
+/// The recorded answers to a watch of `/t/app`, from the server's history. They contain values,
+/// directories, a hidden key, a key with a value that becomes a directory, expired keys and
+/// directories, deleted ancestors, and deletes of `/t/ap` that match by text prefix.
 const RECORDED: &str = include_str!("trace-3.4.23.jsonl");
 
 fn key(path: &str) -> Key {
@@ -84,7 +84,7 @@ fn recorded_answers_become_items() {
 }
 
 #[test]
-fn single_key_sees_ancestor_deletes() {
+fn key_watch_sees_deletes_of_ancestors() {
     let mut machine = machine(Span::Key(key("/t/app/dir/b")), 4);
     let seen = RECORDED.lines().map(|line| short(&machine.event(change(line)))).filter(|seen| seen.contains('/')).collect::<Vec<_>>();
     assert_eq!(seen, ["8 /t/app/dir/b=3", "15 -/t/app/dir/", "21 -/t/app/", "25 -/t/"]);
@@ -98,7 +98,7 @@ fn hidden_directory_can_be_watched() {
 }
 
 #[test]
-fn previous_value_is_reported() {
+fn events_contain_previous_value() {
     let mut machine = machine(Span::Below(key("/t/app")), 4);
     for line in RECORDED.lines() {
         let Seen::Item(WatchItem::Batch(batch)) = machine.event(change(line)) else { continue };
@@ -192,7 +192,7 @@ proptest! {
                 Disturbance::Twice(at) => (at, at),
                 Disturbance::Again { from, at } => (from.min(at), at),
             };
-            // An answer repeats only after it came first.
+            // An answer is repeated only after it came for the first time.
             let place = row.iter().rposition(|(number, _)| *number == at).map_or(row.len(), |place| place + 1);
             row.insert(place, (from, lines[from]));
         }
@@ -203,9 +203,9 @@ proptest! {
         prop_assert_eq!(seen, expected);
     }
 
-    /// A watch that is cut at any point and resumed sees the same as an uncut one.
+    /// A watch that is cut at any point and resumed sees the same keys as an uncut watch.
     #[test]
-    fn resumed_watch_misses_nothing(cut in 0usize..19) {
+    fn resumed_watch_misses_no_change(cut in 0usize..19) {
         let lines = RECORDED.lines().collect::<Vec<_>>();
         let (mut whole, mut first) = (machine(Span::Below(key("/t/app")), 4), machine(Span::Below(key("/t/app")), 4));
         let (mut expected, mut model) = (Model::default(), Model::default());
@@ -217,12 +217,12 @@ proptest! {
         lines.iter().for_each(|line| take(&mut whole, line, &mut expected));
         lines[..cut].iter().for_each(|line| take(&mut first, line, &mut model));
         let mut second = machine(Span::Below(key("/t/app")), first.yielded().get());
-        // The resumed watch gets everything again, as from a server that ignores the index.
+        // The resumed watch gets all answers again, as from a server that ignores the index.
         lines.iter().for_each(|line| take(&mut second, line, &mut model));
         prop_assert_eq!(model, expected);
     }
 
-    /// Invalid events, and those of a hostile server, never cause a panic and never move the watch
+    /// Mutated answers, as from a hostile server, never cause a panic and never move the watch
     /// back.
     #[test]
     fn mutated_answers_never_move_watch_back(

@@ -1,4 +1,5 @@
-//! Tests against servers in this process that name a cluster in their answers, or none.
+//! Tests against fake servers in this process, which send a cluster id in their answers or leave it
+//! out.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -155,7 +156,7 @@ fn store_of<const N: usize>(fakes: [&Fake; N]) -> V3Store {
     V3Store::new(&options).unwrap()
 }
 
-/// Writes, and repeats the write if the end of a connection left it in doubt.
+/// Writes, and repeats the write if its outcome is unknown because a connection ended.
 async fn write(store: &V3Store) -> Result<u64, Error> {
     let txn = Txn { then: vec![Op::put(&Key::parse("/a").unwrap(), "1".into())], ..Txn::default() };
     let written = async {
@@ -175,7 +176,7 @@ async fn read(store: &V3Store) -> Result<u64, Error> {
 }
 
 #[tokio::test]
-async fn client_follows_replaced_single_endpoint() {
+async fn client_moves_to_cluster_of_restored_server() {
     let fake = Fake::of(1).await;
     let store = store_of([&fake]);
     write(&store).await.unwrap();
@@ -184,14 +185,15 @@ async fn client_follows_replaced_single_endpoint() {
     fake.restart_as(2);
     write(&store).await.unwrap();
     assert_eq!((fake.got("Put"), fake.got("Watch"), store.history()), (2, 2, 1));
-    // The answer to a read names its cluster, so no check is needed. The same holds for a grant.
+    // The answer to a read contains the cluster id, so no check is needed first. The same holds for
+    // a grant.
     fake.restart_as(3);
     read(&store).await.unwrap();
     assert_eq!((fake.got("Watch"), store.history()), (3, 2));
     fake.restart_as(4);
     store.grant(LeaseId::random(), Duration::from_secs(10)).await.unwrap();
     assert_eq!((fake.got("Watch"), store.history()), (4, 3));
-    // A restored backup may contain the lease, so a revocation is checked first.
+    // A restored backup may contain the lease, so the cluster is checked before a revocation.
     fake.restart_as(5);
     store.revoke(LeaseId::random()).await.unwrap();
     assert_eq!((fake.got("Watch"), store.history()), (6, 4));
@@ -211,7 +213,7 @@ async fn writes_after_reconnect_share_one_check() {
 }
 
 #[tokio::test]
-async fn write_is_not_sent_to_foreign_cluster() {
+async fn write_is_not_sent_to_other_cluster() {
     let (first, second) = (Fake::of(1).await, Fake::of(2).await);
     let store = store_of([&first, &second]);
     write(&store).await.unwrap();
@@ -229,7 +231,7 @@ async fn write_is_not_sent_to_foreign_cluster() {
 }
 
 #[tokio::test]
-async fn client_moves_when_all_members_are_restored() {
+async fn client_moves_after_last_member_is_restored() {
     let fakes = [Fake::of(1).await, Fake::of(1).await, Fake::of(1).await];
     let [one, two, three] = &fakes;
     let store = store_of([one, two, three]);
@@ -245,8 +247,7 @@ async fn client_moves_when_all_members_are_restored() {
     }
     assert_eq!((one.got("Put"), two.got("Put")), (1, 5), "no write went to a member of the new cluster");
     three.restart_as(0);
-    // The client moves only after a moment, because it does not repeat a survey without agreement
-    // at once.
+    // The client moves only after a moment, because it pauses after a survey without agreement.
     let moved = async {
         while write(&store).await.is_err() {
             sleep(Duration::from_millis(10)).await;
@@ -260,7 +261,7 @@ async fn client_moves_when_all_members_are_restored() {
 }
 
 #[tokio::test]
-async fn client_stays_while_its_endpoints_disagree() {
+async fn client_keeps_cluster_while_endpoints_disagree() {
     let (first, second) = (Fake::of(1).await, Fake::of(2).await);
     let store = store_of([&first, &second]);
     for _ in 0..3 {
@@ -319,9 +320,9 @@ fn store_answer_without_revision_is_rejected() {
     }
 }
 
-/// The transaction compares and reads, like a read under a guard.
+/// The test sends a transaction that compares and reads, like a read under a guard.
 #[tokio::test]
-async fn fixed_servers_get_unchanged_read_transactions() {
+async fn safe_versions_get_unchanged_read_transactions() {
     let a = Key::parse("/a").unwrap();
     let get = Op::Get(Span::Key(a.clone()));
     let txn = Txn { compares: vec![Compare::key(&a, Condition::Present)], then: vec![get.clone(), get.clone()], otherwise: vec![get] };

@@ -4,7 +4,7 @@ use super::*;
 use crate::store::v3::wire::{KeyValue, ResponseHeader, ResponseOp};
 
 #[test]
-fn reads_share_requests_on_fixed_versions_only() {
+fn only_safe_versions_get_shared_requests() {
     for version in ["3.4.0", "3.4.23", "3.4.45", "3.5.7", "3.5.30", "3.5.31+git", "3.6.0", "3.6.0-rc.1", "3.7.1", "4.0.0"] {
         assert!(survives_cancelled_reads(version), "{version}");
     }
@@ -51,7 +51,7 @@ fn only_change_checks_of_directories_share_requests() {
     ] {
         assert!(!is_coalescible(&other), "{other:?}");
     }
-    // Requests that differ stay apart.
+    // Different requests form different groups.
     let mut waiting = Waiting::default();
     let later = RangeRequest { min_mod_revision: 8, ..question.clone() };
     for request in [&question, &later, &question] {
@@ -61,7 +61,7 @@ fn only_change_checks_of_directories_share_requests() {
 }
 
 #[test]
-fn shared_answer_is_split_or_rejected() {
+fn shared_answer_is_split_into_answer_per_read() {
     let kv = |key: &'static str| KeyValue { key: Bytes::from(key), ..KeyValue::default() };
     let range =
         |kvs: Vec<KeyValue>| ResponseOp { response: Some(wire::Response::Range(RangeResponse { kvs, ..RangeResponse::default() })) };
@@ -80,7 +80,7 @@ fn shared_answer_is_split_or_rejected() {
 }
 
 #[test]
-fn equal_reads_share_request_in_arrival_order() {
+fn equal_reads_are_grouped_in_arrival_order() {
     let request = |key: &'static str, keys_only| RangeRequest { key: Bytes::from(key), keys_only, ..RangeRequest::default() };
     let mut waiting = Waiting::default();
     let mut told = Vec::new();
@@ -96,7 +96,7 @@ fn equal_reads_share_request_in_arrival_order() {
     };
     let first = waiting.take(2);
     assert_eq!(words(&first), [(Bytes::from("/a"), false, 2), (Bytes::from("/b"), false, 2)]);
-    // A new read does not join the groups that were taken, but the remaining ones.
+    // A new read cannot join a group that was taken. It joins a remaining group or forms a new one.
     for key in ["/c", "/a"] {
         assert!(!waiting.add(&request(key, false), oneshot::channel().0));
     }
@@ -106,7 +106,7 @@ fn equal_reads_share_request_in_arrival_order() {
 }
 
 #[test]
-fn shared_answer_releases_its_message() {
+fn shared_answer_does_not_keep_message_in_memory() {
     let message = Bytes::from(vec![b'm'; 100_000]);
     let kv = KeyValue { value: message.slice(10..20), ..KeyValue::default() };
     let mut answer = RangeResponse { kvs: vec![kv], ..RangeResponse::default() };

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// The delay. A server that checks whether the client is alive waits for seconds.
+/// The delay of an answer. A server that checks whether the client is alive waits for seconds.
 const LATE: Duration = Duration::from_millis(10);
 
 const LENGTH: usize = 17;
@@ -27,8 +27,8 @@ const BEGINNING: [u8; 9] = [0, 0, 8, 6, 1, 0, 0, 0, 0];
 /// A byte stream that delays the answers to pings ("acks").
 pub(super) struct DelayedPingAcks<B> {
     bytes: B,
-    /// Whether the written bytes end at a frame boundary. The writer flushes once all its frames
-    /// are written.
+    /// Whether the written bytes end at a frame boundary. The writer flushes only after complete
+    /// frames.
     at_end: bool,
     ack: Ack,
     /// When the last ack was written. An ack that comes long after it is written at once, because
@@ -40,7 +40,8 @@ pub(super) struct DelayedPingAcks<B> {
 enum Ack {
     None,
     Held([u8; LENGTH]),
-    /// The delay is over. The number of bytes already written; a flush follows.
+    /// The delay is over. The number says how many bytes are written already; a flush follows the
+    /// last byte.
     Due([u8; LENGTH], usize),
 }
 
@@ -49,9 +50,9 @@ impl<B> DelayedPingAcks<B> {
         Self { bytes, at_end: false, ack: Ack::None, last: None, late: Box::pin(sleep(LATE)) }
     }
 
-    /// Holds back the ack at the start of these bytes, if there is one and no other is held. Sets
-    /// a timer that wakes the writing task, because the connection may have no other activity until
-    /// then.
+    /// Returns true if these bytes start with an ack that is held back from now on. At most one ack
+    /// is held. Sets a timer that wakes the writing task, because the connection may have no other
+    /// activity until then.
     fn keeps(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> bool {
         let Some(ack) = bytes.first_chunk::<LENGTH>() else { return false };
         if !(self.at_end && matches!(self.ack, Ack::None) && ack.starts_with(&BEGINNING)) {
@@ -104,7 +105,7 @@ impl<B: AsyncRead + AsyncWrite + Unpin> AsyncRead for DelayedPingAcks<B> {
         {
             this.ack = Ack::Due(ack, 0);
         }
-        // If the ack cannot be written now, it precedes the next write.
+        // If the ack cannot be written now, it is written before the next frame.
         if let Poll::Ready(Err(error)) = this.poll_due(cx) {
             return Poll::Ready(Err(error));
         }
@@ -160,8 +161,8 @@ mod tests {
 
     const PONG: [u8; LENGTH] = [0, 0, 8, 6, 1, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
 
-    /// Returns both ends of a connection. The near end has already written its first frames and a
-    /// ack, which was written at once.
+    /// Returns both ends of a connection. The near end has already written its first frames and an
+    /// ack, which was not delayed.
     async fn connected() -> (DelayedPingAcks<DuplexStream>, DuplexStream) {
         let (near, mut far) = duplex(1024);
         let mut near = DelayedPingAcks::of(near);
@@ -183,16 +184,16 @@ mod tests {
         timeout(Duration::from_millis(1), far.read_u8()).await.unwrap_err();
     }
 
-    /// Reads like the task of a connection.
+    /// Polls a read once, as the task of a connection does.
     async fn read_once(near: &mut DelayedPingAcks<DuplexStream>) {
         let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut *near).poll_read(cx, &mut ReadBuf::new(&mut [0; 8])))).await;
         assert!(polled.is_pending());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn delayed_pong_follows_other_frames() {
+    async fn delayed_ack_follows_other_frames() {
         let (mut near, mut far) = connected().await;
-        // The ack and a request in one write.
+        // The ack and a request are in one write.
         near.write_all(&[&PONG[..], b"request"].concat()).await.unwrap();
         near.flush().await.unwrap();
         expect(&mut far, b"request").await;
@@ -201,7 +202,7 @@ mod tests {
         let reads = tokio::spawn(async move { near.read_u8().await.map(|_| near) });
         expect(&mut far, &PONG).await;
         assert!(asked.elapsed() <= LATE);
-        // The next ack is delayed too, but one that comes long after is not.
+        // The next ack is delayed too, but an ack that comes long after the last one is not.
         far.write_u8(1).await.unwrap();
         let mut near = reads.await.unwrap().unwrap();
         near.write_all(&PONG).await.unwrap();
@@ -219,7 +220,7 @@ mod tests {
     /// The task of a connection reads until no data is left, then writes, and is polled again only
     /// when something wakes it.
     #[tokio::test(start_paused = true)]
-    async fn delayed_pong_wakes_its_task() {
+    async fn held_ack_wakes_task_when_due() {
         let (mut near, mut far) = connected().await;
         let connection = tokio::spawn(async move {
             let mut has_written = false;
@@ -235,7 +236,7 @@ mod tests {
             .await
         });
         // The far side sends nothing. Paused time advances only to a timer, so without a timer for
-        // the ack this would run into the timeout.
+        // the ack the read would time out.
         let mut ack = [0; LENGTH];
         timeout(10 * LATE, far.read_exact(&mut ack)).await.expect("the ack comes by itself").unwrap();
         assert_eq!(ack, PONG);
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn due_pong_waits_for_frame_end() {
+    async fn due_ack_waits_for_frame_end() {
         let (mut near, mut far) = connected().await;
         near.write_all(&PONG).await.unwrap();
         near.flush().await.unwrap();
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn partly_written_pong_is_finished_first() {
+    async fn partly_written_ack_is_finished_first() {
         let (near, mut far) = duplex(5);
         let mut near = DelayedPingAcks::of(near);
         near.flush().await.unwrap();

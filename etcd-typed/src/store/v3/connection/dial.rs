@@ -23,7 +23,7 @@ use crate::store::diagnosis::{Diagnosis, Spoken};
 use crate::store::v3::grpc::{Local, Status};
 use crate::store::v3::tls::Tls;
 
-/// After this idle time, the system checks the TCP connection.
+/// The idle time after which the operating system checks the TCP connection.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// How long to wait for one of several addresses before trying the next one in parallel (RFC 8305,
@@ -72,8 +72,8 @@ impl Target {
 }
 
 impl Target {
-    /// Returns what the server speaks if that contradicts the address. `None` if it agrees or
-    /// cannot be determined.
+    /// Returns an error if the server speaks another protocol than the address says. Returns `None`
+    /// if the protocol is right or cannot be determined.
     pub(in crate::store::v3) async fn contradiction(&self, limit: Duration) -> Option<Local> {
         self.diagnosis.of(&self.endpoint, limit, |spoken| self.contradiction_of(spoken)).await
     }
@@ -129,8 +129,7 @@ fn configured(stream: TcpStream) -> io::Result<TcpStream> {
 pub(super) struct Io {
     bytes: Box<dyn Bytes>,
     read: LastRead,
-    /// Whether anything was read from the stream. The first read happens once the connection is set
-    /// up.
+    /// Whether `h2` has begun to read from the stream, which it does once the connection is set up.
     in_use: bool,
 }
 

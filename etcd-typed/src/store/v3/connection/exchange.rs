@@ -1,5 +1,5 @@
-//! One gRPC call on a connection: requests out, answers in, and the status at the end ("gRPC over
-//! HTTP/2" of the gRPC project).
+//! One gRPC call on a connection: sends requests, receives answers, and reads the status at the end
+//! ("gRPC over HTTP/2" of the gRPC project).
 
 use std::{fmt, mem};
 
@@ -34,7 +34,7 @@ pub(in crate::store::v3) struct Metadata<'t> {
 /// accept them.
 pub(in crate::store::v3) struct Requests(SendStream<Bytes>);
 
-/// The answer side of a call. Dropping it early cancels the call on the server.
+/// The answer side of a call. Dropping this value early cancels the call on the server.
 pub(in crate::store::v3) struct Answers {
     state: State,
     /// Marks the call as under way until it ends.
@@ -60,7 +60,7 @@ impl Connection {
     }
 
     /// Begins a call that stays open. Returns `None` if the server's stream limit is reached,
-    /// because the call would wait for the end of another one.
+    /// because the call would wait for the end of another call.
     pub(in crate::store::v3) fn begin_lasting(
         self,
         path: &'static str,
@@ -100,12 +100,12 @@ impl Connection {
 }
 
 impl Requests {
-    /// Sends a message. Does nothing if the call has ended; its [`Answers`] tell why.
+    /// Sends a message. Does nothing if the call has ended; its [`Answers`] say why.
     pub(in crate::store::v3) fn send(&mut self, message: &dyn Sent, last: bool) {
         let _ = self.0.send_data(message.frame(), last);
     }
 
-    /// Ends the request side. Dropping the stream without this cancels it.
+    /// Ends the request side. Otherwise dropping the stream cancels the call.
     pub(in crate::store::v3) fn end(&mut self) {
         let _ = self.0.send_data(Bytes::new(), true);
     }
@@ -145,7 +145,7 @@ impl<M: Message + Default> Received for M {
 }
 
 impl Answers {
-    /// Waits until the server begins to answer. Cancel-safe.
+    /// Waits until the server begins to answer. This method is cancel-safe.
     pub(in crate::store::v3) async fn begun(&mut self) -> Result<(), Status> {
         let State::Asked(answer) = &mut self.state else { return Ok(()) };
         let response = answer.await;
@@ -160,8 +160,8 @@ impl Answers {
         Ok(())
     }
 
-    /// Returns the next message, or `None` after the last one if the call succeeded. Cancel-safe:
-    /// the next call continues a message that was begun.
+    /// Returns the next message, or `None` after the last one if the call succeeded. This method is
+    /// cancel-safe: the next use continues a message that was begun.
     pub(in crate::store::v3) async fn next<A: Message + Default>(&mut self) -> Result<Option<A>, Status> {
         let mut message = A::default();
         Ok(self.next_into(&mut message).await?.then_some(message))
@@ -226,18 +226,19 @@ impl Answers {
 }
 
 /// Returns whether a closing server did not begin this request and never will. `h2` reports this
-/// for streams above the last one named in the server's GOAWAY (RFC 9113, section 6.8). Streams at
-/// or below it continue and get no such error.
+/// for streams with a higher number than the last one in the server's GOAWAY frame (RFC 9113,
+/// section 6.8). The other streams continue and get no such error.
 fn is_turned_away(cause: &h2::Error) -> bool {
     cause.is_go_away() && cause.is_remote()
 }
 
-/// Returns the status of a request that was not begun.
+/// Returns the status of a request that the server has not begun to process.
 pub(super) fn unsent(cause: &h2::Error) -> Status {
     if is_turned_away(cause) { Local::TurnedAway(cause.to_string()).into() } else { Local::NotSent(cause.to_string()).into() }
 }
 
-/// Returns the body of an answer, or `None` if it has only a status and that is success.
+/// Returns the body of an answer, or `None` if the answer has only a status, and the status is
+/// success.
 fn opened(response: Response<RecvStream>) -> Result<Option<RecvStream>, Status> {
     let (head, body) = response.into_parts();
     match Status::said(&head.headers) {
@@ -254,8 +255,8 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(GRPC.as_bytes()))
 }
 
-/// Returns the status of an answer that is not from a gRPC server: a proxy that cannot reach a
-/// server, or something unknown.
+/// Returns the status of an answer that is not from a gRPC server, but from a proxy that cannot
+/// reach a server, or from something unknown.
 fn of_http(status: StatusCode) -> Status {
     match status.as_u16() {
         429 | 502..=504 => Local::NobodyBehind(status).into(),

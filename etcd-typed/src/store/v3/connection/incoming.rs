@@ -63,7 +63,7 @@ impl Incoming {
         self.unread.missing() > LONG
     }
 
-    /// Waits for a chunk. Cancel-safe.
+    /// Waits for a chunk. This method is cancel-safe.
     pub(super) async fn read(&mut self) -> Read {
         poll_fn(|cx| self.poll_read(cx)).await
     }
@@ -76,8 +76,8 @@ impl Incoming {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
         self.body.poll_data(cx).map(|data| match data {
             Some(Ok(chunk)) => {
-                // Chunks are decoded at once, so the window is opened again. This fails only for
-                // more bytes than were received.
+                // Chunks are decoded soon, so the flow-control window is opened again at once. This
+                // fails only for more bytes than were received.
                 let _ = self.body.flow_control().release_capacity(chunk.len());
                 self.unread.push(chunk);
                 Read::More
@@ -118,8 +118,8 @@ impl Long {
 }
 
 impl Gathering {
-    /// Reads the data that the connection has just received. It is called after the connection was
-    /// polled, the only source of data, so these reads need no waker.
+    /// Reads the data that the connection has just received. The caller has polled the connection
+    /// just before, and only that poll brings data, so these reads need no waker.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(job)) = self.begun.poll_recv(cx) {
             self.jobs.push(job);
@@ -141,7 +141,7 @@ impl Gathering {
 }
 
 impl Job {
-    /// Ready when the message is complete, or can never be.
+    /// Reads until the message is complete, or can never be.
     fn poll(&mut self) -> Poll<Read> {
         let mut nobody = Context::from_waker(Waker::noop());
         loop {

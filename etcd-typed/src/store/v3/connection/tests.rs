@@ -91,15 +91,15 @@ async fn all(connection: &Connection) -> Result<Vec<PutRequest>, Status> {
 }
 
 #[tokio::test]
-async fn messages_survive_any_chunking() {
+async fn messages_are_read_from_any_chunks() {
     let messages = [put(b"first"), put(b""), put(&[7; 70_000]), put(&[8; 400_000]), put(b"last"), PutRequest::default()];
     let bytes: Vec<u8> = messages.iter().flat_map(framed).collect();
     for length in [1, 2, 5, 6, 7, 11, 1000, 16_384, bytes.len()] {
         let bytes = bytes.clone();
         let connection = answered(move |_, mut respond| {
             let mut body = respond.send_response(grpc(), false).unwrap();
-            // Each chunk is sent in frames of its own. A frame holds at most 16 KiB, and very small
-            // ones would be too many.
+            // Each chunk is sent in frames of its own, of at most 16 KiB. Only the first bytes are
+            // sent in very small chunks, because all of them would be too many.
             let (some, rest) = bytes.split_at(if length < 1000 { 64 } else { 0 });
             for chunk in some.chunks(length).chain(rest.chunks(length.max(1000))) {
                 body.send_data(Bytes::copy_from_slice(chunk), false).unwrap();
@@ -110,14 +110,14 @@ async fn messages_survive_any_chunking() {
     }
 }
 
-/// Callers that were answered together call again together. Without a yield, the worker would run
-/// the connection's task right after the first of them.
+/// Callers that were answered together make their next calls together. Without a yield, the worker
+/// thread would run the connection's task right after the first of these calls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn concurrent_requests_share_one_write() {
     const CALLS: usize = 16;
     let (near, far) = tokio::io::duplex(1 << 20);
-    // The server answers the first call alone, then all others together. It runs in its own thread,
-    // so it takes no turns of the callers' runtime.
+    // The server answers the first call alone, then all others together. It runs in a separate
+    // thread, so it uses no time of the callers' runtime.
     std::thread::spawn(move || {
         let serve = async {
             let mut connection = server::handshake(far).await.unwrap();
@@ -144,7 +144,7 @@ async fn concurrent_requests_share_one_write() {
     let call = |mut connection: Connection| async move {
         connection.ready().await.unwrap();
         let (mut requests, mut answers) = connection.begin(PATH, PLAIN).unwrap();
-        // This is more than `h2` copies next to its frames if writes may be vectored.
+        // With vectored writes, `h2` would not copy a payload of this size next to its frame.
         requests.send(&put(&[1; 600]), true);
         while answers.next::<PutRequest>().await.unwrap().is_some() {}
     };
@@ -161,7 +161,7 @@ async fn concurrent_requests_share_one_write() {
     assert!(writes <= CALLS / 4, "{writes} writes for {CALLS} requests");
 }
 
-/// Counts the writes.
+/// A byte stream that counts its writes.
 struct Counted {
     bytes: DuplexStream,
     writes: Arc<AtomicUsize>,
@@ -198,7 +198,7 @@ impl AsyncWrite for Counted {
 }
 
 #[tokio::test]
-async fn request_has_headers_and_body() {
+async fn server_receives_headers_and_body() {
     let value = vec![3; 1_500_000];
     let (tell, told) = oneshot::channel();
     let tell = std::sync::Mutex::new(Some(tell));
@@ -220,7 +220,7 @@ async fn request_has_headers_and_body() {
     let token = HeaderValue::from_static("secret");
     let (mut requests, mut answers) = connection.clone().begin(PATH, Metadata { leader: true, token: Some(&token) }).unwrap();
     requests.send(&put(&value), true);
-    // An answer that has only a status.
+    // This answer has only a status.
     assert_eq!(answers.next::<PutRequest>().await.unwrap(), None);
     let (head, bytes) = told.await.unwrap();
     assert_eq!((head.method.as_str(), head.uri.path(), head.uri.scheme_str()), ("POST", PATH, Some("http")));
@@ -295,8 +295,8 @@ async fn unusual_answers_are_classified() {
     }
 }
 
-/// Nothing is sent before the server has shown that it speaks HTTP/2, so a request to one of these
-/// servers is not in doubt.
+/// No request is sent before the server has shown that it speaks HTTP/2, so a write to one of these
+/// servers is known to be not applied.
 #[tokio::test]
 async fn other_protocols_are_detected_before_first_request() {
     // The flag says whether the first bytes show another protocol.
@@ -347,7 +347,7 @@ async fn closed_connection_refuses_calls() {
 }
 
 #[tokio::test]
-async fn silent_connection_ends_calls() {
+async fn calls_end_when_server_is_silent() {
     let silent = |tcp| async move {
         // The server accepts bytes but sends none.
         let _connection = server::handshake(tcp).await.unwrap();
@@ -363,11 +363,11 @@ async fn silent_connection_ends_calls() {
     connection.ready().await.unwrap_err();
 }
 
-/// Answers to one call do not show that the requests of others arrive.
+/// Answers to one call do not show that the requests of other calls arrive.
 #[tokio::test]
 async fn lost_requests_are_detected_despite_other_answers() {
-    // The messages come far more often than this, so that even a very slow machine does not mistake
-    // them for silence.
+    // The server sends messages far more often than this, so that even a very slow machine does not
+    // mistake them for silence.
     let keep_alive = Duration::from_secs(1);
     let serve = move |tcp| async move {
         let deaf = Arc::new(AtomicBool::new(false));
@@ -400,7 +400,7 @@ async fn lost_requests_are_detected_despite_other_answers() {
     }
 }
 
-/// Stops reading from the moment that `deaf` is set.
+/// A byte stream that stops reading when `deaf` is set.
 struct Deaf {
     bytes: TcpStream,
     deaf: Arc<AtomicBool>,
@@ -426,10 +426,10 @@ impl AsyncWrite for Deaf {
     }
 }
 
-/// Streams above the last one that a GOAWAY names were never begun. Those at or below it are
-/// answered (RFC 9113, section 6.8).
+/// A GOAWAY frame contains the number of the last stream that the server began. Streams with higher
+/// numbers were never begun; the other streams are answered (RFC 9113, section 6.8).
 #[tokio::test]
-async fn closing_server_never_begins_later_calls() {
+async fn closing_server_turns_away_later_calls() {
     let serve = |mut tcp: TcpStream| async move {
         let mut preface = [0; 24];
         tcp.read_exact(&mut preface).await.unwrap();
@@ -472,7 +472,7 @@ async fn closing_server_never_begins_later_calls() {
 
 /// A long stream must not wait for the end of another long stream, which may never come.
 #[tokio::test]
-async fn long_streams_respect_server_limit() {
+async fn lasting_calls_respect_stream_limit() {
     let serve = |tcp| async move {
         let mut connection: server::Connection<_, Bytes> = server::Builder::new().max_concurrent_streams(2).handshake(tcp).await.unwrap();
         let mut open = Vec::new();
@@ -490,7 +490,7 @@ async fn long_streams_respect_server_limit() {
 }
 
 #[tokio::test]
-async fn long_call_keeps_its_connection() {
+async fn long_call_does_not_end_connection() {
     let keep_alive = Duration::from_millis(50);
     let serve = move |tcp| async move {
         let mut connection = server::handshake(tcp).await.unwrap();
@@ -537,7 +537,7 @@ fn start_of_long_message() -> Bytes {
 }
 
 #[tokio::test]
-async fn dropped_long_message_is_cancelled() {
+async fn dropped_call_with_long_message_is_cancelled() {
     let (tell, told) = oneshot::channel();
     let tell = std::sync::Mutex::new(Some(tell));
     let connection = answered(move |request, mut respond| {
@@ -561,7 +561,7 @@ async fn dropped_long_message_is_cancelled() {
 }
 
 #[tokio::test]
-async fn broken_stream_ends_long_message() {
+async fn broken_stream_fails_long_message() {
     let reset: fn(SendResponse<Bytes>) = |mut respond| {
         let mut body = respond.send_response(grpc(), false).unwrap();
         body.send_data(start_of_long_message(), false).unwrap();
@@ -590,8 +590,8 @@ async fn broken_stream_ends_long_message() {
     assert_eq!(classify(&status), Row::Severed, "{status:?}");
 }
 
-/// A server keeps a watch stream open until it is cancelled, so the client must not wait for its
-/// end after the first answer.
+/// A server keeps a watch stream open until the client cancels it, so the call must not wait for
+/// the end of the stream after the first answer.
 #[tokio::test(start_paused = true)]
 async fn call_on_long_stream_ends_with_first_answer() {
     let (near, far) = tokio::io::duplex(1 << 16);

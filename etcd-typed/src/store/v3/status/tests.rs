@@ -11,7 +11,8 @@ fn said(code: Code, words: &str) -> Status {
     Status::Said { code, words: words.to_owned() }
 }
 
-/// A stream that failed with this cause, on a connection that ended for this reason.
+/// Returns the status of a stream that failed with `cause`, on a connection that ended because of
+/// `end`.
 fn broken(end: Option<&str>, cause: impl Into<h2::Error>) -> Status {
     Local::Broken { end: end.map(str::to_owned), cause: Arc::new(cause.into()) }.into()
 }
@@ -30,7 +31,7 @@ fn request_without_connection_is_not_sent() {
 }
 
 #[test]
-fn untrusted_server_is_tls_error() {
+fn untrusted_server_gives_tls_error() {
     let cause = Arc::new(io::Error::other("invalid peer certificate: UnknownIssuer"));
     let untrusted = Local::Tls { words: "the server's certificate is signed by nobody".to_owned(), cause, is_tls: true };
     for local in [untrusted, Local::TlsOnOneSide("the server speaks TLS")] {
@@ -39,7 +40,7 @@ fn untrusted_server_is_tls_error() {
 }
 
 #[test]
-fn refused_client_certificate_is_tls_error() {
+fn refused_client_certificate_gives_tls_error() {
     let status = broken(Some("received fatal alert: CertificateRequired"), Reason::CANCEL);
     assert_row(&status, Row::IdentityRefused, ErrorKind::Tls, Repeat::Elsewhere, true);
 }
@@ -57,7 +58,7 @@ fn closing_server_turns_requests_away() {
 }
 
 #[test]
-fn broken_connection_leaves_write_in_doubt() {
+fn broken_connection_leaves_outcome_unknown() {
     for status in [
         broken(Some("Connection reset by peer (os error 104)"), Reason::INTERNAL_ERROR),
         broken(Some("no answer to a ping within 2s"), Reason::INTERNAL_ERROR),
@@ -70,7 +71,7 @@ fn broken_connection_leaves_write_in_doubt() {
 }
 
 #[test]
-fn timeout_leaves_write_in_doubt() {
+fn timeout_leaves_outcome_unknown() {
     for status in [
         said(Code::Unknown, "context deadline exceeded"),
         said(Code::DeadlineExceeded, "context deadline exceeded"),
@@ -93,17 +94,17 @@ fn too_large_answer_is_not_compaction() {
 }
 
 #[test]
-fn no_leader_applies_nothing() {
+fn request_without_leader_is_not_applied() {
     assert_row(&said(Code::Unavailable, "etcdserver: no leader"), Row::NoLeader, ErrorKind::Unavailable, Repeat::Always, false);
 }
 
 #[test]
-fn changed_leader_lets_reads_retry() {
+fn reads_are_retried_after_leader_change() {
     assert_row(&said(Code::Unavailable, "etcdserver: leader changed"), Row::LeaderChanged, ErrorKind::Unavailable, Repeat::Harmless, true);
 }
 
 #[test]
-fn failing_member_leaves_write_in_doubt() {
+fn failing_member_leaves_outcome_unknown() {
     for text in [
         "etcdserver: server stopped",
         "etcdserver: unhealthy cluster",
@@ -116,7 +117,7 @@ fn failing_member_leaves_write_in_doubt() {
 /// etcd passes errors of raft and of cancelled contexts on with the code `Unknown` (3.4) or
 /// `Canceled`. The caller caused none of them.
 #[test]
-fn stopping_server_leaves_write_in_doubt() {
+fn stopping_server_leaves_outcome_unknown() {
     for (code, text) in [
         (Code::Unknown, "raft: stopped"),
         (Code::Unavailable, "etcdserver: server stopped"),
@@ -155,13 +156,13 @@ fn request_to_unsuitable_member_is_retried_elsewhere() {
 }
 
 #[test]
-fn too_many_requests_applies_nothing() {
+fn overloaded_server_does_not_apply_request() {
     let status = said(Code::ResourceExhausted, "etcdserver: too many requests");
     assert_row(&status, Row::TooManyRequests, ErrorKind::Unavailable, Repeat::Always, false);
 }
 
 #[test]
-fn no_space_leaves_write_in_doubt() {
+fn no_space_leaves_outcome_unknown() {
     let status = said(Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded");
     assert_row(&status, Row::NoSpace, ErrorKind::NoSpace, Repeat::Never, true);
 }
@@ -177,7 +178,7 @@ fn too_large_request_is_not_applied() {
 }
 
 #[test]
-fn proxy_size_limit_is_named() {
+fn size_limit_of_proxy_is_explained() {
     let status: Status = Local::RefusedByProxy(StatusCode::PAYLOAD_TOO_LARGE).into();
     assert_row(&status, Row::RequestTooLarge, ErrorKind::TooLarge, Repeat::Never, false);
     let said = Error::from(Failure::of("127.0.0.1:80", status)).to_string();
@@ -216,7 +217,7 @@ fn refused_token_is_renewed() {
 }
 
 #[test]
-fn changed_users_need_new_login() {
+fn change_of_users_requires_new_login() {
     for status in
         [said(Code::InvalidArgument, "etcdserver: revision of auth store is old"), said(Code::Unknown, "auth: revision in header is old")]
     {
@@ -225,7 +226,7 @@ fn changed_users_need_new_login() {
 }
 
 #[test]
-fn refused_login_is_final() {
+fn refused_login_is_not_retried() {
     let status = said(Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password");
     assert_row(&status, Row::LoginRefused, ErrorKind::Unauthenticated, Repeat::Never, false);
     let status = said(Code::FailedPrecondition, "etcdserver: authentication is not enabled");
@@ -233,7 +234,7 @@ fn refused_login_is_final() {
 }
 
 #[test]
-fn permission_denied_is_final() {
+fn permission_denied_is_not_retried() {
     for status in [said(Code::PermissionDenied, "etcdserver: permission denied"), said(Code::PermissionDenied, "no")] {
         assert_row(&status, Row::PermissionDenied, ErrorKind::PermissionDenied, Repeat::Never, false);
     }
@@ -248,7 +249,7 @@ fn compacted_and_future_revisions_are_history_lost() {
 }
 
 #[test]
-fn missing_and_existing_leases_are_classified() {
+fn lease_errors_are_classified() {
     for status in
         [said(Code::NotFound, "etcdserver: requested lease not found"), said(Code::Unknown, "etcdserver: requested lease not found")]
     {
@@ -259,24 +260,24 @@ fn missing_and_existing_leases_are_classified() {
 }
 
 #[test]
-fn corrupt_cluster_is_final() {
+fn corrupt_cluster_error_is_not_retried() {
     for status in [said(Code::DataLoss, "etcdserver: corrupt cluster"), said(Code::DataLoss, "anything")] {
         assert_row(&status, Row::CorruptCluster, ErrorKind::Server, Repeat::Never, true);
     }
 }
 
 #[test]
-fn unknown_method_is_unsupported() {
+fn unknown_method_gives_unsupported_error() {
     for text in ["unknown service etcdserverpb.KV", "unknown method AuthStatus for service etcdserverpb.Auth", ""] {
         assert_row(&said(Code::Unimplemented, text), Row::UnknownCall, ErrorKind::Unsupported, Repeat::Elsewhere, false);
     }
 }
 
 #[test]
-fn non_grpc_server_is_named() {
+fn error_explains_server_without_grpc() {
     let not_grpc: Status = Local::NotGrpc("HTTP status 404".to_owned()).into();
     assert_row(&not_grpc, Row::NotGrpc, ErrorKind::Server, Repeat::Elsewhere, true);
-    // A proxy without a server behind it.
+    // The next status comes from a proxy that cannot reach a server.
     let unavailable = Local::NobodyBehind(StatusCode::SERVICE_UNAVAILABLE).into();
     assert_row(&unavailable, Row::Other(Code::Unavailable), ErrorKind::Unavailable, Repeat::Harmless, true);
     let said = Error::from(Failure::of("127.0.0.1:80", not_grpc)).to_string();
@@ -295,7 +296,7 @@ fn unknown_message_is_classified_by_code() {
 
 /// A write is sent twice only if it was not applied.
 #[test]
-fn writes_in_doubt_are_never_retried() {
+fn writes_with_unknown_outcome_are_not_retried() {
     let codes = Code::ALL.into_iter().map(Row::Other);
     let rows = [
         Row::NotSent,
@@ -345,7 +346,7 @@ fn error_names_endpoint_and_keeps_cause() {
 }
 
 #[test]
-fn failure_before_sending_leaves_no_doubt() {
+fn failure_before_sending_means_not_applied() {
     for row in [Row::Severed, Row::TimedOut, Row::Failing] {
         let verdict = Failure::new(row, "").before_sending().verdict();
         assert_eq!((verdict.repeat, verdict.may_have_applied), (Repeat::Always, false), "{row:?}");

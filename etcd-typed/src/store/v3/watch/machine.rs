@@ -1,33 +1,35 @@
-//! The logic of one watch stream as a state machine. Messages of the server and commands of the
-//! readers go in; requests and items come out. It contains no connection, no clock and no task.
+//! The logic of one watch stream as a state machine. Messages from the server and commands from the
+//! readers go in; requests and items come out. The machine contains no connection, no clock and no
+//! task.
 //!
-//! For each watch it guarantees, whatever the server sends: revisions rise from item to item, each
-//! revision comes once and as one batch, and only requested changes are yielded. As long as the
-//! stream is intact, no change is missing. The rules, with their reasons:
+//! For each watch the machine guarantees, whatever the server sends: revisions rise from item to
+//! item, each revision comes once and as one batch, and only requested changes are yielded. As long
+//! as the stream is intact, no change is missing. The rules, with their reasons:
 //!
 //! - A watch starts *at* the last known revision and drops everything up to that revision. Starting
 //!   at the next revision would lose a delete at exactly the revision of a compaction (etcd #18089,
 //!   in 3.4.23 and 3.5.1). A server may also replay old events in the middle of a stream (#15271).
 //! - Right after a read at R, the watch starts at R + 1. A watch that starts at or below the
 //!   store's revision would get its first event only from a loop that runs every 100 ms. If the
-//!   server reports that it is at R, nothing was missed. If it is further, the watch is created
-//!   again at R.
-//! - A live watch names no start revision. It begins after the revision in the server's answer, and
-//!   the changes before are skipped.
-//! - The resume point never follows the header of a message with events, because a batch of old
-//!   events carries the store's current revision.
+//!   server reports that it is at R, the watch has missed nothing. If the server reports a later
+//!   revision, the watch is created again at R.
+//! - A live watch is requested without a start revision. It begins after the revision in the
+//!   server's answer, and the changes before that are skipped.
+//! - The resume point is never taken from the header of a message with events, because that header
+//!   contains the store's current revision even if the events are old.
 //! - A revision is yielded when a later one begins, or when the message with all its fragments
 //!   ends. Events held back until then are dropped with the stream. Their size is limited: a watch
 //!   with a larger revision ends with `HistoryLost`, and its span is read again.
-//! - One watch is created at a time, so an answer to a creation belongs to the current one,
-//!   whatever id it names. A refusal names -1, or the requested id (3.5.0 to 3.5.5). A watch uses
-//!   the id in the answer: a server takes the requested one, but etcd's `grpc-proxy` numbers
-//!   watches itself, from 0.
+//! - One watch is created at a time, so an answer to a creation belongs to that watch, whatever id
+//!   the answer contains. A refusal contains the id -1, or the requested id (3.5.0 to 3.5.5). A
+//!   watch uses the id in the answer: a server takes the requested id, but etcd's `grpc-proxy`
+//!   numbers watches itself, from 0.
 //! - An answer to a progress request covers only the watches that were established when the request
-//!   was made, because `created` may overtake the answer. It counts only on servers that send it in
-//!   order with the events (since 3.4.25 and 3.5.8: #15220). On other servers an idle watch keeps
-//!   its resume point, and if it breaks after a compaction, its span is read again. `grpc-proxy` is
-//!   never asked: it ignores the request (3.5 and later) or panics (3.4).
+//!   was made, because the message that a watch was created may overtake the answer. The answer
+//!   counts only on servers that send it in order with the events (since 3.4.25 and 3.5.8: #15220).
+//!   On other servers an idle watch keeps its resume point, and if it breaks after a compaction,
+//!   its span is read again. `grpc-proxy` gets no progress requests: it ignores them (3.5 and
+//!   later) or panics (3.4).
 
 mod revision_buffer;
 
@@ -77,7 +79,8 @@ pub(super) struct Machine {
     waiting: VecDeque<Followed>,
     /// The watch whose creation was requested but not answered.
     creating: Option<Creating>,
-    /// Ids that the client cancelled and the server has not confirmed. Messages for them are late.
+    /// Ids of watches that the client cancelled and whose end the server has not confirmed.
+    /// Messages for these watches are late.
     cancelled: HashSet<i64>,
     last_id: i64,
     /// How many watches were ever established.
@@ -85,8 +88,8 @@ pub(super) struct Machine {
     /// The value of `established` at the oldest unanswered progress request.
     asked: Option<u64>,
     progress_is_reliable: bool,
-    /// An answer named another id than the request, so the peer is a proxy that numbers watches
-    /// itself.
+    /// True if an answer contained another id than the request, because the peer is a proxy that
+    /// numbers watches itself.
     is_proxied: bool,
 }
 
@@ -109,7 +112,8 @@ struct Followed {
     start: Start,
     /// The last revision received, which may be incomplete.
     held: Option<RevisionBuffer>,
-    /// The value of `established` after this watch was established.
+    /// The value of `established` after this watch was established. An answer to a progress request
+    /// covers the watch only if this is at most `asked`.
     place: u64,
 }
 
@@ -120,7 +124,7 @@ enum Start {
     AtLast,
     /// The revision after `last`. Correct only if nothing was written since `last`.
     AfterLast,
-    /// None, so the watch starts at the server's current revision.
+    /// No start revision, so the watch starts at the server's current revision.
     Now,
 }
 
@@ -159,7 +163,7 @@ impl Machine {
         }
     }
 
-    /// Asks the server for its revision, for watches that are silent.
+    /// Asks the server for its revision, so that idle watches can advance.
     pub(super) fn ask_progress(&mut self) {
         if self.progress_is_reliable && !self.is_proxied && !self.watches.is_empty() {
             self.asked.get_or_insert(self.established);
@@ -178,7 +182,7 @@ impl Machine {
         creating.into_iter().chain(self.waiting.iter().map(|watch| watch.token)).collect()
     }
 
-    /// Handles a message of the server.
+    /// Updates the watches with a message from the server.
     pub(super) fn receive(&mut self, message: WatchResponse) {
         let header = message.header.as_ref().map_or(0, |header| header.revision);
         if message.created {
@@ -225,7 +229,7 @@ impl Machine {
         self.send(WatchStep::Create(request));
     }
 
-    /// Handles the answer for the watch that is being created.
+    /// Processes the answer for the watch that is being created.
     fn answered(&mut self, message: &WatchResponse, header: i64) {
         let Some(Creating { requested, mut watch, abandoned }) = self.creating.take() else {
             return self.misbehaved("it created a watch that was not requested");
@@ -266,7 +270,7 @@ impl Machine {
         self.create_next();
     }
 
-    /// Handles the server's end of a watch.
+    /// Processes the message that the server has ended a watch.
     fn ended(&mut self, message: &WatchResponse) {
         let id = message.watch_id;
         if self.cancelled.remove(&id) {
@@ -280,8 +284,8 @@ impl Machine {
         };
         self.ids.remove(&watch.token);
         if self.is_proxied {
-            // A proxy keeps an ended watch until it is cancelled, and lets later watches of the
-            // same keys share it. Those would get no events.
+            // A proxy keeps an ended watch until the client cancels it, and lets later watches of
+            // the same keys share it. Those watches would get no events.
             self.cancel(id);
         }
         self.last_word(watch.token, message);
@@ -345,7 +349,7 @@ impl Machine {
         }
     }
 
-    /// While the stream holds back too much, ends the watch that holds the most.
+    /// Ends the watch that holds back the most, until the stream is within its limit.
     fn limit_held(&mut self) {
         let held = |watch: &Followed| watch.held.as_ref().map_or(0, RevisionBuffer::size);
         while self.watches.values().map(held).sum::<usize>() > MOST_HELD {
@@ -373,7 +377,7 @@ impl Machine {
 }
 
 impl Followed {
-    /// Handles one event. `rest` has the events that follow it in the message.
+    /// Adds one event to the watch. `rest` has the events that follow it in the message.
     fn event(&mut self, event: &wire::Event, rest: &[wire::Event], outputs: &mut VecDeque<Output>) -> Result<(), &'static str> {
         let Some(kv) = &event.kv else {
             return Err("an event without a key");
@@ -390,7 +394,7 @@ impl Followed {
         Ok(())
     }
 
-    /// Yields the events held back, whose revision is complete.
+    /// Yields the events that were held back. Their revision is complete.
     fn flush(&mut self, outputs: &mut VecDeque<Output>) -> Result<(), &'static str> {
         let Some(held) = self.held.take() else {
             return Ok(());

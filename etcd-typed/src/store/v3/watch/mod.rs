@@ -39,14 +39,14 @@ use machine::Token;
 use replay::{Permit, Replay};
 use shared_watches::{Following, SharedWatch, SharedWatches, Stands};
 
-/// Server watches on one stream. More would gain little: 10,000 watches on one stream cost 2 MB in
-/// this client.
+/// The maximum number of server watches on one stream. A larger number would gain little: 10,000
+/// watches on one stream cost 2 MB in this client.
 const WATCHES_PER_STREAM: usize = 1000;
 
 /// How often one call tries another watch or stream because the previous one ended meanwhile.
 const STREAMS_PER_CALL: u32 = 4;
 
-/// The longest wait before a refused watch is tried again, unless it waits for a login.
+/// The longest wait before a refused watch is tried again, unless the watch waits for a login.
 const LONGEST_DELAY: Duration = Duration::from_millis(100);
 
 /// All watches of a client.
@@ -62,15 +62,15 @@ pub(super) struct Watches {
     replays: Arc<AtomicUsize>,
 }
 
-/// A stream, as seen by watches that want to use it.
+/// The handle of a stream, for watches that want to use the stream.
 #[derive(Clone, Debug)]
 struct Handle {
     commands: mpsc::UnboundedSender<Command>,
-    /// The number of server watches on the stream or about to be added.
+    /// The number of server watches on the stream, including those about to be added.
     watches: Arc<AtomicUsize>,
     /// The newest revision that the server has reported.
     reached: Arc<AtomicU64>,
-    /// Whether the stream accepts no new watches. The existing ones stay.
+    /// True if the stream accepts no new watches. Existing watches stay.
     retired: Arc<AtomicBool>,
     /// The generation of the session that opened the stream. A stream keeps its token.
     generation: u64,
@@ -99,8 +99,8 @@ impl Handle {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     All,
-    /// A section of a long history, up to this revision or without an end. It has a server watch of
-    /// its own and keeps it.
+    /// A section of a long history, up to this revision or without an end. Its server watch is not
+    /// shared with other readers.
     Section(Option<Revision>),
 }
 
@@ -151,7 +151,7 @@ impl Watches {
         Ok(Box::pin(following))
     }
 
-    /// Returns a reader whose watch is established.
+    /// Waits until a watch is established, and returns a reader of the watch.
     async fn establish(&self, watch: &Watch, part: Part) -> Result<Following, Failure> {
         let began = Instant::now();
         let deadline = self.core.retry.deadline();
@@ -165,13 +165,13 @@ impl Watches {
             let (following, stands) = match self.shared_watches.reader(watch, self.name(), alone, part, |_| Err(())) {
                 Ok(reader) => reader,
                 Err(()) => {
-                    // Boxed, like the code below: thousands may wait here, and nearly all of them
-                    // join an existing watch.
+                    // Boxed, like the code below: thousands of callers may wait here, and nearly
+                    // all of them join an existing watch.
                     let session = Box::pin(Auth::session(&self.core, deadline)).await?;
                     self.create(watch, alone, part, &session)
                 }
             };
-            // A caller that gives up here drops its reader, which removes it from the watch.
+            // If the caller gives up here, dropping its reader removes the reader from the watch.
             let failure = match timeout_at(deadline, stands).await {
                 Ok(Ok(Ok(()))) => {
                     self.core.auth.has_served(following.shared.stream.generation);
@@ -205,7 +205,7 @@ impl Watches {
             };
             if failure.row.verdict().repeat == Repeat::Elsewhere {
                 // The stream has marked its endpoint as failed, so the next attempt asks another
-                // one.
+                // endpoint.
                 refusing_endpoints += 1;
                 if refusing_endpoints >= self.core.endpoints.count() {
                     return Err(failure);
@@ -228,8 +228,9 @@ impl Watches {
         }
     }
 
-    /// Returns whether a watch that was refused with `failure` may be created on another stream:
-    /// its token has expired, or users and roles have changed. Renews the session if needed.
+    /// Returns whether a watch that was refused with `failure` may be created on another stream,
+    /// because its token has expired, or users and roles have changed. Renews the session if
+    /// needed.
     ///
     /// # Errors
     ///
@@ -241,8 +242,8 @@ impl Watches {
                 Ok(true)
             }
             Row::AuthChanged => Ok(true),
-            // 3.4 and early 3.5 return this for an expired token too. A read of the same keys tells
-            // which it is, and renews the token.
+            // etcd 3.4 and early 3.5 return this error for an expired token too. A read of the same
+            // keys shows which of the two it is, and renews the token.
             Row::PermissionDenied if self.core.auth.has_credentials() => match self.read(watch, deadline).await {
                 Ok(()) => Ok(true),
                 Err(refused) if refused.row == Row::PermissionDenied => Ok(false),
@@ -252,7 +253,7 @@ impl Watches {
         }
     }
 
-    /// Returns whether a new token is all that it takes to create the refused watch.
+    /// Returns whether the refused watch needs only a new token.
     fn is_mended_by_login(&self, failure: &Failure) -> bool {
         matches!(failure.row, Row::TokenRefused | Row::AuthChanged) && self.core.auth.has_credentials()
     }
@@ -272,8 +273,8 @@ impl Watches {
         reader
     }
 
-    /// Returns a stream of this session that has room for another watch. Opens one if there is
-    /// none.
+    /// Returns a stream of this session that has room for another watch. Opens a stream if none has
+    /// room.
     fn stream(&self, session: &Session) -> Handle {
         let mut streams = self.streams();
         streams.retain(Handle::is_open);
@@ -300,7 +301,7 @@ impl Watches {
         handle
     }
 
-    /// Stops adding watches to this stream. The existing ones stay.
+    /// Stops adding watches to this stream. Existing watches stay.
     fn retire(&self, stream: &Handle) {
         stream.retired.store(true, Ordering::Relaxed);
         self.streams().retain(|other| !other.is(stream));
@@ -325,7 +326,7 @@ impl Watches {
 struct Sections {
     watches: Arc<Watches>,
     span: Span,
-    /// The stream of the first section. Its server tells how much history there is.
+    /// The stream of the first section. Its server has reported the newest revision.
     stream: Handle,
 }
 

@@ -1,4 +1,4 @@
-//! The queue between the task of a stream and one reader. It never makes the task wait.
+//! The queue between the task of a stream and one reader. The queue never makes the task wait.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +20,7 @@ const MOST_BYTES_OF_SECTION: usize = 1024 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     state: Mutex<State>,
-    /// The reader wants nothing after this revision.
+    /// The last revision that the reader wants.
     until: Option<Revision>,
 }
 
@@ -29,7 +29,7 @@ struct State {
     items: VecDeque<Kept>,
     batches: usize,
     bytes: usize,
-    /// No more items are added.
+    /// True if no more items are added.
     ended: bool,
     reader: Option<Waker>,
 }
@@ -39,12 +39,12 @@ enum Kept {
     Item(Result<WatchItem>),
     /// A batch with its size in bytes.
     Batch(Batch, usize),
-    /// A batch that other readers have too. Each reader copies it when it takes it, but the keys
-    /// and values in it are never copied.
+    /// A batch that is shared with other readers. Each reader copies the batch when it takes it
+    /// from the queue, but the keys and values are never copied.
     Shared(Arc<Batch>, usize),
 }
 
-/// The outcome of adding an item. The caller must call the waker, while it holds no lock.
+/// The outcome of adding an item. The caller must wake the waker, and must hold no lock then.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct Pushed {
@@ -54,8 +54,9 @@ pub(super) struct Pushed {
 }
 
 impl Queue {
-    /// Returns a queue that ends at a revision. The first item at or after the revision ends it. If
-    /// that item is later, the reader gets progress up to the revision instead.
+    /// Returns a queue that ends at a revision. The first item at or after the revision ends the
+    /// queue. If that item is after the revision, the reader gets progress up to the revision
+    /// instead.
     pub(super) fn until(until: Option<Revision>) -> Self {
         Self { until, ..Self::default() }
     }
@@ -191,8 +192,7 @@ impl State {
     }
 }
 
-/// Returns the memory of a batch in bytes: its events, and their keys and values, which are in a
-/// buffer of the batch.
+/// Returns the memory of a batch in bytes: the events, and the buffer with their keys and values.
 pub(super) fn size(batch: &Batch) -> usize {
     let bytes = |event: &Event| event.key().len() + if let Event::Put { kv, .. } = event { kv.value.len() } else { 0 };
     batch.events.iter().map(|event| size_of::<Event>() + bytes(event)).sum()
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_batches_end_with_lagged() {
+    fn too_many_batches_end_queue_with_lagged() {
         let queue = Queue::default();
         for revision in 1..=1024 {
             assert!(queue.push(batch(revision, 1)).taken);
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_bytes_end_with_lagged() {
+    fn too_many_bytes_end_queue_with_lagged() {
         let queue = Queue::default();
         assert!(queue.push(batch(1, MOST_BYTES + 1)).taken);
         assert!(!queue.push(batch(2, 1)).taken);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn bounded_queue_ends_at_its_revision() {
+    fn queue_ends_at_given_revision() {
         for (last, expected) in [
             (batch(7, 1), batch(7, 1)),
             (batch(9, 1), WatchItem::Progress(Revision::new(7))),

@@ -1,15 +1,16 @@
 //! Reads a long history with several server watches side by side.
 //!
-//! etcd serves watches that are behind from a loop that runs every 100 ms (`syncWatchers`). Each
-//! round sends at most 1000 revisions to each watch, and reads everything from the oldest wanted
-//! revision up to now for it. So one watch alone gets at most 10,000 revisions a second, and the
-//! server's work grows with the square of its distance. The history is therefore cut into sections.
-//! Each section has its own watch, and they are read one after the other.
+//! etcd serves watches that are behind from a loop that runs every 100 ms (`syncWatchers`). In each
+//! round, the server reads everything from the oldest wanted revision up to now, and sends at most
+//! 1000 revisions to each watch. So one watch alone gets at most 10,000 revisions a second, and the
+//! server's work grows with the square of the watch's distance from now. The client therefore cuts
+//! the history into sections. Each section has its own watch, and the sections are read one after
+//! the other.
 //!
-//! This is correct because each of these watches is a complete one: it yields everything after its
-//! start, in order. A section ends when its watch yields a change or progress at or beyond the end
-//! of the section. Changes beyond the end belong to the next section. How a server groups its
-//! messages, and how the revisions of the span are distributed, only affects the speed.
+//! This is correct because each of these watches is complete: it yields everything after its start,
+//! in order. A section ends when its watch yields a change or progress at or beyond the end of the
+//! section. Changes beyond the end belong to the next section. How a server groups its messages,
+//! and how the revisions of the span are distributed, only affects the speed.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -25,16 +26,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 use crate::store::{BoxFuture, WatchItem, WatchStream};
 
-/// How far behind the server a watch must be. A shorter history arrives in two or three rounds of
-/// the loop.
+/// How many revisions a watch must be behind the server to be read in sections. A shorter history
+/// arrives in two or three rounds of the loop.
 pub(super) const FAR: u64 = 2000;
 
-/// The new revisions that a server sends to a watch in one round: 1000, less the one that the watch
-/// starts at, which is already known.
+/// The number of new revisions that a server sends to a watch in one round: 1000, minus the start
+/// revision of the watch, which is already known.
 const ROUND: u64 = 999;
 
-/// The number of watches at first, and once the history proves dense. A server has room for 128
-/// messages on a stream, and handles 512 watches a round.
+/// The number of open sections at first, and the maximum if the history turns out to be dense. A
+/// server has room for 128 messages on a stream, and handles 512 watches a round.
 const FIRST_WINDOW: usize = 32;
 const LARGEST_WINDOW: usize = 64;
 
@@ -42,14 +43,14 @@ const LARGEST_WINDOW: usize = 64;
 const LONGEST_STRIDE: u64 = 1_000_000;
 
 /// How many watches of a client may use sections at the same time, which limits the memory of their
-/// queues. If thousands resume at once, the others share one watch.
+/// queues. If thousands of watches resume at once, the others share one server watch.
 const MOST_REPLAYS: usize = 2;
 
-/// After this time without an item, nothing is left to read. A server that reads a million
-/// revisions takes some seconds before it sends the first.
+/// After this time without an item, the client assumes that no history is left to read. A server
+/// that reads a million revisions takes some seconds before it sends the first one.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// A permit to read in sections. Dropping it gives it back.
+/// A permit to read in sections. Dropping the permit gives it back.
 #[derive(Debug)]
 pub(super) struct Permit(Arc<AtomicUsize>);
 
@@ -72,7 +73,7 @@ pub(super) trait Source: Send + Unpin + 'static {
     /// Returns the newest revision that the server has reported.
     fn newest(&self) -> Revision;
 
-    /// Opens a watch of everything after `start`. It may end once it has yielded a change or
+    /// Opens a watch of everything after `start`. The watch may end once it has yielded a change or
     /// progress at or beyond `until`.
     fn open(&self, start: Revision, until: Option<Revision>) -> BoxFuture<'static, Result<WatchStream>>;
 }
@@ -100,7 +101,7 @@ struct Section {
     until: Option<Revision>,
     /// Whether the watch of the section continues beyond `until`.
     endless: bool,
-    /// The number of revisions of the span yielded so far.
+    /// The number of revisions of the span that were yielded so far.
     yielded: u64,
     stage: Stage,
 }
@@ -113,7 +114,7 @@ enum Stage {
 }
 
 impl<S: Source> Replay<S> {
-    /// Continues with `first`, a watch that was opened after `start`.
+    /// Returns a replay that begins with `first`, a watch of everything after `start`.
     pub(super) fn new(source: S, start: Revision, first: WatchStream, permit: Permit) -> Self {
         let until = Some(Revision::new(start.get().saturating_add(ROUND)));
         let first = Section { start, until, endless: true, yielded: 0, stage: Stage::Open(first) };
@@ -165,7 +166,8 @@ impl<S: Source> Replay<S> {
         }
     }
 
-    /// Returns what an item of the first section means for the reader.
+    /// Returns the item of the first section if it is new to the reader. Ends the section after its
+    /// last item.
     fn take(&mut self, item: WatchItem) -> Option<WatchItem> {
         let to = match &item {
             WatchItem::Batch(batch) => batch.revision,
@@ -190,7 +192,8 @@ impl<S: Source> Replay<S> {
         new.then_some(item)
     }
 
-    /// Ready after a long silence. Time during which the reader did not poll does not count.
+    /// Returns ready after a long silence. Time during which the reader did not poll does not
+    /// count.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.is_silent {
             self.is_silent = true;
@@ -213,7 +216,7 @@ impl<S: Source> Replay<S> {
         }
     }
 
-    /// Starts to open a section. It is polled again once it is the first one.
+    /// Starts to open a section. The section is polled again when it has become the first one.
     fn open(&mut self, start: Revision, until: Option<Revision>, cx: &mut Context<'_>) {
         let stage = Stage::Opening(self.source.open(start, until));
         let mut section = Section { start, until, endless: until.is_none(), yielded: 0, stage };
@@ -221,7 +224,8 @@ impl<S: Source> Replay<S> {
         self.sections.push_back(section);
     }
 
-    /// Ends the first section. The next ones get the length that would have been read in one round.
+    /// Ends the first section. Later sections get about the length that the server sends in one
+    /// round.
     fn finish(&mut self) {
         if let Some(Section { start, until: Some(until), yielded, .. }) = self.sections.pop_front() {
             let length = until.get().saturating_sub(start.get());
@@ -234,7 +238,8 @@ impl<S: Source> Replay<S> {
         }
     }
 
-    /// Reduces the sections to a single watch.
+    /// Closes the sections and continues with a single watch: that of the first section if it is
+    /// endless, else a new one.
     fn settle(&mut self, cx: &mut Context<'_>) {
         self.sections.truncate(1);
         match self.sections.front_mut() {

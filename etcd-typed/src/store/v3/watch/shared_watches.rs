@@ -1,5 +1,5 @@
-//! The server watches of a client by their span, so that equal watches share one. `sharing.rs`
-//! decides which readers share a watch; this file adds the locks.
+//! The server watches of a client by their span, so that equal watches share one server watch.
+//! `sharing.rs` decides which readers share a watch; this file adds the locks.
 //!
 //! Locks are taken in this order: the list, an older watch, a younger one. Wakers are called while
 //! no lock is held.
@@ -34,8 +34,8 @@ pub(super) struct SharedWatch {
     token: Token,
     pub(super) watch: Watch,
     pub(super) stream: Handle,
-    /// Whether it reads a section of a long history. Such watches run side by side for one reader
-    /// and are never merged.
+    /// Whether the watch reads a section of a long history. Such watches run side by side for one
+    /// reader and are never merged.
     is_section: bool,
     shared_watches: Weak<SharedWatches>,
     state: Mutex<State>,
@@ -43,7 +43,7 @@ pub(super) struct SharedWatch {
 
 struct State {
     sharing: Sharing,
-    /// The watch that took over its readers, if it ended that way.
+    /// The watch that took over the readers, if this watch ended that way.
     moved_to: Option<Arc<SharedWatch>>,
 }
 
@@ -82,8 +82,9 @@ impl SharedWatches {
         Ok((Following { queue, shared: joined, reader }, stands))
     }
 
-    /// Moves the readers of a newly created watch to an older watch of the same stream, if one can
-    /// serve them as well. Returns true if so; the new watch is then not needed.
+    /// Moves the readers of a newly created watch to an older watch of the same stream, if an older
+    /// watch can serve them as well. Returns true if the readers moved; the new watch is then not
+    /// needed.
     pub(super) fn fold(&self, shared: &Arc<SharedWatch>) -> bool {
         let mut wakers = Vec::new();
         let mut shared_watches = self.list();
@@ -133,7 +134,7 @@ pub(super) struct NewSharedWatch<'f> {
 }
 
 impl NewSharedWatch<'_> {
-    /// Returns the watch, on this stream.
+    /// Creates the watch on this stream.
     pub(super) fn on(self, stream: Handle, token: Token) -> Arc<SharedWatch> {
         let sharing = Sharing::new(self.watch.from, self.reader, Arc::clone(self.queue), self.established);
         let state = Mutex::new(State { sharing, moved_to: None });
@@ -162,7 +163,7 @@ impl SharedWatch {
         goes_on
     }
 
-    /// Yields an item to all readers that need it. Returns false if no reader is left, which ends
+    /// Passes an item to all readers that need it. Returns false if no reader is left, which ends
     /// the watch.
     pub(super) fn deliver(&self, item: WatchItem, wakers: &mut Vec<Waker>) -> bool {
         let goes_on = self.state().sharing.deliver(item, wakers);
@@ -201,7 +202,7 @@ impl SharedWatch {
                 drop(state);
                 if was_last {
                     shared.retire();
-                    // If the task has ended, so have its watches.
+                    // This fails only if the task of the stream has ended, and the watch with it.
                     let _ = shared.stream.commands.send(Command::Remove(shared.token));
                 }
                 return;

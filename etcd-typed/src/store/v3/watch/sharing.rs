@@ -2,13 +2,14 @@
 //! can yield everything after the reader's start revision, once and in order. [`Sharing`] decides
 //! this, without a connection, a clock or a task.
 //!
-//! - Each reader has its own position, and changes up to it are not for this reader. So a reader
+//! - Each reader has its own position, and gets only the changes after that position. So a reader
 //!   may join in the middle, and may be ahead of the watch.
-//! - The watch keeps recent batches for readers that join a moment later, because others may write
-//!   between the read of a span and its watch.
-//! - A reader whose start revision the server of the watch has not been seen to reach does not join
-//!   at once. It gets a watch of its own, whose creation shows whether that server lags or has
-//!   another history. Then it is moved to the shared watch ([`Sharing::take_over`]).
+//! - The watch keeps recent batches for readers that join a moment later, because other clients may
+//!   write between the read of a span and its watch.
+//! - If the server of the watch is not known to have reached the reader's start revision, the
+//!   reader does not join at once. It gets a watch of its own, whose creation shows whether that
+//!   server lags or has another history. Then the reader moves to the shared watch
+//!   ([`Sharing::take_over`]).
 //! - A reader that needs its first event at once does not join a watch that is still behind
 //!   (`machine.rs` explains the server's loop of 100 ms).
 
@@ -33,8 +34,8 @@ pub(super) type ReaderId = u64;
 const MOST_RECENT: usize = 64;
 const MOST_RECENT_BYTES: usize = 256 * 1024;
 
-/// How far ahead of a watch a resuming reader may be to join it while it is still behind. This is
-/// what a server sends at once.
+/// How many revisions a resuming reader may be ahead of a watch that is still behind, to join that
+/// watch. A server sends this many revisions at once.
 const NEAR: u64 = 1000;
 
 /// Sends once to a reader whether its watch was established. An error without a failure means that
@@ -91,7 +92,7 @@ enum Stage {
 }
 
 impl Sharing {
-    /// Returns a watch that is about to be created for this reader.
+    /// Returns the state of a watch that is about to be created for this reader.
     pub(super) fn new(from: WatchFrom, reader: ReaderId, queue: Arc<Queue>, established: EstablishedSender) -> Self {
         let last = from.revision();
         let readers = HashMap::from([(reader, Reader { queue, last, from, established: Some(established) })]);
@@ -109,7 +110,7 @@ impl Sharing {
     }
 
     /// Adds a reader that starts at `from`, if this watch can serve it. `reached` is the newest
-    /// revision that the watch's server was seen at. The caller must call the `wakers`.
+    /// revision that the watch's server was seen at. The caller must wake the `wakers`.
     pub(super) fn join(
         &mut self,
         from: WatchFrom,
@@ -139,7 +140,8 @@ impl Sharing {
                 }
             }
         }
-        // Keep batches from now on even if this reader came too late, because the next one may not.
+        // Keep batches from now on even if this reader came too late, because the next reader may
+        // come in time.
         self.keeps = true;
         if from.revision() < self.floor {
             if !matches!(from, WatchFrom::Live(_)) {
@@ -155,13 +157,13 @@ impl Sharing {
         Join::Reads
     }
 
-    /// Handles the server's answer that it has created the watch at this revision. Returns false if
-    /// that revision is too old for all waiting readers.
+    /// Records that the server has created the watch at this revision. Returns false if that
+    /// revision is too old for all waiting readers.
     pub(super) fn stand(&mut self, created_at: Revision) -> bool {
         self.stage = Stage::Established(created_at);
         // If the watch asked for a later revision than its server has reached, its last item says
-        // that the server is behind. Readers that joined it get this item too if it is true for
-        // them.
+        // that the server is behind. All waiting readers start at the requested revision or later,
+        // so they stay and get this item too.
         let behind = self.from.revision() > created_at;
         self.readers.retain(|_, reader| {
             let proven = behind || reader.from.revision() <= created_at;
@@ -213,8 +215,8 @@ impl Sharing {
         self.end_without_readers()
     }
 
-    /// Ends the watch with an error. Readers that wait for it to be established get the error
-    /// there, the others from their queues.
+    /// Ends the watch with an error. Readers that wait until the watch is established get the error
+    /// from that wait, and the other readers from their queues.
     pub(super) fn fail(&mut self, failure: &Failure, wakers: &mut Vec<Waker>) {
         self.stage = Stage::Ended;
         for (_, reader) in self.readers.drain() {
@@ -244,8 +246,9 @@ impl Sharing {
         self.readers.remove(&reader).is_some() && !self.end_without_readers()
     }
 
-    /// Takes over all readers of another watch of the same span and server, unless this watch can
-    /// no longer yield something that they lack. The other watch then ends.
+    /// Takes over all readers of another watch of the same span and server, unless these readers
+    /// need changes that this watch can no longer yield, or would have to wait for it. Returns true
+    /// if the readers moved; the other watch has then ended.
     pub(super) fn take_over(&mut self, other: &mut Self, wakers: &mut Vec<Waker>) -> bool {
         let (Stage::Established(created_at), Stage::Established(others_created_at)) = (self.stage, other.stage) else {
             return false;
@@ -327,8 +330,8 @@ impl Sharing {
     /// Gives a reader the kept batches after its position.
     fn catch_up(&self, reader: &mut Reader, wakers: &mut Vec<Waker>) {
         for batch in self.recent.iter().filter(|batch| batch.revision > reader.last) {
-            // A queue has room for more than is kept here. If it refuses a batch, it has ended, and
-            // its reader is removed with the next batch.
+            // A queue has room for more than is kept here. If a queue refuses a batch, the queue
+            // has ended, and its reader is removed with the next batch.
             wakers.extend(reader.queue.push_shared(batch, size(batch)).waker);
         }
         if let Some(newest) = self.recent.back() {

@@ -35,12 +35,12 @@ pub(super) struct Watched {
     shared_watches: HashMap<Token, Arc<SharedWatch>>,
     /// The history that the watches belong to.
     origin: Origin,
-    /// The number of watches. The sender of a watch increments it, so that a stream with room is
-    /// found before this task runs.
+    /// The number of watches. The caller that adds a watch increments the number, so that it is
+    /// right even before this task runs.
     count: Arc<AtomicUsize>,
     /// The newest revision that the server has reported.
     reached: Arc<AtomicU64>,
-    /// Whether the stream accepts no new watches.
+    /// True if the stream accepts no new watches.
     retired: Arc<AtomicBool>,
     /// All watches of the client.
     all: Arc<SharedWatches>,
@@ -48,8 +48,8 @@ pub(super) struct Watched {
     wakers: Vec<Waker>,
 }
 
-/// Serves one stream from its first watch to its last one, or until it breaks. Then every reader
-/// gets the error.
+/// Serves one stream until its last watch has ended or the stream breaks. If the stream breaks,
+/// every reader gets the error.
 pub(super) async fn run(
     core: Arc<Core>,
     token: Option<HeaderValue>,
@@ -67,10 +67,10 @@ pub(super) async fn run(
         }
         Err(status) => Err(Failure::of(&slot.name, status)),
     };
-    // Later watches look for another stream, and so do those that are turned away below. Receiving
-    // until the channel is empty and closed also finds a command that is just being sent. Its
-    // sender keeps the channel and waits for an answer, so a mere look at the queued commands could
-    // leave it waiting forever.
+    // Later watches look for another stream, and so do the watches that are turned away below. The
+    // loop receives until the channel is empty and closed, so it also gets a command that is just
+    // being sent. If it only looked at the queued commands, the sender of such a command could wait
+    // for an answer forever.
     wishes.close();
     let mut failure = end.err();
     while let Some(wish) = wishes.recv().await {
@@ -89,8 +89,8 @@ pub(super) async fn run(
         return watched.turn_away();
     }
     if failure.row == Row::AnswerTooLarge {
-        // Only one watch's message was too large. On another stream it arrives in other pieces, so
-        // every watch may try again.
+        // Only one watch's message was too large. On another stream the message arrives in other
+        // pieces, so every watch may try again.
         failure.row = Row::Severed;
     }
     if failure.row.verdict().endpoint_failed {
@@ -106,8 +106,8 @@ pub(super) async fn run(
 /// Opens the stream on a connection that has room for it. Watch streams stay open, so a stream that
 /// waited for the end of another might wait forever.
 async fn open(core: &Core, slot: &Slot, token: Option<&HeaderValue>) -> Result<(Connection, (Requests, Answers)), Status> {
-    // Without this, a member without a leader would stay silent. With it, the member ends the
-    // stream.
+    // Without `leader: true`, a member without a leader would stay silent. With it, such a member
+    // ends the stream.
     let metadata = Metadata { leader: true, token };
     loop {
         let connection = core.endpoints.connection(slot, Lane::Watches).await?;
@@ -178,8 +178,8 @@ async fn serve(
             }
             () = connection.doubted(), if !doubted => {
                 doubted = true;
-                // Watches whose creation may be lost move to another stream, and new watches go
-                // there. Established watches still get their events.
+                // Watches whose creation may be lost move to another stream, and new watches use
+                // another stream too. Established watches still get their events.
                 watched.retired.store(true, Ordering::Relaxed);
                 for token in machine.not_established() {
                     machine.remove(token);
@@ -283,21 +283,21 @@ impl Watched {
     }
 }
 
-/// If the runtime drops the task, no reader is left waiting.
+/// Fails the remaining watches, so that no reader waits forever if the runtime drops the task.
 impl Drop for Watched {
     fn drop(&mut self) {
         self.fail(&Failure::new(Row::Severed, "the runtime of the watch has ended"));
     }
 }
 
-/// Returns the header that the answer to a creation lacks. etcd's `grpc-proxy` invents such an
-/// answer when it lets watches share one of its own: it contains the requested revision and no
-/// cluster.
+/// Returns the header that the answer to the creation of a watch lacks. etcd's `grpc-proxy` makes
+/// up such an answer when it lets watches share one of its own watches: the answer contains the
+/// requested revision and no cluster id.
 async fn header_of(core: &Core, token: Option<&HeaderValue>, (key, range_end): (Bytes, Bytes)) -> Result<Option<ResponseHeader>, Failure> {
     let request = RangeRequest { key, range_end, count_only: true, ..RangeRequest::default() };
     let limit = Instant::now() + STATUS_LIMIT;
     let answer = core.attempts(&RANGE, How::READ, token, &request, limit).await;
-    // Whatever the error is, it ends the stream for all its watches, and each is tried again.
+    // Whatever the error is, it ends the stream for all its watches, and each watch is tried again.
     answer.map(|answer| answer.header).map_err(|failure| Failure::new(Row::Severed, failure.words()))
 }
 
@@ -307,8 +307,8 @@ async fn progress_is_reliable(core: &Core, slot: &Slot, token: Option<&HeaderVal
     let limit = Instant::now() + STATUS_LIMIT;
     match core.attempt(slot, &STATUS, How::STALE, token, &StatusRequest {}, limit).await {
         Ok(answer) => is_reliable(&answer.version),
-        // Only later servers require a token here, and refuse a user who is not an administrator
-        // (since 3.4.42 and 3.5.28).
+        // Only later servers require a token for this request, and refuse it to a user who is not
+        // an administrator (since 3.4.42 and 3.5.28).
         Err(failure) => matches!(failure.row, Row::PermissionDenied | Row::TokenRefused | Row::AuthChanged),
     }
 }
@@ -329,7 +329,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_is_reliable_on_fixed_versions_only() {
+    fn progress_is_reliable_only_since_fix() {
         for version in ["3.4.25", "3.4.38", "3.5.8", "3.5.30", "3.6.0", "3.6.0-rc.1", "3.7.1", "4.0.0"] {
             assert!(is_reliable(version), "{version}");
         }

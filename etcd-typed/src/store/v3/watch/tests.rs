@@ -19,7 +19,7 @@ use crate::store::v3::wire::{self, Event, RangeResponse, ResponseHeader, StatusR
 
 /// The time limit of a call in these tests.
 const CALL: Duration = Duration::from_millis(600);
-/// The limit of every wait. Every operation that ends at all ends sooner.
+/// The time limit of every wait. An operation that ends at all ends sooner.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The size of one fragment.
 const FRAGMENT: usize = 2 << 20;
@@ -140,7 +140,7 @@ fn frame(message: &[u8]) -> Bytes {
 }
 
 #[tokio::test]
-async fn views_and_streams_start_without_created_watch() {
+async fn views_and_streams_start_without_watch_answer() {
     let server = Hostile::start(Watching::Silent).await;
     let client = server.client();
     let (entry, map) = (client.entry::<u32>("/a/x").unwrap(), client.entries::<String, u32>("/a").unwrap());

@@ -97,7 +97,7 @@ macro_rules! oneof {
     };
 }
 
-/// Encodes, decodes or measures one field, by its form.
+/// Encodes, decodes or measures one field, according to its form.
 macro_rules! field {
     (encode optional message, $tag:literal, $field:expr, $out:ident) => {
         if let Some(message) = $field {
@@ -149,7 +149,7 @@ pub(super) fn is_zero<T: Default + PartialEq>(field: &T) -> bool {
     *field == T::default()
 }
 
-/// Implemented by [`oneof!`].
+/// A set of alternative fields. [`oneof!`] implements this trait.
 pub(super) trait Oneof: Sized {
     fn encode(&self, out: &mut impl BufMut);
 
@@ -246,8 +246,8 @@ mod tests {
         Inner(DerivedInner),
     }
 
-    /// Returns well-formed fields with these numbers and some others. A field may occur twice, and
-    /// the order is arbitrary.
+    /// Generates well-formed fields with the numbers of `Ours` and with some others. A field may
+    /// occur twice, and the order is arbitrary.
     fn fields() -> impl Strategy<Value = Vec<u8>> {
         let tag = prop_oneof![1..11_u32, 63..68_u32];
         let number = (tag.clone(), prop_oneof![0..3_u64, any::<u64>()]).prop_map(|(tag, number)| {

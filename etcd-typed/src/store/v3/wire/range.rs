@@ -57,13 +57,13 @@ impl Message for RangeResponse {
 fn key_value(message: Bytes) -> Result<KeyValue, DecodeError> {
     match usual(&message, &message) {
         Some(kv) => Ok(kv),
-        // The message is unusual or invalid, which the general decoder handles.
+        // The general decoder reads unusual messages and reports invalid ones.
         None => KeyValue::decode(message),
     }
 }
 
-/// Decodes a key-value message with the usual fields. `rest` is a part of `message`, and so are the
-/// key and value.
+/// Decodes a key-value message. Returns `None` if it is invalid or has other than the usual fields.
+/// `rest` is a part of `message`, and so are the key and value.
 pub(super) fn usual(message: &Bytes, mut rest: &[u8]) -> Option<KeyValue> {
     let mut kv = KeyValue::default();
     while let Some((&field, after)) = rest.split_first() {
@@ -82,7 +82,7 @@ pub(super) fn usual(message: &Bytes, mut rest: &[u8]) -> Option<KeyValue> {
     Some(kv)
 }
 
-/// Decodes a number of up to 63 bits, which all of etcd's numbers are.
+/// Decodes a number of up to 63 bits. All of etcd's numbers fit into 63 bits.
 pub(super) fn varint(rest: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for shift in (0..63).step_by(7) {

@@ -1,6 +1,6 @@
-//! The bytes of each sent message, worked out by hand from the field numbers of `rpc.proto`. A
-//! field is a byte `number << 3 | type`, then the content. Type 0 is a number, and type 2 is bytes
-//! with their length.
+//! Compares each message with its bytes, which were worked out by hand from the field numbers of
+//! `rpc.proto`. A field is a byte `number << 3 | type`, then the content. Type 0 is a number, and
+//! type 2 is bytes with their length.
 
 use super::*;
 
@@ -85,7 +85,7 @@ fn txn_messages_match_expected_bytes() {
     for (message, bytes) in cases {
         assert_bytes(&message, &[bytes, end.to_vec()].concat());
     }
-    // A union with the value zero must be sent too, because it tells which number is compared.
+    // A union with the value zero must be sent too, because it says which number is compared.
     assert_bytes(
         &Compare { range_end: Bytes::new(), ..compare(Equal, T::Create, TargetUnion::CreateRevision(0)) },
         &[0x10, 1, 0x1a, 1, b'k', 0x28, 0],

@@ -75,12 +75,12 @@ impl Message for WatchResponse {
 }
 
 impl WatchResponse {
-    /// Returns the numbers that are sent, which are not zero.
+    /// Returns the numbers to send. Zeros are not sent.
     fn numbers(&self) -> impl Iterator<Item = (u32, i64)> {
         [(WATCH_ID, self.watch_id), (COMPACT_REVISION, self.compact_revision)].into_iter().filter(|(_, number)| *number != 0)
     }
 
-    /// Returns the flags that are sent, which are true.
+    /// Returns the flags to send. Only true flags are sent.
     fn flags(&self) -> impl Iterator<Item = (u32, bool)> {
         [(CREATED, self.created), (CANCELED, self.canceled), (FRAGMENT, self.fragment)].into_iter().filter(|(_, yes)| *yes)
     }
@@ -89,7 +89,7 @@ impl WatchResponse {
 fn event(message: Bytes) -> Result<Event, DecodeError> {
     match usual_event(&message) {
         Some(event) => Ok(event),
-        // The message is unusual or invalid, which the general decoder handles.
+        // The general decoder reads unusual messages and reports invalid ones.
         None => Event::decode(message),
     }
 }

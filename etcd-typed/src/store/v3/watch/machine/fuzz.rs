@@ -1,5 +1,5 @@
-//! Feeds the machine with encoded messages that no server sends. It may give up the stream, but it
-//! never panics and never breaks its guarantees.
+//! Feeds the machine with encoded messages that no server sends. The machine may give up the
+//! stream, but it never panics and never breaks its guarantees.
 
 use proptest::prelude::*;
 use prost::Message;
@@ -9,7 +9,7 @@ use crate::key::Key;
 use crate::revision::Revision;
 use crate::store::Span;
 
-/// Returns numbers that matter to the machine, and arbitrary ones.
+/// Generates numbers that matter to the machine, and arbitrary ones.
 fn number() -> impl Strategy<Value = i64> {
     prop_oneof![4 => -1_i64..12, 1 => any::<i64>(), 1 => Just(i64::MAX), 1 => Just(i64::MIN)]
 }
@@ -47,7 +47,7 @@ fn message() -> impl Strategy<Value = WatchResponse> {
         })
 }
 
-/// Returns bytes that are almost a message.
+/// Generates the bytes of a message, with a few changes.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let changes = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3);
     (message(), changes, proptest::option::weighted(0.1, any::<prop::sample::Index>())).prop_map(|(message, changes, cut)| {

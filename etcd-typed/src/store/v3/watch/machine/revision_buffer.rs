@@ -1,6 +1,6 @@
-//! The events of one revision until it is complete. Keys and values are copied into a separate
-//! buffer, because a slice of the message would keep the connection's read buffers alive for as
-//! long as a queue, a view or a caller keeps the event.
+//! Collects the events of one revision until the revision is complete. Keys and values are copied
+//! into a separate buffer, because a slice of the message would keep the connection's read buffers
+//! alive for as long as a queue, a view or a caller keeps the event.
 
 use bytes::BytesMut;
 
@@ -54,7 +54,7 @@ impl RevisionBuffer {
         });
     }
 
-    /// Returns the memory in bytes, the larger of now and after `finish`.
+    /// Returns an upper bound of the memory in bytes, now and after [`finish`](Self::finish).
     pub(super) fn size(&self) -> usize {
         self.bytes.capacity().saturating_add(self.events.capacity().saturating_mul(size_of::<Event>()))
     }

@@ -158,7 +158,7 @@ fn listed_watch_starts_after_read() {
 }
 
 #[test]
-fn watch_from_listed_revision_restarts_after_missed_write() {
+fn listed_watch_restarts_after_missed_write() {
     let mut machine = Machine::default();
     machine.add(7, &below(listed(5)));
     machine.receive(created(1, 8));
@@ -284,7 +284,7 @@ fn each_revision_is_one_batch() {
 }
 
 #[test]
-fn header_of_old_events_is_no_progress() {
+fn header_of_events_does_not_advance_watch() {
     // On 3.4.23 and 3.5.30, each part of a replay carries the store's current revision.
     let messages = [events(1, 110_017, [put(108_892, A), put(109_891, A)]), events(1, 110_017, [put(109_892, A), put(110_017, A)])];
     assert_eq!(after(standing(5), messages), ["7: 108892 /app/a", "7: 109891 /app/a", "7: 109892 /app/a", "7: 110017 /app/a"]);
@@ -292,8 +292,8 @@ fn header_of_old_events_is_no_progress() {
 
 #[test]
 fn replayed_events_are_dropped() {
-    // 3.4.23 did this after its member caught up by a snapshot (#15271): it went from 7022 back to
-    // 3.
+    // On 3.4.23, a watch went from revision 7022 back to 3 after its member had caught up by a
+    // snapshot (#15271).
     let messages =
         [events(1, 7022, [put(7022, A)]), events(1, 7030, (3..23).map(|revision| put(revision, A))), events(1, 7030, [put(7030, B)])];
     assert_eq!(after(standing(5), messages), ["7: 7022 /app/a", "7: 7030 /app/b"]);
@@ -372,7 +372,7 @@ fn fragments_of_all_watches_share_limit() {
 }
 
 #[test]
-fn kept_events_release_their_message() {
+fn kept_events_do_not_keep_message_in_memory() {
     let mut machine = standing(5);
     let message = Bytes::from(vec![b'm'; 100_000]);
     let mut event = put(6, A);
@@ -402,12 +402,12 @@ fn requested_progress_is_ignored_on_unreliable_servers() {
 }
 
 #[test]
-fn requested_progress_moves_older_watches_only() {
+fn requested_progress_advances_only_older_watches() {
     let mut machine = standing(5);
     machine.set_progress_is_reliable(true);
     machine.ask_progress();
     machine.add(8, &below(resumed(5)));
-    // `created` may overtake the answer, which does not cover the second watch.
+    // The message that watch 8 was created overtakes the answer, which does not cover watch 8.
     machine.receive(created(2, 50));
     machine.receive(progress(-1, 50));
     assert_eq!(run(&mut machine), ["progress?", "create 2 @5", "8 stands", "7 progress 50"]);
@@ -436,7 +436,7 @@ fn unanswered_progress_request_excludes_later_watches() {
 }
 
 #[test]
-fn periodic_progress_moves_watch() {
+fn periodic_progress_advances_watch() {
     let mut machine = standing(5);
     machine.set_progress_is_reliable(true);
     let messages = [progress(1, 9), progress(1, 8), events(1, 9, [put(9, A)]), events(1, 10, [put(10, A)])];
@@ -478,7 +478,7 @@ fn removed_reader_ends_watch_at_any_stage() {
 }
 
 #[test]
-fn refusal_of_removed_watch_is_silent() {
+fn refusal_of_removed_watch_is_ignored() {
     let mut machine = Machine::default();
     machine.add(7, &below(resumed(5)));
     machine.remove(7);
@@ -537,8 +537,8 @@ fn watches_use_server_assigned_id() {
     machine.remove(7);
     machine.receive(canceled(0));
     assert_eq!(run(&mut machine), ["cancel 0"]);
-    // The requested id equals that of an established watch, because both sides count separately. A
-    // refusal may name it (3.5.0 to 3.5.5).
+    // Both sides count separately, so the client requests an id that an established watch has. A
+    // refusal may contain that id (3.5.0 to 3.5.5).
     machine.add(9, &below(resumed(5)));
     machine.add(10, &below(resumed(5)));
     machine.receive(WatchResponse { watch_id: 1, ..refused(6, "etcdserver: permission denied") });
@@ -548,7 +548,7 @@ fn watches_use_server_assigned_id() {
     assert_eq!(run(&mut machine), ["create 3 @5", "9 failed PermissionDenied", "create 4 @5", "10 stands", "8: 7 /app/b", "10: 7 /app/b"]);
 }
 
-/// `grpc-proxy` ignores the request (3.5 and later) or panics (3.4).
+/// `grpc-proxy` ignores a progress request (3.5 and later) or panics (3.4).
 #[test]
 fn proxies_are_not_asked_for_progress() {
     let mut machine = Machine::default();
@@ -557,12 +557,12 @@ fn proxies_are_not_asked_for_progress() {
     machine.receive(created(0, 5));
     machine.ask_progress();
     assert_eq!(run(&mut machine), ["create 1 @5", "7 stands"]);
-    // Progress that the proxy sends unasked counts.
+    // Progress that the proxy sends by itself counts.
     assert_eq!(after(machine, [progress(0, 9)]), ["7 progress 9"]);
 }
 
-/// `grpc-proxy` keeps an ended watch until it is cancelled, and lets later watches of the same keys
-/// share it, so that they get no events.
+/// `grpc-proxy` keeps an ended watch until the client cancels it, and lets later watches of the
+/// same keys share it. Those watches would get no events.
 #[test]
 fn watches_ended_by_proxy_are_cancelled() {
     let mut machine = Machine::default();
@@ -577,15 +577,14 @@ fn watches_ended_by_proxy_are_cancelled() {
 }
 
 #[test]
-fn broken_stream_is_unavailable() {
+fn broken_stream_gives_unavailable_error() {
     let mut machine = standing(5);
     machine.receive(canceled(-1));
     let Some(Output::Break(failure)) = machine.next() else { panic!("no break") };
     assert_eq!(Error::from(failure).kind(), ErrorKind::Unavailable);
 }
 
-// ---- Random histories, over a server that cuts streams and repeats messages
-// ------------------------
+// Random histories, over a server that cuts streams and repeats messages.
 
 /// A change within a revision: the key's index, and whether it is deleted.
 type Change = (u8, bool);
@@ -615,7 +614,7 @@ fn fate() -> impl Strategy<Value = Fate> {
     ]
 }
 
-/// Returns revisions 2 and up; each changes one to four different keys.
+/// Generates the revisions from 2 on. Each revision changes one to four different keys.
 fn history() -> impl Strategy<Value = Vec<Vec<Change>>> {
     let revision = prop::collection::btree_map(0..4_u8, any::<bool>(), 1..=4).prop_map(|changes| changes.into_iter().collect());
     prop::collection::vec(revision, 1..30)
@@ -731,10 +730,10 @@ proptest! {
         }
     }
 
-    /// The machine cannot detect lost messages, because no server loses any. Even then, revisions
-    /// rise, no key comes twice in one, and nothing panics.
+    /// The generated messages may lack events, which the machine cannot detect. Even then,
+    /// revisions rise, no key comes twice in one revision, and nothing panics.
     #[test]
-    fn any_messages_keep_revisions_rising(
+    fn revisions_rise_with_any_messages(
         messages in prop::collection::vec(any_message(), 0..40),
         asks in prop::collection::vec(any::<bool>(), 40),
     ) {

@@ -1,5 +1,5 @@
-//! Tests sections read in order. The watches may yield more or less at once, as long as each yields
-//! everything after its start.
+//! Tests that sections are read in order. It does not matter how much the watches yield at once, as
+//! long as each yields everything after its start.
 
 use std::sync::Mutex;
 

@@ -107,7 +107,7 @@ impl Shared {
 }
 
 #[test]
-fn reader_of_shared_watch_gets_changes_after_its_start() {
+fn each_reader_gets_changes_after_its_start() {
     let mut shared = Shared::established(listed(5), 5);
     // The first reader that joins makes the watch keep its batches.
     assert!(shared.join(1, listed(5), 5));
@@ -132,7 +132,7 @@ fn reader_ahead_of_server_is_refused() {
 }
 
 #[test]
-fn shared_watch_refuses_reader_that_needs_older_changes() {
+fn reader_that_needs_older_changes_is_refused() {
     let mut shared = Shared::established(listed(5), 5);
     shared.batches([6, 7]);
     assert!(!shared.join(1, listed(6), 9) && !shared.join(2, resumed(6), 9));
@@ -204,7 +204,7 @@ fn skipped_revisions_reach_only_older_live_readers() {
 }
 
 #[test]
-fn failures_reach_affected_readers() {
+fn failed_watch_ends_for_all_readers() {
     let mut shared = Shared::established(resumed(5), 20);
     shared.join(1, resumed(10), 20);
     assert!(!shared.deliver(WatchItem::HistoryLost { oldest: Some(at(8)) }));
@@ -222,7 +222,7 @@ fn failures_reach_affected_readers() {
 }
 
 #[test]
-fn slow_reader_lags_alone() {
+fn only_slow_reader_lags() {
     let mut shared = Shared::established(listed(0), 0);
     assert!(shared.join(1, listed(0), 0));
     for revision in 1..=3000 {
@@ -235,7 +235,7 @@ fn slow_reader_lags_alone() {
 }
 
 #[test]
-fn kept_batches_are_bounded_and_expire() {
+fn watch_limits_batches_kept_for_later_readers() {
     let mut shared = Shared::established(listed(0), 0);
     shared.batches(1..=10);
     assert!(shared.sharing.recent.is_empty(), "nothing is kept for one reader");
@@ -264,12 +264,11 @@ fn kept_batches_are_bounded_and_expire() {
     assert!(shared.sharing.recent.is_empty() && !shared.sharing.keeps);
 }
 
-// ---- Random histories
-// ------------------------------------------------------------------------------
+// Random histories.
 
 #[derive(Clone, Debug)]
 enum Happens {
-    /// A write of the span (true) or of another key.
+    /// A write in the span (true) or of another key.
     Write(bool),
     /// The member that serves the watches learns of this many writes.
     CatchUp(u64),
@@ -308,7 +307,7 @@ fn any_bool() -> impl Strategy<Value = bool> {
 struct Watched {
     sharing: Sharing,
     from: WatchFrom,
-    /// `None` until the watch is created. Then everything up to this revision was yielded.
+    /// Everything up to this revision was yielded. `None` until the watch is created.
     at: Option<u64>,
 }
 
@@ -324,7 +323,8 @@ struct Client {
     /// The revisions from 1 to `newest` that changed the span.
     of_span: Vec<u64>,
     newest: u64,
-    /// The member's revision. `reached` is the revision at which the client has seen it.
+    /// The member's revision. `reached` is the newest revision at which the client has seen the
+    /// member.
     member: u64,
     reached: u64,
     watches: Vec<Watched>,
