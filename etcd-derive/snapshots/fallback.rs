@@ -26,6 +26,7 @@ impl Schema {
 #[allow(
     dead_code,
     missing_docs,
+    nonstandard_style,
     private_bounds,
     private_interfaces,
     unreachable_pub,
@@ -33,9 +34,9 @@ impl Schema {
     deprecated
 )]
 struct SchemaDir {
-    __dir: ::etcd_typed::Dir<Schema>,
     good: ::etcd_typed::Entry<u8>,
     typo: ::etcd_typed::Entry<u8>,
+    __dir: ::etcd_typed::Dir<Schema>,
 }
 impl SchemaDir {
     ///Opens the directory `/a/{env}`. Each parameter is escaped, so that it stays within its segment.
@@ -101,6 +102,7 @@ impl ::core::fmt::Debug for SchemaDir {
 #[allow(
     dead_code,
     missing_docs,
+    nonstandard_style,
     private_bounds,
     private_interfaces,
     unreachable_pub,
