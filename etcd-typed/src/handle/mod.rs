@@ -116,6 +116,26 @@ impl Context {
         Ok(Found { tree: schema::tree_in_steps(directory, reply.kvs).await, revision: reply.revision, ongoing })
     }
 
+    /// Like [`find`](Self::find). If no key of the struct exists in the directory, and there are keys in
+    /// the directory with its older name, reads that one. Also returns the key of the directory.
+    async fn find_either<'k>(
+        &self,
+        op: &'static str,
+        table: &Table,
+        directory: &'k Key,
+        older: Option<&'k Key>,
+        removable: bool,
+    ) -> Result<(Found, &'k Key)> {
+        let found = self.find(op, table, directory).await?;
+        match older {
+            Some(older) if !found.tree.keys().any(|relative| table.exists_by(removable, relative)) => {
+                let before = self.find(op, table, older).await?;
+                Ok(if before.tree.is_empty() { (found, directory) } else { (before, older) })
+            }
+            _ => Ok((found, directory)),
+        }
+    }
+
     /// Opens a live view of a directory, or of keys in it.
     fn view<T>(&self, span: Span, directory: &Key, pattern: Pattern, view: impl View<State = T>) -> Viewing<T>
     where
