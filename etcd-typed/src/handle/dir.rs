@@ -203,10 +203,7 @@ impl<S: Schema> Dir<S> {
     // each struct.
     #[allow(clippy::manual_async_fn)]
     pub fn get(&self) -> impl Future<Output = Result<Versioned<S>>> + Send {
-        async {
-            let (found, key) = self.context.find_either("get", S::TABLE, &self.key, self.older.as_ref(), self.removable).await?;
-            found.decode(key).await
-        }
+        async { self.context.find_either("get", S::TABLE, &self.key, self.older.as_ref(), self.removable).await?.decode().await }
     }
 
     /// Whether any key of the schema exists. A map entry or an optional struct exists under the

@@ -21,7 +21,7 @@ impl Drawn for u8 {
 
 impl Drawn for i64 {
     fn drawn(draw: &mut Draw<'_>) -> Self {
-        i64::from(draw.byte()) - 100
+        Self::from(draw.byte()) - 100
     }
 }
 
