@@ -24,6 +24,8 @@ impl Schema {
 }
 ///A handle to the directory of [`Schema`]: one handle for each field, and the methods of [`Dir`](::etcd_typed::Dir).
 #[allow(
+    clippy::all,
+    clippy::pedantic,
     dead_code,
     missing_docs,
     nonstandard_style,
@@ -100,6 +102,8 @@ impl ::core::fmt::Debug for SchemaDir {
 }
 ///A change of one field of [`Schema`].
 #[allow(
+    clippy::all,
+    clippy::pedantic,
     dead_code,
     missing_docs,
     nonstandard_style,

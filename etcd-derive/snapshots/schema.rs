@@ -225,6 +225,8 @@ where
 }
 ///A handle to the directory of [`Checkout`]: one handle for each field, and the methods of [`Dir`](::etcd_typed::Dir).
 #[allow(
+    clippy::all,
+    clippy::pedantic,
     dead_code,
     missing_docs,
     nonstandard_style,
@@ -373,6 +375,8 @@ where
 ///A change of one field of [`Checkout`].
 #[derive(Clone)]
 #[allow(
+    clippy::all,
+    clippy::pedantic,
     dead_code,
     missing_docs,
     nonstandard_style,

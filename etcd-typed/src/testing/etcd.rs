@@ -61,7 +61,6 @@ pub struct Builder {
 
 /// The certificate files of a server with TLS, in PEM format.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct TlsFiles {
     /// The server's certificate, which must be valid for `127.0.0.1`.
     pub cert: PathBuf,
