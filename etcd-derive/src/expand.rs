@@ -56,5 +56,5 @@ fn doc(text: &str) -> Option<TokenStream> {
 
 /// Disables lints on generated code, since the user cannot fix them there.
 fn allowed() -> impl ToTokens {
-    quote!(#[allow(dead_code, missing_docs, private_bounds, private_interfaces, unreachable_pub, unnameable_types, deprecated)])
+    quote!(#[allow(clippy::all, clippy::pedantic, dead_code, missing_docs, nonstandard_style, private_bounds, private_interfaces, unreachable_pub, unnameable_types, deprecated)])
 }

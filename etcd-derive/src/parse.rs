@@ -19,7 +19,7 @@ use crate::ctxt::Ctxt;
 use crate::model::{Codec, Field, Form, Item, Kind, Leaf, Map, Module, Presence, Schema, Text, Unknown};
 
 use modes::{Mode, refuse_what_does_not_go};
-pub(crate) use types::{is_secret, source};
+pub(crate) use types::{is_pointer, is_secret, source};
 pub(crate) use value::value;
 
 /// Parses the struct that derives `EtcdSchema`. Always returns a model, since the fallback for
@@ -253,7 +253,8 @@ fn leaf(ctxt: &Ctxt, attrs: &Attrs, field: &syn::Field, option: Option<&Type>, i
     }
     let of_struct = || field.ident.as_ref().and_then(|ident| around.default_of(ident));
     let given = attrs.find("default");
-    let default = given.and_then(|given| given.expr()).map(|expr| (Box::new(expr.clone()), source(expr)));
+    let is_refused = refuse_text_for_number(ctxt, given, ty);
+    let default = given.and_then(|given| given.expr()).filter(|_| !is_refused).map(|expr| (Box::new(expr.clone()), source(expr)));
     let presence = match (option, given.map(|given| given.source), default) {
         (Some(_), Some(Source::Etcd), _) => {
             if let Some(given) = given {
@@ -270,6 +271,19 @@ fn leaf(ctxt: &Ctxt, attrs: &Attrs, field: &syn::Field, option: Option<&Type>, i
     };
     let aliases = attrs.aliases().iter().map(|alias| segment(ctxt, alias.value(), alias.span(), "")).collect();
     Some(Kind::Leaf(Leaf { ty: option.unwrap_or(ty).clone(), codec, presence, aliases }))
+}
+
+/// Refuses a default in quotes for a number or a boolean. It may be meant as the path of a function,
+/// as serde writes it. Returns whether an error was recorded.
+fn refuse_text_for_number(ctxt: &Ctxt, given: Option<&Given>, ty: &Type) -> bool {
+    let expr = given.filter(|given| given.source == Source::Etcd).and_then(Given::expr);
+    let (Some(Expr::Lit(ExprLit { lit: Lit::Str(text), .. })), Some(number)) = (expr, types::number(ty)) else { return false };
+    let reason = match text.parse::<Ident>() {
+        Ok(function) => format!("call the function: `default = {function}()`"),
+        Err(_) => format!("a `{number}` is needed here, and this is a text: write the value without quotes"),
+    };
+    ctxt.error(text, reason);
+    true
 }
 
 /// `optional`: whether the field is an `Option`. `None` if a module of serde cannot apply, since it

@@ -161,6 +161,15 @@ pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> s
     T::deserialize(from)
 }
 
+/// A schema in field number `AT` of the struct `P`, which may contain `P` in turn. The derive of `P`
+/// implements it without conditions, and the other code that it generates requires it. So the
+/// compiler does not follow a circle of structs when it looks for implementations, but only when it
+/// evaluates the constant. There it finds the circle, and shows the name of the constant.
+pub trait NestedIn<P, const AT: usize>: EtcdSchema {
+    /// The table of the schema.
+    const SCHEMAS_CANNOT_CONTAIN_EACH_OTHER: &'static Table = Self::TABLE;
+}
+
 /// Converts the result of `validate = path`.
 pub fn verdict<V: Verdict>(verdict: V) -> std::result::Result<(), ValueError> {
     verdict.verdict()
@@ -194,7 +203,7 @@ pub const fn value<T: EtcdValue>() -> Codec<T> {
 }
 
 /// [`Codec::json`] as a function, for the same reason.
-pub const fn json<T: Serialize + DeserializeOwned>() -> Codec<T> {
+pub const fn json<T: Serde>() -> Codec<T> {
     Codec::json()
 }
 
@@ -370,9 +379,14 @@ pub trait NotComparable<T> {
 
 impl<T> NotComparable<T> for Comparable<T> {}
 
-/// The bound of `#[etcd(json)]` on a generic type.
+/// The bound of `#[etcd(json)]`: one trait, so that a type without both traits of serde is one error.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be stored as JSON: derive serde's `Serialize` and `Deserialize` for it and for the types in it",
+    label = "not `Serialize` and `Deserialize`"
+)]
 pub trait Serde: Serialize + DeserializeOwned {}
 
+#[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned> Serde for T {}
 
 /// Converts a static text to a stored value.

@@ -21,6 +21,7 @@ pub(crate) fn handle(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     );
     let generics = bounds::of_schema(model);
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
+    let nested = bounds::nested(model);
     let (dir, fields) = (local("__dir"), local("__fields"));
     let declared = stored(model).map(|(_, field)| {
         let (doc, Field { ident, vis, attrs, .. }, ty) = (doc(&field.doc), field, ty(model, field));
@@ -52,11 +53,13 @@ pub(crate) fn handle(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
         #[doc = #intro]
         #allowed
         #vis struct #name #generics #where_clause {
-            #hidden: #krate::Dir<#ident #ty_generics>,
             #(#declared)*
+            #hidden: #krate::Dir<#ident #ty_generics>,
         }
 
         #open
+
+        #nested
 
         #[automatically_derived]
         #[allow(deprecated)]

@@ -81,8 +81,8 @@ fn table(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     };
     let fields = parts.iter().flat_map(|part| match part {
         Part::LeafTuple(run) => leaves(krate, run),
-        Part::Dir(_, field) => vec![row(krate, field, None)],
-        Part::Entries(_, field, codec) => vec![row(krate, field, Some(codec))],
+        Part::Dir(at, field) => vec![row(model, *at, field, None)],
+        Part::Entries(at, field, codec) => vec![row(model, *at, field, Some(codec))],
     });
     let unknown = match model.unknown {
         Unknown::Ignored => quote!(Ignored),
@@ -122,7 +122,9 @@ fn default(krate: &Path, leaf: &Leaf, place: &TokenStream) -> TokenStream {
 }
 
 /// The row of a directory or a map. All other values are those of `FIELD`.
-fn row(krate: &Path, field: &Field, codec: Option<&TokenStream>) -> TokenStream {
+fn row(model: &Schema, at: usize, field: &Field, codec: Option<&TokenStream>) -> TokenStream {
+    let krate = &model.item.krate;
+    let table = bounds::table(model, at, field);
     let name = field.ident.to_string();
     let segment = &field.segment.text;
     let doc = doc(field);
@@ -130,10 +132,10 @@ fn row(krate: &Path, field: &Field, codec: Option<&TokenStream>) -> TokenStream 
     let presence = is_optional.then(|| quote!(presence: #krate::Presence::Optional,));
     let mut flags = TokenStream::new();
     let kind = match &field.kind {
-        Kind::Dir { ty, .. } => quote_spanned!(here(ty)=> Dir(<#ty as #krate::Schema>::TABLE)),
+        Kind::Dir { ty, .. } => quote_spanned!(here(ty)=> Dir(#table)),
         Kind::DirMap(map) => {
-            let (key, value) = (&map.key, &map.value);
-            quote!(DirMap { key: <#key as #krate::EtcdValue>::TYPE, table: <#value as #krate::Schema>::TABLE })
+            let key = &map.key;
+            quote!(DirMap { key: <#key as #krate::EtcdValue>::TYPE, table: #table })
         }
         Kind::Entries(map, of) => {
             flags = self::flags(of);
@@ -142,7 +144,7 @@ fn row(krate: &Path, field: &Field, codec: Option<&TokenStream>) -> TokenStream 
             let key = &map.key;
             quote!(Entries { key: <#key as #krate::EtcdValue>::TYPE, value: #codec.type_name() })
         }
-        Kind::Flatten(ty) => quote_spanned!(here(ty)=> Flatten(<#ty as #krate::Schema>::TABLE)),
+        Kind::Flatten(ty) => quote_spanned!(here(ty)=> Flatten(#table)),
         Kind::Leaf(_) | Kind::Skip(_) => TokenStream::new(),
     };
     quote! {

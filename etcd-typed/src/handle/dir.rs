@@ -203,19 +203,7 @@ impl<S: Schema> Dir<S> {
     // each struct.
     #[allow(clippy::manual_async_fn)]
     pub fn get(&self) -> impl Future<Output = Result<Versioned<S>>> + Send {
-        async {
-            let found = self.context.find("get", S::TABLE, &self.key).await?;
-            match &self.older {
-                Some(older) if !found.tree.keys().any(|relative| self.exists_by(relative)) => {
-                    let before = self.context.find("get", S::TABLE, older).await?;
-                    match before.tree.is_empty() {
-                        true => found.decode(&self.key).await,
-                        false => before.decode(older).await,
-                    }
-                }
-                _ => found.decode(&self.key).await,
-            }
-        }
+        async { self.context.find_either("get", S::TABLE, &self.key, self.older.as_ref(), self.removable).await?.decode().await }
     }
 
     /// Whether any key of the schema exists. A map entry or an optional struct exists under the
@@ -458,7 +446,7 @@ impl<S: Schema> Dir<S> {
 
     /// Whether a key, relative to the directory, shows that the struct exists.
     fn exists_by(&self, relative: &str) -> bool {
-        if self.removable { S::TABLE.is_present_by(relative) } else { S::TABLE.owns(relative) }
+        S::TABLE.exists_by(self.removable, relative)
     }
 
     pub(super) fn enclosing(&self) -> Option<&Arc<EnclosingStruct>> {

@@ -154,7 +154,7 @@ impl<'a> Decoder<'a> {
 
     /// Reads a struct whose keys are in this struct's own directory.
     pub fn flatten<S: Schema>(&mut self) -> Option<S> {
-        self.fields()
+        self.fields(false)
     }
 
     /// Reads a map of structs.
@@ -171,8 +171,7 @@ impl<'a> Decoder<'a> {
 
     /// Reads a struct at this position. Validates it as a whole if all its fields could be read.
     pub(crate) fn whole<S: Schema>(&mut self) -> Option<S> {
-        let value = self.fields();
-        if S::TABLE.unknown == UnknownKeys::Refused && !self.refuse_unknown_keys(S::TABLE) { None } else { value }
+        self.fields(true)
     }
 
     /// Records a problem for each unknown key in this directory. Returns whether there is none.
@@ -193,16 +192,17 @@ impl<'a> Decoder<'a> {
         self.found.problems.len() == before
     }
 
-    /// Reads the fields of a struct at this position.
-    fn fields<S: Schema>(&mut self) -> Option<S> {
+    /// Reads the fields of a struct at this position. `is_whole`: whether all keys of the directory
+    /// belong to the struct. All that does not depend on the struct is in [`enter`](Self::enter) and
+    /// [`leave`](Self::leave), since this is compiled for each struct.
+    fn fields<S: Schema>(&mut self, is_whole: bool) -> Option<S> {
         let outer = self.enter(S::TABLE);
         let value = S::decode(self);
         let verdict = match &value {
             Some(value) if self.validation == Validation::Run => validated(value),
             _ => Ok(()),
         };
-        self.leave(outer, verdict);
-        value
+        if self.leave(outer, verdict, is_whole) { value } else { None }
     }
 
     /// Starts reading a struct at this position.
@@ -210,13 +210,15 @@ impl<'a> Decoder<'a> {
         Outer { table: std::mem::replace(&mut self.table, table), read: self.found.basis.len() }
     }
 
-    /// Ends reading a struct, and records a failed validation.
-    fn leave(&mut self, outer: Outer, verdict: std::result::Result<(), ValueError>) {
+    /// Ends reading a struct, and records a failed validation. Returns `false` if the struct refuses
+    /// unknown keys and there are some.
+    fn leave(&mut self, outer: Outer, verdict: std::result::Result<(), ValueError>, is_whole: bool) -> bool {
         let table = std::mem::replace(&mut self.table, outer.table);
         if let Err(reason) = verdict {
             let newest = self.found.basis.iter().skip(outer.read).map(|(_, modified)| *modified).max();
             self.problem("", ProblemKind::Rejected, table.masked(reason).to_string(), newest);
         }
+        !is_whole || table.unknown != UnknownKeys::Refused || self.refuse_unknown_keys(table)
     }
 
     /// Reads this directory as a map of structs.

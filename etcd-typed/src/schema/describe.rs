@@ -28,6 +28,7 @@ pub struct Table {
 /// What it means if a struct's directory has a key that is not in the schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum UnknownKeys {
     /// Only [`Dir::check`](crate::Dir::check) lists it. This is the default.
     Ignored,
@@ -79,6 +80,7 @@ pub struct Field {
 /// What is stored at the segment of a field.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Kind {
     /// One value. Contains the name of its type, for people.
     Leaf(&'static str),
@@ -105,6 +107,7 @@ pub enum Kind {
 /// What it means if a field has no key.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Presence {
     /// The struct cannot be read.
     Required,

@@ -55,6 +55,12 @@ pub(crate) fn removable_in_map<'r>(table: &'static Table, levels: usize, relativ
 }
 
 impl Table {
+    /// Whether this key shows that the struct exists. `removable`: whether the struct is an entry of a
+    /// map or optional.
+    pub(crate) fn exists_by(&self, removable: bool, relative: &str) -> bool {
+        if removable { self.is_present_by(relative) } else { self.owns(relative) }
+    }
+
     /// Whether a stored key, relative to the struct's directory, shows that the struct exists.
     ///
     /// If the struct has required keys, only these count: an older program may have deleted only
