@@ -23,8 +23,8 @@ pub mod checks;
 pub mod waiting;
 pub mod yielding;
 
-/// Returns the etcd program of the minor version after that of `ETCD_BIN`, which the environment
-/// variable `ETCD_NEXT_BIN` names.
+/// Returns the path in the environment variable `ETCD_NEXT_BIN`: an etcd program that is one minor
+/// version newer than `ETCD_BIN`.
 ///
 /// # Panics
 ///
@@ -55,8 +55,8 @@ pub(crate) fn remove_variables(command: &mut Command, prefix: &str) {
     }
 }
 
-/// Starts a server, a client for its address and a runtime, for tests that are not async, such as
-/// property tests. The runtime comes first, so that it is dropped last.
+/// Starts a runtime, a server and a client of the server, for tests that are not async, such as
+/// property tests. The runtime comes first in the tuple, so that it is dropped last.
 ///
 /// # Panics
 ///
@@ -72,9 +72,10 @@ pub fn server(address: impl FnOnce(&Etcd) -> String) -> (Runtime, Etcd, Client) 
     (runtime, etcd, client)
 }
 
-/// Returns the server that all tests of this process share under this name. Each file uses a name of
-/// its own: the v2 API keeps the last 1000 events of a whole server, and the tests of one file know
-/// how many they write. The server ends with the process.
+/// Returns the server that all tests of this process share under this name. Each test file uses
+/// another name: the v2 API keeps only the last 1000 events of a whole server, so tests that share
+/// a
+/// server must know how many events they write together. The server ends with the process.
 ///
 /// # Panics
 ///
