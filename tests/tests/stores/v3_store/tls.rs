@@ -53,7 +53,7 @@ async fn works(store: &V3Store) {
 }
 
 #[tokio::test]
-async fn server_is_trusted_by_authority_and_name() {
+async fn server_certificate_needs_trusted_authority_and_name() {
     let (files, authority) = (Files::new(), Authority::new());
     let etcd = server(&files, &authority.sign(&["127.0.0.1", "etcd.test"]), None).await;
     works(&store(&etcd, Some(trusting(&authority))).unwrap()).await;
@@ -279,7 +279,7 @@ async fn restart_with(etcd: &mut Etcd, files: &Files, (certificate, key): &Ident
 }
 
 #[tokio::test]
-async fn one_bad_certificate_does_not_end_calls() {
+async fn one_untrusted_endpoint_leaves_errors_retryable() {
     let (files, authority) = (Files::new(), Authority::new());
     let good = server(&files, &authority.sign(&["127.0.0.1"]), None).await;
     let bad = server(&Files::new(), &Authority::new().sign(&["127.0.0.1"]), None).await;

@@ -130,7 +130,7 @@ async fn watch_notices_compacted_delete() {
 }
 
 #[tokio::test]
-async fn watch_of_wiped_server_is_behind() {
+async fn watch_of_wiped_server_reports_behind() {
     let mut etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let a = key("/app/a");
@@ -165,7 +165,7 @@ async fn eventually(store: &V3Store, span: Span, from: WatchFrom) -> WatchStream
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn watch_yields_whole_history_over_kills() {
+async fn watch_yields_whole_history_despite_kills() {
     const WRITES: u64 = 3000;
     let mut etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
