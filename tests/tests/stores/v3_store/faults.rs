@@ -132,8 +132,8 @@ async fn silent_endpoint_is_skipped() {
     let mut options = options([silent.endpoint().as_str(), etcd.endpoint().as_str()]);
     options.connect_timeout = Duration::from_millis(300);
     options.retry.read_attempt_timeout = Duration::from_millis(300);
-    // The store sends no write to an endpoint that has never answered, so a write is skipped to the
-    // next endpoint too.
+    // The store sends no write to an endpoint that has never answered, so the write goes to the
+    // second endpoint.
     write(&V3Store::new(&options).unwrap(), &key("/a"), "1").await;
     let reader = V3Store::new(&options).unwrap();
     assert_eq!(reader.range(Range::of(Span::Key(key("/a")))).await.unwrap().kvs.len(), 1);

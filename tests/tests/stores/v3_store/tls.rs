@@ -92,8 +92,9 @@ async fn client_certificate_is_sent() {
     };
     works(&with(Some(clients.sign(&["client"])))).await;
     for refused in [None, Some(Authority::new().sign(&["client"]))] {
-        // The server refuses the client only after the handshake. To be sure that a write is not
-        // sent in vain, the client first sends a harmless request.
+        // The server refuses the client only after the handshake, when the client could already
+        // have sent the write. The client first sends a harmless request, so it does not send the
+        // write.
         let store = with(refused);
         let error = store.commit(put(&key("/a"), "1")).await.unwrap_err();
         assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Tls, false), "{error}");

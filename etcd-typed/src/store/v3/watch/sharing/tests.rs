@@ -222,7 +222,7 @@ fn failures_reach_affected_readers() {
 }
 
 #[test]
-fn only_slow_reader_lags() {
+fn slow_reader_lags_alone() {
     let mut shared = Shared::established(listed(0), 0);
     assert!(shared.join(1, listed(0), 0));
     for revision in 1..=3000 {
