@@ -1,4 +1,4 @@
-//! The crate `etcd-client`, used like in its examples. Locks and elections use a lease that is kept
+//! The crate `etcd-client`, used as in its examples. Locks and elections use a lease that is kept
 //! alive, and the server's lock and election services.
 
 mod watches;
