@@ -85,8 +85,7 @@ impl Counted {
     /// # Errors
     ///
     /// Returns the promise that the change breaks. Even then, the next change is checked against
-    /// this
-    /// change.
+    /// this change.
     pub fn tell(&mut self, told: Told) -> Result<(), Violation> {
         let Self { last, revision, .. } = *self;
         let value = told.new.unwrap_or(0);
@@ -149,8 +148,7 @@ struct Tenure {
 
 impl Tenures {
     /// Records that a guard was held at `from` and at `until`. All holders read these times from
-    /// the
-    /// same clock. The same guard may be reported again later.
+    /// the same clock. The same guard may be reported again later.
     ///
     /// # Errors
     ///
@@ -198,8 +196,7 @@ impl Fenced {
     /// # Errors
     ///
     /// If a holder wrote after it had lost the lock, two holders wrote the same count, or a count
-    /// is
-    /// missing.
+    /// is missing.
     pub fn wrote(&mut self, fence: u64, count: u64, resynced: bool) -> Result<(), Violation> {
         let before = *self;
         *self = Self { fence, count };
@@ -218,8 +215,7 @@ impl Fenced {
 
 /// Returns true if this version of etcd can revoke leases that are still renewed. There, a former
 /// leader that was paused revokes leases that expired by its own clock, although their holders
-/// renew
-/// them at the new leader (etcd issue 15247, fixed in 3.4.31 and 3.5.13).
+/// renew them at the new leader (etcd issue 15247, fixed in 3.4.31 and 3.5.13).
 #[must_use]
 pub fn has_faithless_leaders(version: &str) -> bool {
     let mut numbers = version.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));

@@ -120,8 +120,7 @@ async fn measure(options: &Options) -> Result<()> {
         }
     }
     // If one case fails, the page still shows the other results, which took long to measure. But
-    // the
-    // page must say that it is not complete.
+    // the page must say that it is not complete.
     failed.iter().for_each(|failure| page.omit(format!("**a case that failed**: {failure}")));
     println!("{}", page.end().await?);
     if options.only.is_empty() {

@@ -53,8 +53,7 @@ async fn next<T: EtcdValue>(changes: &mut LeaderChanges<T>) -> Result<Option<Can
 }
 
 /// Returns the value and the fence of the leader in the stream's next item, or `None` if there is
-/// no
-/// leader.
+/// no leader.
 async fn told(changes: &mut LeaderChanges<String>) -> Option<(String, Revision)> {
     next(changes).await.unwrap().map(|leader| (leader.value, leader.fence))
 }

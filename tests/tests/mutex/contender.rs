@@ -25,8 +25,7 @@ pub(crate) struct Contenders {
     pub(crate) locks: Arc<BTreeMap<String, Duration>>,
     pub(crate) behaviour: Behaviour,
     /// Set when the contenders must finish. Each then acquires its lock a last time and releases
-    /// the
-    /// lock.
+    /// the lock.
     pub(crate) finish: Arc<AtomicBool>,
 }
 
@@ -208,8 +207,7 @@ impl Contender {
         }
         self.give_up(guard, last).await;
         // Write with the claim of a lock that was given up: either at once, while the lock may
-        // still
-        // be being released, or later, after another acquire.
+        // still be being released, or later, after another acquire.
         let late = if self.rng.bool() { Some(claim) } else { self.stale.replace(claim) };
         if let Some(late) = late.filter(|_| writes) {
             self.commit(&late, 0, true, Vec::new()).await;

@@ -144,8 +144,7 @@ async fn queue_survives_death_of_thousand_waiters() {
     ));
     for asked in asked {
         // A waiter checks the queue when its predecessor's key disappears. A thousand keys
-        // disappear
-        // in any order, so a survivor rarely has to check again soon.
+        // disappear in any order, so a survivor rarely has to check again soon.
         assert!(asked.commit + asked.range + asked.watch <= 200, "{asked:?}");
     }
 }

@@ -71,8 +71,7 @@ async fn proxies(cluster: &Cluster) -> Vec<Vec<Proxy>> {
 }
 
 /// Waits until the member has no key, no lease and no watch. A key that is left over is deleted
-/// when
-/// its lease expires.
+/// when its lease expires.
 async fn nothing_is_left(member: &Etcd, record: &Record) {
     let begun = Instant::now();
     loop {

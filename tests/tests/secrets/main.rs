@@ -36,8 +36,7 @@ use self::scene::Scene;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The text that must not appear in any output. No name of a key, a field or a function contains
-/// the
-/// text.
+/// the text.
 const SECRET: &str = "xyzzy";
 
 /// A value that shows its text in every way that a type can: in `Debug` and in its own errors.

@@ -373,8 +373,7 @@ async fn v2_error_lists_keys_written_before_it() {
 }
 
 /// Checks that decoding these bytes does not panic, and that a decoded value keeps its encoding
-/// when
-/// it is encoded and decoded again.
+/// when it is encoded and decoded again.
 fn decodes<T: EtcdValue>(bytes: &[u8]) {
     if let Ok(value) = T::decode(bytes) {
         let stored = value.encode().unwrap_or_else(|error| panic!("{}: the value of {bytes:?} cannot be encoded: {error}", T::TYPE));

@@ -38,8 +38,7 @@ const KEY: &str = "a2V5";
 
 /// Returns the body of a put for the JSON form of the v3 API, which every etcd version has. That
 /// form encodes keys and values in Base64. A value of four letters or digits is valid Base64, so
-/// the
-/// answers contain the same four characters.
+/// the answers contain the same four characters.
 fn put_request(value: &str) -> String {
     format!(r#"{{"key": "{KEY}", "value": "{value}"}}"#)
 }
@@ -106,8 +105,7 @@ async fn upgraded_server_keeps_data_and_address() {
 }
 
 /// The shortest lease that a server grants lasts one and a half election timeouts, in whole
-/// seconds.
-/// So the granted time shows the election timeout.
+/// seconds. So the granted time shows the election timeout.
 #[tokio::test]
 async fn only_standalone_servers_default_to_quick_elections() {
     let lease = async |etcd: &Etcd| etcd.call("/v3/lease/grant", r#"{"TTL": 1}"#).await;
@@ -181,8 +179,7 @@ async fn dropped_server_removes_its_data() {
 }
 
 /// A second process of this test binary. It has its own process group, starts a server, and waits
-/// to
-/// be killed.
+/// to be killed.
 struct Owner {
     process: tokio::process::Child,
     endpoint: String,

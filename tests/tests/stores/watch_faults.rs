@@ -101,8 +101,7 @@ async fn read_until_answered(counter: &Entry<u64>) -> Option<u64> {
 }
 
 /// Cuts the connections and kills the server in turn. After each fault the writer must make
-/// progress
-/// before the next fault.
+/// progress before the next fault.
 async fn torment(etcd: &mut Etcd, proxy: &Proxy, faults: &Faults, written: &AtomicU64) {
     let progress = async |more: u64| {
         let goal = written.load(Ordering::Relaxed) + more;

@@ -59,8 +59,7 @@ struct Recorded {
 impl Listener {
     pub(crate) fn new() -> Self {
         // The recorder and the subscriber must be `'static`. The leak does not matter, because a
-        // test
-        // process ends soon.
+        // test process ends soon.
         let told: &'static Recorded = Box::leak(Box::default());
         Self {
             told,
@@ -70,8 +69,7 @@ impl Listener {
     }
 
     /// Returns the current value of the metric with these labels. For a histogram, returns the
-    /// number
-    /// of its values.
+    /// number of its values.
     pub(crate) fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let values = self.values(name, labels);
         if self.series().iter().any(|series| series.name == name && series.kind == "histogram") {

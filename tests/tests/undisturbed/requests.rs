@@ -130,8 +130,7 @@ fn counted(metrics: &str, counter: &str, label: &str) -> Messages {
 }
 
 /// Each watch sends its own list request, to learn its starting state. A second watch or view of
-/// the
-/// same span sends no watch request.
+/// the same span sends no watch request.
 #[tokio::test]
 async fn equal_watches_and_views_share_one_watch() {
     let mut wire = Wire::new().await;

@@ -188,8 +188,7 @@ impl World {
                     (self.life, self.lost) = (self.life + 1, true);
                     self.shop().set(&seed(self.life)).await.unwrap();
                     // A view that has not noticed the wipe yet mistakes new revisions for revisions
-                    // of
-                    // the former history.
+                    // of the former history.
                     self.come_back().await;
                     self.observe().await;
                     for view in &mut self.views {

@@ -1,6 +1,5 @@
 //! Maps that are read per entry: a bad entry does not affect the other entries. Runs on every
-//! store,
-//! and on the embedded store with files and paused time.
+//! store, and on the embedded store with files and paused time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -241,8 +240,7 @@ async fn last_good_value_survives_lost_history_in_memory() {
 }
 
 /// A server that was emptied and written again has a lower revision. The view then reads all
-/// entries
-/// again.
+/// entries again.
 #[tokio::test(start_paused = true)]
 async fn last_good_value_survives_rewound_history_in_memory() {
     let store = MemoryStore::new();
@@ -262,8 +260,7 @@ async fn last_good_value_survives_rewound_history_in_memory() {
 }
 
 /// The file contains the last good value of a bad entry. A view that starts from the file shows
-/// this
-/// value.
+/// this value.
 #[tokio::test(start_paused = true)]
 async fn file_contains_last_good_values_in_memory() {
     let store = MemoryStore::new();

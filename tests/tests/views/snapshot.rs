@@ -77,8 +77,7 @@ where
 }
 
 /// Checks that the view did not start, because the server cannot be reached and the file is
-/// refused.
-/// Returns the error message.
+/// refused. Returns the error message.
 fn refusal<T>(started: Result<Live<T>, Error>) -> String {
     let error = started.map(drop).expect_err("the file is refused");
     assert_eq!(error.kind(), ErrorKind::Unavailable, "the same error as without a file: {error}");

@@ -100,8 +100,7 @@ struct Thread {
     /// The steps that the thread has made.
     steps: AtomicU32,
     /// Whether the thread has been measured. The thread continues to read until the other thread
-    /// has
-    /// been measured too.
+    /// has been measured too.
     measured: AtomicBool,
 }
 

@@ -19,8 +19,7 @@ pub(crate) trait Caller: Send + Sized + 'static {
 }
 
 /// Lets all callers run at the same time for this duration, and reports the times. Each caller
-/// makes
-/// one call after the other. Before that, the callers warm up for a fifth of the duration.
+/// makes one call after the other. Before that, the callers warm up for a fifth of the duration.
 pub(super) async fn measure<C: Caller>(callers: Vec<C>, duration: Duration) -> Result<()> {
     let (callers, _) = call_all(callers, Instant::now() + duration / 5).await?;
     let meter = Meter::ready()?;

@@ -48,8 +48,7 @@ fn live(amounts: &[(u64, u64)]) -> Case {
 }
 
 /// Returns a case that replays this number of events. The goal is to be `times` times as fast as
-/// the
-/// other peers.
+/// the other peers.
 fn old(events: u64, times: f64) -> Case {
     let title = format!("watch, replay of {events} old events");
     let goals = vec![Goal::times(times, "events/s", ETCD_CLIENT), Goal::times(times, "events/s", GO)];

@@ -1,6 +1,5 @@
 //! Many watches of one client on one key. The first stage measures the time and memory to set up
-//! the
-//! watches. The second stage measures how fast a change reaches all of them.
+//! the watches. The second stage measures how fast a change reaches all of them.
 
 use tokio::task::JoinSet;
 

@@ -64,8 +64,7 @@ async fn measure<W: Watches>(address: &str, count: u64) -> Result<()> {
 }
 
 /// Returns the time from the call of the put to its event. Also waits for the answer to the put,
-/// but
-/// does not measure the time of the answer.
+/// but does not measure the time of the answer.
 async fn once<W: Watches>(client: &W, watcher: &mut W::Key, tally: &mut Tally) -> Result<Duration> {
     let began = Instant::now();
     let told = async {

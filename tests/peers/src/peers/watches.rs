@@ -24,8 +24,7 @@ pub(crate) trait Watches: Clone + Send + Sync + Sized + 'static {
     fn watch_directory(&self, since: Option<u64>) -> impl Future<Output = Result<Self::Directory>> + Send;
 
     /// Watches the first key. When this returns, the server has created the watch, so the watch
-    /// sees
-    /// every later write.
+    /// sees every later write.
     fn watch_key(&self) -> impl Future<Output = Result<Self::Key>> + Send;
 }
 

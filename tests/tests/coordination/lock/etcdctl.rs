@@ -184,8 +184,7 @@ async fn lock_taken_away_by_etcdctl_is_lost() {
     bench.run(&["del", lock.key().as_str()]).await;
     assert_eq!(timeout(LIMIT, lock.lost()).await.expect("in time").reason(), LostReason::KeyDeleted);
     // This library does not queue behind a key without a lease. `etcdctl lock` would wait for such
-    // a
-    // key forever.
+    // a key forever.
     let lock = bench.acquire().await;
     bench.run(&["put", lock.key().as_str(), "mine"]).await;
     assert_eq!(timeout(LIMIT, lock.lost()).await.expect("in time").reason(), LostReason::TakenOver);

@@ -1,6 +1,5 @@
 //! The example `lock` on the three stores: one worker does the job, and a write of the former
-//! holder
-//! is refused.
+//! holder is refused.
 
 use std::process::Command;
 

@@ -1,7 +1,6 @@
 //! Futures of lock calls are dropped at every possible point, or replies are lost. Afterwards no
 //! key, no lease and no second holder remains. These tests use the memory store with paused time
-//! and
-//! exact faults.
+//! and exact faults.
 
 mod refusals;
 mod replies;
@@ -155,8 +154,7 @@ async fn dropped_try_acquire_leaves_no_key_or_lease() {
 async fn dropped_acquire_within_leaves_no_key_or_lease() {
     for held in [false, true] {
         // With the short time, the call times out before it is dropped. With the long time, the
-        // call
-        // is still waiting.
+        // call is still waiting.
         for time in [Duration::from_millis(200), Duration::from_secs(600)] {
             dropped_anywhere(held, async |lock| lock.acquire_within(time).await.map(Some)).await;
         }
@@ -304,8 +302,7 @@ async fn acquire_dropped_in_shared_release_leaves_nothing() {
 }
 
 /// After the future of an adoption was dropped, either the token is still valid or the lock is
-/// free.
-/// No hidden holder remains.
+/// free. No hidden holder remains.
 #[tokio::test(start_paused = true)]
 async fn dropped_adopt_leaves_token_or_free_lock() {
     for (fault, set) in FAULTS {

@@ -107,8 +107,7 @@ async fn v3_leased_key_of_any_name_is_in_queue() {
         waiting.await.unwrap().release().await.unwrap();
 
         // A foreign key that is written later does not hold the lock. Its token contains the key,
-        // by
-        // which the test deletes it.
+        // by which the test deletes it.
         let ours = bench.lock().try_acquire().await.unwrap().expect("the lock is free");
         bench.put(name, lease).await;
         ours.verify().await.unwrap();

@@ -61,8 +61,7 @@ async fn code_102_not_a_file(bed: Bed) {
 }
 
 /// On v2, a call fails if its path leads through a value. On the other stores, keys can exist below
-/// a
-/// value.
+/// a value.
 async fn code_104_not_a_directory(bed: Bed) {
     let bar = bed.text("/foo/bar");
     bar.set(&"Hello World".to_owned()).await.unwrap();

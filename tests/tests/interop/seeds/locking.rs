@@ -16,8 +16,7 @@ fn mylock(bed: &Bed, ttl: u64) -> NamedLock {
 }
 
 /// `lock_retrieve(etcd, "mylock")`: returns the index of the holder, and the token that
-/// `lock_renew`
-/// and `lock_release` need.
+/// `lock_renew` and `lock_release` need.
 async fn retrieve(bed: &Bed) -> Option<(Revision, Token)> {
     mylock(bed, 100).holder().await.unwrap().map(|holder| (holder.fence, holder.token()))
 }

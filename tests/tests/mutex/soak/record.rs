@@ -127,9 +127,8 @@ impl Memory {
         show(format_args!("memory, the means of four quarters: {}", quarters.join(", ")));
     }
 
-    /// Returns true if the memory use is flat: from the second to the last quarter it may grow by
-    /// 3 MB, which the allocator's pools take. The first quarter is warm-up. A run of less than
-    /// five
+    /// Returns true if the memory use is flat: from the second to the last quarter it may grow by 3
+    /// MB, which the allocator's pools take. The first quarter is warm-up. A run of less than five
     /// minutes is all warm-up.
     pub(crate) fn is_flat(&self) -> bool {
         match self.quarters()[..] {

@@ -34,8 +34,7 @@ async fn reads_got(etcd: &Etcd) -> (u64, u64) {
 }
 
 /// Returns true if it is safe for reads to share requests on this version of etcd (etcd issues
-/// 14110
-/// and 14891).
+/// 14110 and 14891).
 fn joins_reads(etcd: &Etcd) -> bool {
     !["3.5.0", "3.5.1", "3.5.2", "3.5.3", "3.5.4", "3.5.5", "3.5.6"].contains(&etcd.version())
 }
@@ -309,8 +308,8 @@ async fn keys_with_long_values_are_read_alone() {
     let (ranges, txns) = reads_got(&etcd).await;
     long().await;
     assert_eq!(reads_got(&etcd).await, (ranges + 70, txns));
-    // Reads of other keys share requests as before. The client remembers long keys by their hash.
-    // A few other keys have the same hash as a long key, and the client then forgets the long key.
+    // Reads of other keys share requests as before. The client remembers long keys by their hash. A
+    // few other keys have the same hash as a long key, and the client then forgets the long key.
     read_all(&store, 100).await;
     let (ranges, _) = reads_got(&etcd).await;
     read_all(&store, 100).await;

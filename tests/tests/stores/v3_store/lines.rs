@@ -207,8 +207,8 @@ async fn half_closed_connections_lose_no_guard_or_change() {
     tokio::join!(half_closed("answers", Proxy::end_answers), half_closed("requests", Proxy::end_requests));
 }
 
-/// Fault F10: one of the client's connections hangs, as on a dead path through a load balancer.
-/// The test runs once for each of the three connections.
+/// Fault F10: one of the client's connections hangs, as on a dead path through a load balancer. The
+/// test runs once for each of the three connections.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_connection_loses_no_guard_or_change() {
     let dead = async |connection| {

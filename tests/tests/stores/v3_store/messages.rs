@@ -19,8 +19,7 @@ async fn server(files: &Files, (certificate, key): &Identity, clients: Option<&A
 }
 
 /// Returns the error of a read, and checks that the error arrives within half of the call's limit
-/// of
-/// ten seconds.
+/// of ten seconds.
 async fn error_of(builder: ClientBuilder) -> Error {
     let client = builder.connect_lazy().unwrap();
     let began = Instant::now();

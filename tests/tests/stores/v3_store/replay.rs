@@ -173,8 +173,7 @@ async fn replay_reports_compaction_after_earlier_batches() {
             proxy.cut();
         }
         // The server may already have sent all changes. The watch yields a prefix of the history
-        // and
-        // then reports why it ended.
+        // and then reports why it ended.
         loop {
             match timeout(Duration::from_secs(3), stream.next()).await {
                 Ok(Some(Ok(WatchItem::Batch(batch)))) => seen.push(batch.revision),

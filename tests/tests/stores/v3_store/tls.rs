@@ -84,8 +84,8 @@ async fn client_certificate_is_sent() {
         let mut options = options([etcd.endpoint().as_str()]);
         options.tls = Some(tls);
         // The server's TLS alert arrives when the connection ends. On a busy machine, the
-        // connection
-        // may end before the request is sent, and then the client opens another connection.
+        // connection may end before the request is sent, and then the client opens another
+        // connection.
         options.retry.call_timeout = PATIENCE;
         options.retry.read_attempt_timeout = PATIENCE;
         V3Store::new(&options).unwrap()
@@ -109,8 +109,7 @@ async fn tls_on_one_side_fails_with_tls_error() {
     assert_eq!(refusal(&store(&plain, Some(trusting(&authority))).unwrap()).await, ErrorKind::Tls);
     let etcd = server(&files, &authority.sign(&["127.0.0.1"]), None).await;
     // The server closes the connection as a failing server would, so the store probes which
-    // protocol
-    // the server speaks.
+    // protocol the server speaks.
     let mut options = options([etcd.endpoint().as_str()]);
     options.retry.call_timeout = Duration::from_millis(500);
     let error = V3Store::new(&options).unwrap().range(Range::of(Span::Key(key("/a")))).await.unwrap_err();

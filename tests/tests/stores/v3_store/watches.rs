@@ -115,8 +115,7 @@ async fn watch_notices_compacted_delete() {
     let gone = store.commit(delete(&a)).await.unwrap().revision.get();
     Admin::of(&etcd.endpoint()).compact(gone).await;
     // A watcher that saw the revision before the delete must learn of the delete. If the store
-    // asked
-    // for changes from `gone` on, 3.4.23 and 3.5.1 would silently omit the delete.
+    // asked for changes from `gone` on, 3.4.23 and 3.5.1 would silently omit the delete.
     for seen in [first, gone - 1] {
         for from in [WatchFrom::Listed(Revision::new(seen)), WatchFrom::Resumed(Revision::new(seen))] {
             let mut stream = watch(&store, Span::Below(key("/app")), from).await;

@@ -44,8 +44,7 @@ struct Tracked<T, S> {
 pub(super) struct Situation {
     pub(super) revision: Revision,
     /// True as long as no history was lost. Then the test knows which state a view shows while
-    /// reads
-    /// fail.
+    /// reads fail.
     pub(super) exact: bool,
 }
 

@@ -124,8 +124,7 @@ pub(super) fn step(kind: Kind) -> impl Strategy<Value = Step> {
         Kind::V2 => Just(Step::Cut).boxed(),
     };
     // On v2 a write of several keys takes several revisions, but the model reads only once after
-    // the
-    // write.
+    // the write.
     let write = if kind == Kind::V2 { single.boxed() } else { prop_oneof![2 => single, 1 => several].boxed() };
     prop_oneof![18 => write, 6 => fault, 2 => of_server]
 }

@@ -100,8 +100,7 @@ async fn value_is_put_back_on_emptied_server() {
     let published = entry.publish(&1).ttl(TEN).await.unwrap();
     for n in 0..5 {
         // The revision of the wiped server is below, at or above the revision at which the value
-        // was
-        // seen.
+        // was seen.
         for value in 0..3 * n {
             filler.set(&value).await.unwrap();
         }

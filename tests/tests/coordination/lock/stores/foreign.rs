@@ -162,8 +162,7 @@ async fn waiter_with_deleted_key_queues_again(bench: Bench) {
     let place = bench.lock().queue().await.unwrap().remove(1);
     bench.delete(&place.key).await;
     // The waiter notices the deletion within a third of its time to live, and enters the queue
-    // again
-    // as the last.
+    // again as the last.
     bench.queued(2).await;
     let again = bench.lock().queue().await.unwrap().remove(1);
     assert!(again.fence > place.fence && again.lease != place.lease);

@@ -88,8 +88,7 @@ async fn put(store: &V2Store) -> Result<Revision> {
 }
 
 /// Checks that a write and a read fail with the same kind of error, and that the write was not
-/// sent.
-/// Returns the kind.
+/// sent. Returns the kind.
 async fn refusal(store: Result<V2Store>) -> ErrorKind {
     let store = store.expect("a store");
     let error = put(&store).await.expect_err("no TLS");
