@@ -79,19 +79,19 @@ impl Between {
         })
     }
 
-    /// The port for clients.
+    /// Returns the port for clients.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The address for clients, `127.0.0.1:PORT`.
+    /// Returns the address for clients, `127.0.0.1:PORT`.
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The program's log.
+    /// Returns the program's log.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()

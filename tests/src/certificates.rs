@@ -74,8 +74,8 @@ impl Default for Authority {
     }
 }
 
-/// A self-signed certificate of X.509 version 1, and its key. Created by `openssl x509 -req`, since
-/// `rcgen` creates version 3 only.
+/// Returns a self-signed certificate of X.509 version 1, and its key. Uses `openssl x509 -req`,
+/// since `rcgen` creates version 3 only.
 #[must_use]
 pub fn version_1() -> Identity {
     (include_bytes!("certificates/version-1.pem").to_vec(), include_bytes!("certificates/version-1.key").to_vec())

@@ -47,8 +47,8 @@ pub struct Told {
     pub new: Option<u64>,
 }
 
-/// Checks a watch of a counter. Each write adds one to the counter, so the reported values reveal
-/// lost and repeated changes.
+/// A check of a watch of a counter. Each write adds one to the counter, so the reported values
+/// reveal lost and repeated changes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counted {
     /// The last reported value. Zero stands for a counter that does not exist yet.
@@ -74,7 +74,7 @@ impl Counted {
         Self { may_resync: true, ..self }
     }
 
-    /// The revision of the last reported change.
+    /// Returns the revision of the last reported change.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision
@@ -132,7 +132,7 @@ pub fn whole(left: Option<u64>, right: Option<u64>) -> Result<(), Violation> {
     if left == right { Ok(()) } else { Err(Violation::Torn { left, right }) }
 }
 
-/// Checks that a lock has one holder at a time. Holders may be reported in any order: each is
+/// A check that a lock has one holder at a time. Holders may be reported in any order: each is
 /// compared with the 64 holders that were reported last.
 #[derive(Clone, Debug, Default)]
 pub struct Tenures {
@@ -181,7 +181,7 @@ impl Tenure {
     }
 }
 
-/// Checks the writes under one lock. Each holder reads the count, adds one, and writes the sum
+/// A check of the writes under one lock. Each holder reads the count, adds one, and writes the sum
 /// together with the holder's fence.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Fenced {

@@ -36,10 +36,10 @@ pub fn next_etcd() -> PathBuf {
                 .expect("ETCD_NEXT_BIN names an etcd of the minor version after that of ETCD_BIN: `tests/servers/build 3.7` builds one and prints its directory")
 }
 
-/// The etcd command-line client: the program in the environment variable `ETCDCTL_BIN`, or else
-/// `etcdctl` on the `PATH`. It uses v3, unless `ETCDCTL_API=2` is set, which 3.4 and 3.5 support.
-/// The host's `ETCDCTL_*` variables are removed, since the program fails if a variable contradicts
-/// a flag.
+/// Returns a command that runs the etcd command-line client: the program in the environment
+/// variable `ETCDCTL_BIN`, or else `etcdctl` on the `PATH`. The client uses v3, unless
+/// `ETCDCTL_API=2` is set, which 3.4 and 3.5 support. The host's `ETCDCTL_*` variables are removed,
+/// since the client fails if a variable contradicts a flag.
 #[must_use]
 pub fn etcdctl() -> Command {
     let path = std::env::var_os("ETCDCTL_BIN").filter(|path| !path.is_empty());
@@ -104,8 +104,8 @@ pub async fn mixed_cluster(members: usize) -> Cluster {
 
 /// Turns each case, an `async fn(Bench)`, into a test on each store: `on_every_store! { "typed":
 /// case case }`. `Bench` is defined in the calling file, with a field `client`. The client uses an
-/// in-memory store of its own, or the namespace `/typed-case` of the server that is [`shared`] under
-/// the name `typed`.
+/// in-memory store of its own, or the namespace `/typed-case` of the server that is [`shared`]
+/// under the name `typed`.
 #[macro_export]
 macro_rules! on_every_store {
     ($namespace:literal: $($case:ident)*) => {

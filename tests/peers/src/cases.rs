@@ -60,7 +60,7 @@ pub(crate) struct Server {
     pub(crate) v2: bool,
     /// Whether all peers of a round share one server, because none of them changes anything.
     pub(crate) shared: bool,
-    /// Writes the data that the case needs, before a peer's process starts.
+    /// The function that writes the data that the case needs, before a peer's process starts.
     pub(crate) prepare: Option<Prepare>,
 }
 
@@ -73,7 +73,7 @@ pub(crate) struct Stage {
     pub(crate) table: Table,
     /// Work that another process does from the start signal on.
     pub(crate) meanwhile: Option<Prepare>,
-    /// Computes the figures. Fails if the peer did not do the work.
+    /// The function that computes the figures. Fails if the peer did not do the work.
     pub(crate) evaluate: Box<dyn Fn(&Observed) -> Result<Measured>>,
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct Report {
     pub(crate) found: serde_json::Value,
 }
 
-/// Measures the time and the CPU time of this process since the start signal.
+/// A measurement of the time and the CPU time of this process since the start signal.
 #[derive(Clone, Copy)]
 pub(crate) struct Meter {
     began: Instant,

@@ -39,14 +39,15 @@ enum End {
     IsKilled,
 }
 
-/// The path of a program that `tests/beside/run` has built.
+/// Returns the path of a program that `tests/beside/run` has built.
 fn built(path: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/beside").join(path);
     assert!(path.exists(), "{} does not exist: run these tests with `tests/beside/run`", path.display());
     path
 }
 
-/// The command line of a contender. Node's client puts `election/` before the names of elections.
+/// Returns the command line of a contender. Node's client puts `election/` before the names of
+/// elections.
 fn command(kind: Kind, endpoint: &str, what: &str, name: &str) -> Command {
     let mut command = match kind {
         Ours => Command::new(env!("CARGO_BIN_EXE_contender")),

@@ -224,7 +224,7 @@ impl Contender {
         match (guard, self.rng.u32(0..1000)) {
             (Guard::Broken(guard), _) => guard.release().await,
             (Guard::Correct(lock), 650..998) if !last => drop(lock),
-            // Abandons the lock: the holder goes away without releasing it.
+            // Abandons the lock without releasing it.
             (Guard::Correct(lock), 998..) if !last => drop(lock.into_token()),
             (Guard::Correct(lock), _) => match lock.release().await {
                 Ok(()) => {}

@@ -115,7 +115,7 @@ thread_local! {
     static START: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// The time since the run on this thread began.
+/// Returns the time since the run on this thread began, in nanoseconds.
 fn tokio_time() -> u64 {
     nanoseconds(START.get().unwrap().elapsed())
 }

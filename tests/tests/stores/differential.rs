@@ -189,8 +189,8 @@ struct Case {
     server: Side,
 }
 
-/// Makes the answers of both stores comparable: converts revisions to the memory store's, and
-/// replaces lease ids that a store chose with a fixed one.
+/// An answer that is compared between both stores. `normal` converts revisions to the memory
+/// store's, and replaces lease ids that a store chose with a fixed one.
 trait Comparable: Sized {
     fn normal(self, side: &Side, case: &Case) -> Self;
 }

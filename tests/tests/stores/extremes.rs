@@ -26,7 +26,7 @@ struct Limits {
     notes: BTreeMap<String, u32>,
 }
 
-/// Sets one option of the client to a duration.
+/// A function that sets one option of the client to a duration.
 type Set = fn(ClientBuilder, Duration) -> ClientBuilder;
 
 fn with_retry(builder: ClientBuilder, change: impl FnOnce(&mut etcd_typed::RetryPolicy)) -> ClientBuilder {

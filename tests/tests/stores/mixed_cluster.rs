@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const A_WHILE: Duration = Duration::from_millis(200);
 const MEMBERS: usize = 3;
 
-/// One client for each member, connected to that member only.
+/// Returns one client for each member, connected to that member only.
 async fn clients(cluster: &Cluster) -> Vec<Client> {
     let mut clients = Vec::new();
     for member in cluster.members() {

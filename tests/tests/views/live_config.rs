@@ -93,7 +93,7 @@ impl Server {
     }
 }
 
-/// Writes with `etcdctl`.
+/// A writer that uses `etcdctl`.
 struct Etcdctl {
     endpoint: String,
     /// `put` for v3 and `set` for v2.

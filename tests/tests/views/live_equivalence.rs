@@ -293,7 +293,8 @@ fn views_equal_reads_on_memory() {
     });
 }
 
-/// The writer connects directly to the server, the views through a proxy.
+/// Runs the cases on a server. The writer connects directly to the server, the views through a
+/// proxy.
 fn run_on_a_server(kind: Kind, cases: u32, scheme: &str) {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (server, writer, viewer) = runtime.block_on(async {

@@ -85,7 +85,7 @@ impl Inner {
     }
 }
 
-/// Writes to the server on a direct connection.
+/// A writer with a direct connection to the server.
 struct Writer {
     /// While a test holds this lock, the writer does not write.
     gate: Mutex<()>,

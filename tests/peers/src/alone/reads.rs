@@ -87,7 +87,7 @@ fn measure(rounds: usize) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Creates the function with which a thread reads.
+/// A function that creates the function with which a thread reads.
 type Peer = Box<dyn Fn() -> Reading>;
 /// Reads repeatedly, at the same time as another thread if there is one, and returns the
 /// nanoseconds of one read.

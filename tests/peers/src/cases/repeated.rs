@@ -7,7 +7,7 @@ use super::{Better, Goal, Measured, Observed, Stage, quantile};
 use crate::Result;
 use crate::work::Meter;
 
-/// Repeats one operation.
+/// A caller that repeats one operation.
 pub(crate) trait Caller: Send + Sized + 'static {
     /// Does the operation once. Fails if its result is wrong.
     fn call(&mut self) -> impl Future<Output = Result<()>> + Send;

@@ -127,7 +127,7 @@ impl Caller for Below {
     }
 }
 
-/// Sends a request for each key, one after the other.
+/// A reader that sends a request for each key, one after the other.
 pub(crate) struct OneByOne {
     client: KvClient,
     wanted: Vec<(String, String)>,
@@ -148,7 +148,7 @@ fn check_each(wanted: &[(String, String)], found: &[GetResponse]) -> Result<()> 
     payload::check_all(wanted, pairs.into_iter())
 }
 
-/// Sends a request for each key, all at once.
+/// A reader that sends a request for each key, all at once.
 pub(crate) struct Joined(OneByOne);
 
 impl Caller for Joined {

@@ -109,7 +109,7 @@ fn memory_moved_guard_is_kept_alive_by_one_task() {
     let lock = runtime().block_on(async { client.lock("/moved").ttl(TTL).acquire().await.unwrap() });
     let second = runtime();
     second.block_on(async {
-        // The first runtime has ended. The guard moves to this one.
+        // The first runtime has ended. The guard moves to the second runtime.
         lock.verify().await.unwrap();
         tokio::time::sleep(TTL).await;
         store.take();

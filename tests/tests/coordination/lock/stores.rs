@@ -43,7 +43,7 @@ impl Bench {
         self.client.lock("/x")
     }
 
-    /// Whether the store has transactions and leases. v2 has neither.
+    /// Returns true if the store has transactions and leases. v2 has neither.
     fn transactions(&self) -> bool {
         self.client.store().capabilities().transactions
     }

@@ -68,7 +68,8 @@ async fn every_write_takes_a_ttl(bed: Bed) {
     assert!(time_left(&bed, "/foo/bar").await.is_some());
 }
 
-/// `compare_and_swap(etcd, "/foo/bar", "Goodbye Cruel World", prev_value="Hello World")`, also called `test_and_set`.
+/// `compare_and_swap(etcd, "/foo/bar", "Goodbye Cruel World", prev_value="Hello World")`, also
+/// called `test_and_set`.
 async fn compare_and_swap_by_value(bed: Bed) {
     let bar = bed.text("/foo/bar");
     let (hello, goodbye) = ("Hello World".to_owned(), "Goodbye Cruel World".to_owned());

@@ -85,7 +85,8 @@ async fn watch_from_an_index(bed: Bed) {
     assert_eq!(next(&mut changes).await.revision, later);
 }
 
-/// `keep_watching(etcd, "/foo/bar", ev -> …)`: "The callback will keep getting called for every change to the key".
+/// `keep_watching(etcd, "/foo/bar", ev -> …)`: "The callback will keep getting called for every
+/// change to the key".
 async fn keep_watching(bed: Bed) {
     let bar = bed.text("/foo/bar");
     let mut changes = bar.watch().await.unwrap();

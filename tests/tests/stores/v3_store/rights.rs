@@ -61,7 +61,7 @@ impl Bench {
         self.admin.as_root().await.pair(call, first, second).await;
     }
 
-    /// The number of logins that clients have requested.
+    /// Returns the number of logins that clients have requested.
     async fn logins(&self) -> f64 {
         let name = r#"grpc_server_started_total{grpc_method="Authenticate",grpc_service="etcdserverpb.Auth",grpc_type="unary"}"#;
         metric_of(&self.etcd, name).await

@@ -204,7 +204,7 @@ async fn delayed_put_never_replaces_newer_value() {
     assert!(published.is_published() && changes.next().now_or_never().is_none());
 }
 
-/// A random number generator that returns numbers below a limit.
+/// Returns a random number generator that returns numbers below a limit.
 fn random_below(seed: u64) -> impl FnMut(usize) -> usize {
     let mut state = seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     move |below| {

@@ -30,7 +30,7 @@ struct Derive {
     dependencies: String,
     imports: &'static str,
     derived: &'static str,
-    /// Uses the struct `NAME` once.
+    /// Code that uses the struct `NAME` once.
     usage: &'static str,
 }
 

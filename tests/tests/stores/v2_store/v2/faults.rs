@@ -41,7 +41,8 @@ async fn watch_yields_whole_history_despite_cuts() {
     watch_yields_whole_history(None).await;
 }
 
-/// Every `kill`-th fault kills the server. All other faults cut the connections.
+/// Checks that a watch yields the whole history. Every `kill`-th fault kills the server. All other
+/// faults cut the connections.
 async fn watch_yields_whole_history(kill: Option<usize>) {
     let mut etcd = launch(Etcd::builder()).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
