@@ -214,8 +214,8 @@ impl Fenced {
 }
 
 /// Returns true if this version of etcd can revoke leases that are still renewed. There, a former
-/// leader that was paused revokes leases that expired by its own clock, although their holders
-/// renew them at the new leader (etcd issue 15247, fixed in 3.4.31 and 3.5.13).
+/// leader that was paused revokes leases that expired by its own clock. It does so although their
+/// holders renew the leases at the new leader (etcd issue 15247, fixed in 3.4.31 and 3.5.13).
 #[must_use]
 pub fn has_faithless_leaders(version: &str) -> bool {
     let mut numbers = version.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));

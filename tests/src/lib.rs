@@ -72,9 +72,10 @@ pub fn server(address: impl FnOnce(&Etcd) -> String) -> (Runtime, Etcd, Client) 
     (runtime, etcd, client)
 }
 
-/// Returns the server that all tests of this process share under this name. Each test file uses
-/// another name: the v2 API keeps only the last 1000 events of a whole server, so tests that share
-/// a server must know how many events they write together. The server ends with the process.
+/// Returns the server that all tests of this process share under this name. The server ends with
+/// the process. The v2 API keeps only the last 1000 events of a whole server, so tests that share a
+/// server must know how many events they write together. Therefore each test file uses another
+/// name.
 ///
 /// # Panics
 ///

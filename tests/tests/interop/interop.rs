@@ -1,5 +1,6 @@
 //! `etcdctl` reads the values that a derived struct writes, and writes values that the struct
-//! reads, on v3 and on v2 (`ETCDCTL_API=2`, which the etcdctl of etcd 3.4 and 3.5 supports).
+//! reads. The tests use v3 and v2 (`ETCDCTL_API=2`, which the etcdctl of etcd 3.4 and 3.5
+//! supports).
 //!
 //! The environment variable `ETCDCTL_BIN` is the path of the tool. If the variable is not set, the
 //! tests run `etcdctl` from the `PATH`, and fail if it does not exist.

@@ -1,4 +1,4 @@
-//! Mutual exclusion under faults: processes of contenders use the locks of real servers and of the
+//! Mutual exclusion under faults. Processes of contenders use the locks of real servers and of the
 //! memory store, while servers and processes are killed, stopped and cut off.
 //!
 //! One such run is called a campaign. Contenders (`contender.rs`) report what they do

@@ -104,8 +104,8 @@ struct World {
     views: Vec<Box<dyn Track>>,
     life: u32,
     away: bool,
-    /// Whether history was lost since the views were opened. (An up-to-date view may stay at a
-    /// revision that has been compacted, if none of its keys was written since.)
+    /// Whether history was lost since the views were opened. An up-to-date view may stay at a
+    /// revision that has been compacted, if none of its keys was written since.
     lost: bool,
     eager: bool,
 }

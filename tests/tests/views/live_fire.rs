@@ -1,6 +1,7 @@
-//! A live view under many faults. A writer changes all fields of a struct in each transaction, two
-//! threads read the view as fast as they can, and the server is killed, compacted, disconnected and
-//! restored from backups. No reader ever sees a state with parts of two transactions.
+//! A live view under many faults. A writer changes all fields of a struct in each transaction, and
+//! two threads read the view as fast as they can. Meanwhile the server is killed, compacted,
+//! disconnected and restored from backups. No reader ever sees a state with parts of two
+//! transactions.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

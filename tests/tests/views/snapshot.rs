@@ -1,6 +1,6 @@
-//! The files of `or_snapshot`: which files a program with another schema or another cluster may
-//! start from (`schemas`, `clusters`), how files are written (`disk`), and when a view no longer
-//! waits for a server (`early`). `live_snapshot.rs` tests how views use the files.
+//! The files of `or_snapshot`. `schemas` and `clusters` test which files a program with another
+//! schema or another cluster may start from. `disk` tests how files are written. `early` tests when
+//! a view no longer waits for a server. `live_snapshot.rs` tests how views use the files.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

@@ -112,8 +112,8 @@ async fn v3_deletion_at_compacted_revision_is_reported() {
     scene.resyncs(&[("gone", Some(1), None)]).await;
 }
 
-/// An emptied server keeps its cluster ID and accepts the watch without an error, whether the
-/// server's revision is below or above the revision that the watch saw.
+/// An emptied server keeps its cluster id and accepts the watch without an error. The server's
+/// revision may be below or above the revision that the watch saw.
 #[tokio::test]
 async fn v3_emptied_server_causes_resync() {
     for writes in [0, 100] {

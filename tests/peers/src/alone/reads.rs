@@ -152,8 +152,8 @@ fn peer<R: FnMut() -> u32 + Send + 'static>(reader: impl Fn() -> R + 'static) ->
 /// Returns a loop that reads. This function is generic, so that each kind of read is compiled into
 /// its own loop.
 ///
-/// The loop returns the median of the batches, so that interrupted batches have no influence. It
-/// returns NaN if the two threads hardly ever ran at the same time; the page then shows "not
+/// The loop returns the median of the batches, so that interrupted batches have no influence. If
+/// the two threads hardly ever ran at the same time, the loop returns NaN, and the page shows "not
 /// measured".
 fn reading(mut read: impl FnMut() -> u32 + Send + 'static) -> Reading {
     Box::new(move |own, other| {

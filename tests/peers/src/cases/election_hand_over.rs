@@ -20,8 +20,8 @@ pub(super) fn cases(effort: &Effort) -> Vec<Case> {
     ]
 }
 
-/// Returns waits from 3 to 100 ms, evenly spread and in a mixed order, so that the hand-overs are
-/// spread evenly over the phases of the server's loop.
+/// Returns waits from 3 to 100 ms, evenly spread and in a mixed order. So the hand-overs are spread
+/// evenly over the phases of the server's loop.
 fn spread(count: u32) -> Vec<Duration> {
     let golden = |n: u32| (f64::from(n) * 0.618_033_988_75).fract();
     (0..count).map(|n| Duration::from_secs_f64(0.003 + 0.097 * golden(n))).collect()

@@ -1,9 +1,9 @@
 //! Another process changes the entries of a map one at a time, and the peer keeps its own map up to
 //! date. The costs are measured for several sizes of the map.
 //!
-//! The live view of etcd-typed is compared with two maps written by hand on etcd-client: one that
-//! is copied for each change, so that readers need no lock, and one that is changed in place, under
-//! a lock that readers share.
+//! The live view of etcd-typed is compared with two maps written by hand on etcd-client. The first
+//! map is copied for each change, so that readers need no lock. The second map is changed in place,
+//! under a lock that readers share.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};

@@ -70,7 +70,7 @@ async fn any_name_works_as_map_key(bench: Bench) {
 }
 
 /// Checks the result of a write to a very long path. v2 refuses a path that is too long for a
-/// request; the other stores accept it.
+/// request. The other stores accept the path.
 async fn very_long(bench: &Bench, written: Result<(), Error>) {
     if bench.is("etcd v2") {
         assert_eq!(written.unwrap_err().kind(), ErrorKind::InvalidKey);

@@ -117,7 +117,7 @@ async fn read_of_unavailable_revision_fails_as_history_lost() {
 }
 
 /// The store relies on how etcd compares missing keys and empty spans. The expected results come
-/// from experiments with 3.4.23 and 3.5.1; this test checks them on every server.
+/// from experiments with 3.4.23 and 3.5.1. The test checks the results on every server.
 #[tokio::test]
 async fn conditions_match_their_documentation() {
     let etcd = Etcd::start().await;

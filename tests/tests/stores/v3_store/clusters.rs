@@ -90,7 +90,7 @@ struct Settings {
 }
 
 /// When the client reconnects, the revision of the new cluster is already larger than that of the
-/// former cluster, and a key may have the value that the client saw last.
+/// former cluster. A key may also have the value that the client saw last.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn client_recovers_in_new_cluster() {
     let mut etcd = Etcd::start().await;

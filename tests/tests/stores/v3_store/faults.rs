@@ -232,9 +232,9 @@ async fn full_disk_loses_no_acknowledged_write() {
     let program = Etcd::shared().await.binary().to_owned();
     // `ulimit -f` counts blocks of 512 bytes.
     let script = files.put("script", format!("#!/bin/sh\nulimit -f 131072\nexec '{}' \"$@\"\n", program.display()).as_bytes());
-    // Another process writes the program. If this process wrote it, a child process that another
-    // test starts at that moment could inherit the open file, and a file that is open for writing
-    // cannot be executed.
+    // Another process writes the program, because a file that is open for writing cannot be
+    // executed. If this process wrote the file, a child process that another test starts at that
+    // moment could inherit the open file.
     let full = script.with_file_name("etcd");
     let installed = std::process::Command::new("install").arg(&script).arg(&full).status().unwrap();
     assert!(installed.success(), "{installed}");

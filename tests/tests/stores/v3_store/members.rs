@@ -110,7 +110,7 @@ async fn follower(cluster: &Cluster) -> usize {
     panic!("no member is a follower");
 }
 
-/// Fault F24, promises W1 and W2: a member that has missed more entries than the others keep
+/// Fault F24, promises W1 and W2. A member that has missed more entries than the others keep
 /// installs their snapshot. etcd 3.4.23 then repeats changes on watches that were open before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn installed_snapshot_repeats_no_change() {

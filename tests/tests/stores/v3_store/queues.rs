@@ -143,9 +143,9 @@ async fn live_watches_have_no_gap_at_start() {
     }
 }
 
-/// The server serves a watch that starts at a past revision from a periodic loop, but it sends the
-/// events of a live watch together with the write. The test measures the two kinds in turns, so
-/// that other load on the machine affects both alike.
+/// The server serves a watch that starts at a past revision from a periodic loop. The events of a
+/// live watch are sent together with the write. The test measures the two kinds in turns, so that
+/// other load on the machine affects both alike.
 #[tokio::test]
 async fn live_watch_gets_events_without_polling_delay() {
     const ROUNDS: usize = 15;

@@ -112,7 +112,7 @@ struct Settings {
 }
 
 /// When the client reconnects, the revision of the new cluster is already larger than that of the
-/// former cluster, and a key may have the value that the client saw last. Only the cluster's id
+/// former cluster. A key may also have the value that the client saw last. Only the cluster's id
 /// shows that the cluster is new.
 #[tokio::test]
 async fn clients_recover_in_new_cluster() {
