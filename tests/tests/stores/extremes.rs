@@ -247,7 +247,7 @@ async fn memory_store_accepts_extreme_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn extreme_revisions_never_panic_on_memory() {
+async fn extreme_revisions_never_panic_in_memory() {
     revisions_are_safe(&Client::connect("memory:").await.unwrap()).await;
 }
 

@@ -111,7 +111,7 @@ const INTERVALS: [Duration; 3] = [Duration::from_millis(1), Duration::from_milli
 
 /// Each request takes 1 ms of paused time, so that the result depends on nothing else.
 #[tokio::test(start_paused = true)]
-async fn read_modify_writes_need_few_attempts_on_memory() {
+async fn read_modify_writes_need_few_attempts_in_memory() {
     for way in [Way::Modify, Way::Update, Way::UpdateField, Way::Transaction] {
         for interval in INTERVALS {
             let store = MemoryStore::new();
@@ -149,7 +149,7 @@ async fn read_modify_writes_need_few_attempts_on_v2() {
 /// A modify of a published value keeps the value's lease. The publisher's next `set` then conflicts
 /// with the modified value.
 #[tokio::test(start_paused = true)]
-async fn publisher_succeeds_beside_steady_modifier_on_memory() {
+async fn publisher_succeeds_beside_steady_modifier_in_memory() {
     let store = MemoryStore::new();
     store.faults().delay(Calls::All, Duration::from_millis(1));
     let client = Client::with_store(store);

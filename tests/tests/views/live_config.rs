@@ -182,7 +182,7 @@ async fn etcdctl_changes_limit(store: &str, ctl: &Etcdctl) {
 }
 
 #[tokio::test]
-async fn own_write_applies_before_its_response_on_memory() {
+async fn own_write_applies_before_its_response_in_memory() {
     let server = Server::start("memory:").await;
     assert_eq!(server.put("/limit/rate/50").await.0, 200);
     assert_eq!(server.health().await["limit"]["rate"], 50);

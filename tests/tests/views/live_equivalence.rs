@@ -284,7 +284,7 @@ fn run(kind: Kind, cases: u32, steps: Range<usize>, runtime: &Runtime, bed: impl
 }
 
 #[test]
-fn views_equal_reads_on_memory() {
+fn views_equal_reads_in_memory() {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     run(Kind::Memory, 400, 1..40, &runtime, || {
         let store = MemoryStore::new();

@@ -92,7 +92,8 @@ async fn v3_compaction_while_disconnected_causes_resync() {
     set(&scene.direct, "changed", 2).await;
     set(&scene.direct, "new", 3).await;
     scene.etcd.compact().await;
-    // `interruption` reports why the watch cannot follow, and cancelling `next` loses nothing.
+    // `interruption` reports why the watch receives no changes, and cancelling `next` loses
+    // nothing.
     assert!(timeout(Duration::from_secs(1), scene.changes.next()).await.is_err());
     assert_eq!(scene.changes.interruption().map(|interruption| interruption.error.kind()), Some(ErrorKind::Unavailable));
     scene.reconnect().await;

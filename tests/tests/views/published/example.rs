@@ -9,7 +9,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use super::*;
 
 #[tokio::test]
-async fn registry_example_lists_services_on_memory() {
+async fn registry_example_lists_services_in_memory() {
     let output = soon(Command::new(env!("CARGO_BIN_EXE_registry")).output()).await.unwrap();
     let shown = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{shown}{}", String::from_utf8_lossy(&output.stderr));

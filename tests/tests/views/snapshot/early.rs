@@ -34,7 +34,7 @@ async fn unreachable_server_does_not_delay_start(scheme: &str) {
         proxy.cut();
         let mut live = view::<Rate>(&patient(&address), &path).await.unwrap();
         assert!(starts_from_file(&live) && live.get().rate == 1, "{mode:?}: {}", live.status());
-        // The view follows the server as soon as the server answers.
+        // The view shows the server's state as soon as the server answers.
         proxy.set(Mode::Pass).await;
         proxy.cut();
         while starts_from_file(&live) {
