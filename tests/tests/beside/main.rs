@@ -39,14 +39,15 @@ enum End {
     IsKilled,
 }
 
-/// The path of a program that `tests/beside/run` has built.
+/// Returns the path of a program that `tests/beside/run` has built.
 fn built(path: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/beside").join(path);
     assert!(path.exists(), "{} does not exist: run these tests with `tests/beside/run`", path.display());
     path
 }
 
-/// The command line of a contender. Node's client puts `election/` before the names of elections.
+/// Returns the command line of a contender. Node's client puts `election/` before the names of
+/// elections.
 fn command(kind: Kind, endpoint: &str, what: &str, name: &str) -> Command {
     let mut command = match kind {
         Ours => Command::new(env!("CARGO_BIN_EXE_contender")),
@@ -73,7 +74,7 @@ struct Contender {
 }
 
 impl Contender {
-    /// The next line of the process, if it prints one in this time.
+    /// Returns the next line that the process prints, or `None` if it prints none within this time.
     async fn says(&mut self, within: Duration) -> Option<String> {
         let line = timeout(within, self.lines.next_line()).await.ok()?;
         Some(line.unwrap().unwrap_or_else(|| panic!("{:?} ended without output", self.kind)))
@@ -101,7 +102,7 @@ impl Contender {
     }
 }
 
-/// One queue, and this test's view of it.
+/// The queue of a lock or an election, and this library's handles to the queue.
 struct Queue {
     etcd: Etcd,
     what: &'static str,
@@ -133,8 +134,8 @@ impl Queue {
         Contender { kind, process, input, lines }
     }
 
-    /// The keys of the queue in order, as this library sees them. A lock and an election with the
-    /// same name share one queue.
+    /// Returns the keys of the queue in order, as this library lists them. A lock and an election
+    /// with the same name share one queue.
     async fn keys(&self) -> Vec<String> {
         let keys: Vec<_> = self.lock.queue().await.unwrap().into_iter().map(|holder| holder.key.to_string()).collect();
         if self.what == "elect" {
@@ -236,11 +237,11 @@ async fn all_clients_list_and_observe_each_other() {
     assert_eq!(next().await, None);
 }
 
-/// Six contenders. In each round the leader is killed or resigns, and a new contender with the same
-/// client enters.
+/// Six contenders campaign. In each round the leader is killed or resigns, and a new contender that
+/// uses the same client library enters.
 #[tokio::test]
 #[ignore = "needs Go and Node: tests/beside/run"]
-async fn one_leads_at_a_time_as_sessions_end() {
+async fn election_has_one_leader_while_sessions_end() {
     let queue = Queue::of("elect", "election/storm").await;
     let kinds = [Ours, Node, Go, Node, Ours, Go];
     let mut contenders = Vec::new();

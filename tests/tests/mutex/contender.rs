@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::broken;
 use super::record::{Behaviour, Event, Log, Mark, Outcome};
 
-/// One process of contenders.
+/// What all contenders of one process share.
 #[derive(Clone)]
 pub(crate) struct Contenders {
     pub(crate) process: usize,
@@ -24,7 +24,8 @@ pub(crate) struct Contenders {
     pub(crate) log: Arc<Log>,
     pub(crate) locks: Arc<BTreeMap<String, Duration>>,
     pub(crate) behaviour: Behaviour,
-    /// Tells the contenders to finish: each acquires its lock a last time and releases it.
+    /// Set when the contenders must finish. Each then acquires its lock a last time and releases
+    /// the lock.
     pub(crate) finish: Arc<AtomicBool>,
 }
 
@@ -62,17 +63,17 @@ struct Contender {
     all: Contenders,
     lock: String,
     rng: Rng,
-    /// A lock that the contender held earlier.
+    /// The claim of a lock that the contender held earlier, for a late write.
     stale: Option<Claim>,
 }
 
-/// A held lock: one of the library, or one with a defect.
+/// A held lock: either a lock of the library or a lock with a defect.
 enum Guard {
     Correct(Lock),
     Broken(broken::Guard),
 }
 
-/// The conditions of a guarded write.
+/// The key, fence and lease that a guarded write checks.
 #[derive(Clone, Debug)]
 struct Claim {
     key: Key,
@@ -121,7 +122,8 @@ impl Contender {
         }
     }
 
-    /// Acquires the lock in a random way. Returns `None` if that way did not get it.
+    /// Acquires the lock by a random method. Returns `None` if that method did not acquire the
+    /// lock.
     async fn take(&mut self) -> Result<Option<Guard>> {
         let moment = Duration::from_millis(self.rng.u64(0..60));
         let broken = matches!(
@@ -174,8 +176,8 @@ impl Contender {
         sleep(Duration::from_millis(20)).await;
     }
 
-    /// Works under the lock and gives it up. If `last` is set, the lock is released in the normal
-    /// way.
+    /// Works under the lock and then gives the lock up. If `last` is set, the contender calls
+    /// `release`.
     async fn have(&mut self, guard: Guard, waited: Duration, last: bool) {
         let mut seen = Seen::default();
         seen.look(&guard, &self.all.log);
@@ -204,8 +206,8 @@ impl Contender {
             self.all.log.say(&Event::Lost { why });
         }
         self.give_up(guard, last).await;
-        // Writes with an old claim: at once, while the lock is being given up, or later, after
-        // another acquire.
+        // Write with the claim of a lock that was given up: either at once, while the lock may
+        // still be being released, or later, after another acquire.
         let late = if self.rng.bool() { Some(claim) } else { self.stale.replace(claim) };
         if let Some(late) = late.filter(|_| writes) {
             self.commit(&late, 0, true, Vec::new()).await;
@@ -222,7 +224,7 @@ impl Contender {
         match (guard, self.rng.u32(0..1000)) {
             (Guard::Broken(guard), _) => guard.release().await,
             (Guard::Correct(lock), 650..998) if !last => drop(lock),
-            // Abandons the lock: the holder goes away without releasing it.
+            // Abandons the lock without releasing it.
             (Guard::Correct(lock), 998..) if !last => drop(lock.into_token()),
             (Guard::Correct(lock), _) => match lock.release().await {
                 Ok(()) => {}
@@ -232,8 +234,8 @@ impl Contender {
         }
     }
 
-    /// The last count, read in a write of this contender. A member of 3.4 that was stopped answers
-    /// a plain read from its old state (etcd issue 20418).
+    /// Returns the last count. The count is read in the same transaction as a write, because a
+    /// member of 3.4 that was stopped answers a plain read from its old state (etcd issue 20418).
     async fn count_before(&mut self, claim: &Claim) -> Option<u64> {
         let (outcome, results) = self.commit(claim, 0, false, vec![Op::Get(Span::Key(counter(&self.lock)))]).await;
         if !matches!(outcome, Outcome::Committed(_)) {
@@ -245,7 +247,8 @@ impl Contender {
         }
     }
 
-    /// Writes the count in the way that users do, if the lock is one of the library.
+    /// Writes the count. With [`Behaviour::Correct`], the contender writes as users of the library
+    /// do.
     async fn count(&mut self, guard: &Guard, claim: &Claim, count: u64) {
         let lock = match guard {
             Guard::Correct(lock) if self.all.behaviour == Behaviour::Correct => lock,
@@ -260,7 +263,7 @@ impl Contender {
         self.all.log.say(&Event::Wrote { lock: self.lock.clone(), mark, late: false, outcome });
     }
 
-    /// Writes the count. If `count` is zero, only records a visit.
+    /// Writes the count by a store request. If `count` is zero, writes a visit instead.
     async fn commit(&mut self, claim: &Claim, count: u64, late: bool, mut then: Vec<Op>) -> (Outcome, Vec<OpResult>) {
         let mark = Mark { process: self.all.process, fence: claim.fence.get(), count, nonce: self.rng.u64(..) };
         let key = if count == 0 { counter(&format!("{}/visits", self.lock)) } else { counter(&self.lock) };
@@ -280,7 +283,7 @@ fn unwritten(error: &Error) -> Outcome {
     if error.may_have_applied() { Outcome::Unknown } else { Outcome::Refused(format!("{:?}", error.kind())) }
 }
 
-/// Decodes what a contender wrote.
+/// Decodes a value that a contender wrote.
 pub(crate) fn mark(value: &[u8]) -> Mark {
     serde_json::from_slice(value).unwrap()
 }
@@ -306,7 +309,7 @@ impl Guard {
         }
     }
 
-    /// Holds the lock for this long, or until it is lost.
+    /// Holds the lock for this long, or until the lock is lost.
     async fn hold(&self, time: Duration, seen: &mut Seen, log: &Log) {
         let work = async {
             let begun = Instant::now();
@@ -323,7 +326,7 @@ impl Guard {
         }
     }
 
-    /// The reason of the loss, if the lock is lost.
+    /// Returns why the lock was lost, or `None` if it is still held.
     fn lost(&self) -> Option<String> {
         let Self::Correct(lock) = self else { return None };
         (!lock.is_held()).then(|| lock.lost().now_or_never().map_or_else(|| "no reason".to_owned(), |lost| format!("{:?}", lost.reason())))
@@ -331,8 +334,8 @@ impl Guard {
 }
 
 impl Seen {
-    /// The recorded times are inside the check, so the lock was held from the first to the last of
-    /// them however long a check takes.
+    /// Checks whether the lock is held. Records a time after the first successful check and a time
+    /// before the last one. The lock was held between these times, however long a check takes.
     fn look(&mut self, guard: &Guard, log: &Log) {
         let before = log.now();
         if guard.is_held() {

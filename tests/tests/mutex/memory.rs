@@ -20,8 +20,8 @@ use super::{from_env, locks, show};
 
 const CLIENTS: usize = 3;
 
-/// How long the faults continue. `LIMIT` is the longest wait after them. Both are in the store's
-/// time.
+/// How long faults are injected. `LIMIT` is the longest wait after the last fault. Both are
+/// measured by the paused clock.
 const TIME: Duration = Duration::from_secs(20);
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -93,7 +93,7 @@ async fn trouble(faults: &Faults, rng: &mut Rng) {
                 sleep(Duration::from_millis(rng.u64(1..4000))).await;
                 faults.start();
             }
-            // All keep-alives are lost for longer than the short leases live.
+            // All keep-alives are lost, mostly for longer than the short leases live.
             _ => {
                 faults.lose_request(Calls::KeepAlives, usize::MAX);
                 sleep(Duration::from_millis(rng.u64(1000..6000))).await;
@@ -115,12 +115,12 @@ thread_local! {
     static START: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// The time since the run on this thread began.
+/// Returns the time since the run on this thread began, in nanoseconds.
 fn tokio_time() -> u64 {
     nanoseconds(START.get().unwrap().elapsed())
 }
 
-/// A file in memory.
+/// A log in memory, in place of a file.
 #[derive(Clone, Default)]
 struct Heap(Arc<Mutex<Vec<u8>>>);
 
@@ -153,7 +153,7 @@ async fn mutual_exclusion_survives_any_fault() {
     }
 }
 
-/// The violations that the checker finds for contenders with this defect.
+/// Returns the violations that the checker finds for contenders with this defect.
 async fn violations_of(behaviour: Behaviour) -> Vec<Violation> {
     contend(1, behaviour).await.1
 }
@@ -166,7 +166,7 @@ async fn checker_detects_unguarded_writes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn checker_detects_trust_in_keep_alive() {
+async fn checker_detects_holder_that_trusts_keep_alive() {
     let seen = violations_of(Behaviour::TrustsKeepAlive).await;
     assert!(seen.iter().any(|violation| matches!(violation, Violation::HeldTwice { .. })), "{seen:?}");
 }

@@ -1,5 +1,6 @@
 //! A process of contenders for the tests in `mutex`. The contenders run until the line `finish`
-//! arrives. The process exits at once when its input ends, which is when the test ends.
+//! arrives on standard input. When the input ends, as it does when the test ends, the process exits
+//! at once.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
