@@ -1,9 +1,12 @@
 //! `Lease`: a lease that is kept alive as long as its guard lives. [`pool`] supplies leases,
-//! [`validity`] tells how long a lease is safe to trust, and [`shared`] attaches the keys of
-//! several owners to one lease.
+//! [`validity`] tells how long a lease is safe to trust. [`shared`] attaches the keys of several
+//! owners to one lease of the client, and [`borrowed`] attaches them to a lease that the caller
+//! keeps.
 
 mod adopt;
+mod borrowed;
 mod delayed_start;
+mod key_lease;
 mod pool;
 mod shared;
 mod validity;
@@ -16,10 +19,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 pub use self::adopt::AdoptLease;
+pub(crate) use self::borrowed::{BorrowedLease, Ownership, Removal};
 pub(crate) use self::delayed_start::DelayedStart;
+pub(crate) use self::key_lease::KeyLease;
 use self::pool::IDLE;
 pub(crate) use self::pool::LeasePool;
-pub(crate) use self::shared::Share;
+use self::shared::Share;
 use self::validity::EndsWith;
 pub(crate) use self::validity::Validity;
 pub use self::validity::{Lost, LostReason};
@@ -87,6 +92,8 @@ pub struct Lease {
     orders: mpsc::UnboundedSender<Order>,
     /// The runtimes that the task can move to, for a lease that may outlive its client.
     runtimes: Option<Arc<Runtimes>>,
+    /// Whether another component granted it.
+    adopted: bool,
 }
 
 /// An order to the task of a lease.
@@ -117,7 +124,7 @@ impl Lease {
         prepared.start(applicant.run(task, received, answer));
         let gone = |_| Error::new(ErrorKind::Unavailable, "the runtime ended before the lease was granted").outcome_unknown();
         let (id, ttl, validity) = answered.await.map_err(gone)??;
-        Ok(Self { id, ttl, asked, store, validity, orders, runtimes: None })
+        Ok(Self { id, ttl, asked, store, validity, orders, runtimes: None, adopted: false })
     }
 
     /// Lets the lease's task move to other runtimes even after the client is dropped.
