@@ -221,7 +221,9 @@ impl Drop for Ownership {
             let is_idle = |owned: &Owned| owned.guards.is_empty() && owned.next == next;
             removal.run(|| pool.upgrade().is_none_or(|pool| pool.owners().with(|owners| owners.get(&at).is_some_and(is_idle)))).await;
             if let Some(pool) = pool.upgrade() {
-                pool.owners().with(|owners| owners.remove_entry(&at).filter(|(_, owned)| !is_idle(owned)).map(|(at, owned)| owners.insert(at, owned)));
+                pool.owners().with(|owners| {
+                    owners.remove_entry(&at).filter(|(_, owned)| !is_idle(owned)).map(|(at, owned)| owners.insert(at, owned))
+                });
             }
         });
     }

@@ -67,11 +67,7 @@ impl Guard {
     /// `key` was created at `fence`, is attached to the lease, and is the first.
     pub(super) fn new(queue: &ContenderQueue, key: Key, fence: Revision, member: Member) -> Self {
         let transactions = queue.store().capabilities().transactions;
-        let hold = if member.is_borrowed() {
-            Hold::within(member.validity(), &queue.hand_over, &key)
-        } else {
-            Hold::of(member.validity())
-        };
+        let hold = if member.is_borrowed() { Hold::within(member.validity(), &queue.hand_over, &key) } else { Hold::of(member.validity()) };
         let claim = Claim { key, fence, lease: member.lease_id(), hold, transactions };
         let watching = Watching::start_delayed(queue, &claim, member.ttl());
         Self { queue: queue.clone(), claim, member: Mutex::new(Some(member)), watching }

@@ -72,7 +72,8 @@ impl HandOver {
     /// Registers a key below this directory, attached to this lease, that is about to be created.
     /// It stays registered until the returned value is dropped.
     pub(super) fn enter(self: &Arc<Self>, directory: &Key, key: &Key, validity: &Validity) -> Registration {
-        let entry = Entry { directory: directory.clone(), created: None, validity: validity.clone(), lost: false, next: None, handed: None };
+        let entry =
+            Entry { directory: directory.clone(), created: None, validity: validity.clone(), lost: false, next: None, handed: None };
         self.with(|inner| {
             inner.entries.insert(key.clone(), entry);
             let queue = inner.queues.entry(directory.clone()).or_default();

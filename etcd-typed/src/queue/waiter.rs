@@ -72,16 +72,7 @@ impl<'t> Waiter<'t> {
     pub(super) fn new(queue: &'t ContenderQueue, member: Member, deadline: Instant) -> Self {
         let key = queue.directory.descend(&member.name());
         let backoff = queue.lease_pool.retry().backoff();
-        Self {
-            queue,
-            member,
-            key,
-            place: Place::new(),
-            deadline,
-            watch: None,
-            rewatch: backoff.clone(),
-            backoff,
-        }
+        Self { queue, member, key, place: Place::new(), deadline, watch: None, rewatch: backoff.clone(), backoff }
     }
 
     pub(super) async fn run(mut self, value: &Bytes, patience: Patience) -> Result<End> {

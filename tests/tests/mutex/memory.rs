@@ -41,7 +41,15 @@ async fn contend(seed: u64, behaviour: Behaviour, shared_leases: bool) -> (Figur
     let mut all = Vec::new();
     for process in 0..CLIENTS {
         let client = Client::with_store(store.clone());
-        let contenders = Contenders { process, client, log: log.clone(), locks: locks.clone(), behaviour, lease: shared_leases.then(Arc::default), finish: finish.clone() };
+        let contenders = Contenders {
+            process,
+            client,
+            log: log.clone(),
+            locks: locks.clone(),
+            behaviour,
+            lease: shared_leases.then(Arc::default),
+            finish: finish.clone(),
+        };
         all.push(tokio::spawn(contenders.run(3, rng.u64(..))));
     }
     trouble(&store.faults(), &mut rng).await;

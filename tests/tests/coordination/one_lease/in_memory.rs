@@ -142,16 +142,22 @@ async fn copy_of_create_is_deleted_after_release() {
 }
 
 /// With a lease of its own, a released guard ends with its lease. Here the release itself must
-/// arrive.
+/// arrive, even if the guard was lost because the program gave up a lease that it had adopted.
 #[tokio::test(start_paused = true)]
 async fn release_during_outage_deletes_key_afterwards() {
-    for drops in [false, true] {
+    for (drops, gives_up_lease) in [(false, false), (true, false), (true, true)] {
         let faulty = Faulty::new();
-        let lease = faulty.bench.client.lease(6 * TTL).await.unwrap();
-        let lock = faulty.bench.client.lock("/l").lease(&lease);
+        let other = faulty.bench.client.lease(6 * TTL).await.unwrap();
+        let mut lease = Some(faulty.bench.client.adopt_lease(other.id()).await.unwrap());
+        let id = other.id();
+        let lock = faulty.bench.client.lock("/l").lease(lease.as_ref().unwrap());
         let held = lock.acquire().await.unwrap();
-        let value = faulty.entry(0).publish(&0).lease(&lease).await.unwrap();
+        let value = faulty.entry(0).publish(&0).lease(lease.as_ref().unwrap()).await.unwrap();
         faulty.store.faults().stop();
+        if gives_up_lease {
+            drop(lease.take());
+            held.lost().await;
+        }
         if drops {
             drop((held, value));
         } else {
@@ -161,7 +167,7 @@ async fn release_during_outage_deletes_key_afterwards() {
         sleep(TTL).await;
         faulty.store.faults().start();
         sleep(TTL).await;
-        assert_eq!((faulty.keys().await, lease.is_held()), (0, true), "dropped: {drops}");
+        assert_eq!((faulty.keys().await, faulty.bench.is_there(id).await), (0, true), "dropped: {drops}, lease given up: {gives_up_lease}");
     }
 }
 
@@ -248,4 +254,52 @@ async fn tasks_end_with_guards_and_lease() {
     // A deletion that waits ends at its next turn.
     sleep(2 * TTL).await;
     assert_eq!(tasks(), before);
+}
+
+/// After random faults, each value exists in the end, and withdrawn values do not return, although
+/// their lease lives on.
+#[tokio::test(start_paused = true)]
+async fn values_on_one_lease_survive_random_faults() {
+    const COUNT: usize = 4;
+    for seed in 0..20 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let faulty = Faulty::new();
+        let lease = faulty.bench.client.lease(Duration::from_secs(7200)).await.unwrap();
+        let mut values: [(Option<Published<u32>>, u32); COUNT] = std::array::from_fn(|_| (None, 0));
+        for value in 1..60_u32 {
+            let n = random.usize(..COUNT);
+            let (faults, entry) = (faulty.store.faults(), faulty.entry(n as u32));
+            match random.u8(..8) {
+                0 => drop(entry.delete().await),
+                1 => faults.lose_reply(Calls::Commits, random.usize(1..3)),
+                2 => faults.lose_request(Calls::Commits, random.usize(1..3)),
+                3 => faults.apply_late(1, Duration::from_millis(random.u64(..3000))),
+                4 => {
+                    faults.stop();
+                    sleep(Duration::from_millis(random.u64(..20_000))).await;
+                    faults.start();
+                }
+                5 | 6 => match values[n].0.take() {
+                    Some(published) if random.bool() => drop(published.withdraw().await),
+                    published => drop(published),
+                },
+                _ => faults.drop_connections(),
+            }
+            values[n].1 = value;
+            match &values[n].0 {
+                Some(published) => drop(published.set(&value).await),
+                None => values[n].0 = entry.publish(&value).lease(&lease).await.ok(),
+            }
+            sleep(Duration::from_millis(random.u64(..1500))).await;
+        }
+        faulty.store.faults().clear();
+        sleep(12 * TTL).await;
+        for (n, (published, last)) in values.iter().enumerate() {
+            let now = faulty.entry(n as u32).get().await.unwrap().map(|now| *now);
+            assert_eq!(now, published.as_ref().map(|_| *last), "seed {seed}, value {n}: {:?}", published.as_ref().map(Published::status));
+        }
+        drop(values);
+        sleep(12 * TTL).await;
+        assert_eq!((faulty.keys().await, lease.is_held()), (0, true), "seed {seed}");
+    }
 }
