@@ -44,7 +44,9 @@ pub(crate) const TTL: Duration = Duration::from_secs(15);
 const NAMES: u32 = 4;
 
 /// A lease. Keys that are written with it (`.lease(&lease)`) are deleted when it ends: when the
-/// guard is dropped or revoked, or when the client could not renew the lease in time.
+/// guard is dropped or revoked, or when the client could not renew the lease in time. Locks,
+/// elections and published values have a lease of their own, or get this one with their
+/// `.lease(&lease)`, and then end with it.
 ///
 /// A background task renews it three times within its time to live. Dropping the guard revokes it
 /// in the background; if that fails, the keys are deleted when the time to live has passed.
