@@ -7,6 +7,7 @@ mod adopt;
 mod borrowed;
 mod delayed_start;
 mod key_lease;
+mod owners;
 mod pool;
 mod shared;
 mod validity;

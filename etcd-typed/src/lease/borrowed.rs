@@ -5,14 +5,14 @@
 //! would delete that key, but the lease may live for months. So a [`Removal`] deletes the key again
 //! and again, after longer and longer waits, for as long as the lease lives.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::owners::Owned;
 use super::{Lease, LeasePool, Validity};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -131,21 +131,6 @@ impl Removal {
     }
 }
 
-/// The values that a client publishes with borrowed leases. If several guards publish at one key
-/// with one lease, the lease does not tell whose value it is. The newest guard has the key then.
-#[derive(Default)]
-pub(super) struct Owners(Mutex<HashMap<(LeaseId, Key), Owned>>);
-
-#[derive(Default)]
-struct Owned {
-    /// The guards, the newest last. Each is told whether it is the newest.
-    guards: Vec<(u64, watch::Sender<bool>)>,
-    /// The number of the next guard.
-    next: u64,
-    /// Whether a request with an unknown outcome may still write the key.
-    in_doubt: bool,
-}
-
 /// A guard's entry in [`Owners`]. Dropping it removes the entry, and the key if it may exist.
 pub(crate) struct Ownership {
     pool: Arc<LeasePool>,
@@ -226,12 +211,5 @@ impl Drop for Ownership {
                 });
             }
         });
-    }
-}
-
-impl Owners {
-    fn with<R>(&self, f: impl FnOnce(&mut HashMap<(LeaseId, Key), Owned>) -> R) -> R {
-        // No code panics while it holds this lock, so the data of a poisoned lock is consistent.
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Lease;
-use super::borrowed::Owners;
 use super::delayed_start::DelayedStarts;
+use super::owners::Owners;
 use super::shared::{Share, SharedLeases};
 use crate::error::{Error, Result};
 use crate::key::Key;

@@ -71,7 +71,7 @@ struct Contender {
 
 /// A held lock: one of the library, or one with a defect.
 enum Guard {
-    Correct(Lock),
+    Correct(Box<Lock>),
     Broken(broken::Guard),
 }
 
@@ -144,9 +144,9 @@ impl Contender {
                 if taken.is_none() {
                     self.left("busy".to_owned()).await;
                 }
-                Ok(taken.map(Guard::Correct))
+                Ok(taken.map(|lock| Guard::Correct(Box::new(lock))))
             }
-            14..18 if !broken => self.named().await?.acquire_within(moment * 10).await.map(|lock| Some(Guard::Correct(lock))),
+            14..18 if !broken => self.named().await?.acquire_within(moment * 10).await.map(|lock| Some(Guard::Correct(Box::new(lock)))),
             _ => self.acquire().await.map(Some),
         }
     }
@@ -155,7 +155,7 @@ impl Contender {
         let (behaviour, ttl) = (self.all.behaviour, self.ttl());
         match behaviour {
             Behaviour::Correct | Behaviour::LockOnly | Behaviour::Unguarded | Behaviour::KeepsLock => {
-                self.named().await?.acquire().await.map(Guard::Correct)
+                self.named().await?.acquire().await.map(|lock| Guard::Correct(Box::new(lock)))
             }
             Behaviour::TrustsKeepAlive | Behaviour::TrustsTooLong | Behaviour::SkipsCheck | Behaviour::NeverContinues => {
                 let directory = Key::parse(&directory(&self.lock)).unwrap();

@@ -68,6 +68,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// Dropping the future at any point leaves nothing behind: the lease is revoked in the
     /// background as soon as no other value is attached to it, and the key is deleted with it. (v2
     /// has no leases. A write that a v2 server applies after the drop stays for the time to live.)
+    /// On a lease of the caller, the key alone is deleted in the background.
     pub fn publish(&self, value: impl AsValue<T>) -> Publish<T> {
         Publish { entry: self.clone(), value: value.lend(|value| self.encode(value)), ttl: TTL, lease: None }
     }
