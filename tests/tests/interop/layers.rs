@@ -2,6 +2,8 @@
 //! store with history, an election with hooks, and a registry over several levels. Each runs beside
 //! `etcdctl`, which plays the old version of its program.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod configs;
 mod election;
 mod registry;
