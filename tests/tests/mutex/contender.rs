@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_typed::store::{Compare, Condition, Op, OpResult, Span, Txn};
-use etcd_typed::{Client, Error, ErrorKind, Json, Key, LeaseId, Lock, NamedLock, Result, Revision};
+use etcd_typed::{Client, Error, ErrorKind, Json, Key, Lease, LeaseId, Lock, NamedLock, Result, Revision};
 use fastrand::Rng;
 use futures_util::FutureExt as _;
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -24,6 +25,8 @@ pub(crate) struct Contenders {
     pub(crate) log: Arc<Log>,
     pub(crate) locks: Arc<BTreeMap<String, Duration>>,
     pub(crate) behaviour: Behaviour,
+    /// The lease of all locks of the process, in a campaign in which they share one.
+    pub(crate) lease: Option<Arc<Mutex<Option<Arc<Lease>>>>>,
     /// Set when the contenders must finish. Each then acquires its lock a last time and releases
     /// the lock.
     pub(crate) finish: Arc<AtomicBool>,
@@ -69,7 +72,7 @@ struct Contender {
 
 /// A held lock: either a lock of the library or a lock with a defect.
 enum Guard {
-    Correct(Lock),
+    Correct(Box<Lock>),
     Broken(broken::Guard),
 }
 
@@ -139,13 +142,13 @@ impl Contender {
                 }
             },
             10..14 if !broken => {
-                let taken = self.named().try_acquire().await?;
+                let taken = self.named().await?.try_acquire().await?;
                 if taken.is_none() {
                     self.left("busy".to_owned()).await;
                 }
-                Ok(taken.map(Guard::Correct))
+                Ok(taken.map(|lock| Guard::Correct(Box::new(lock))))
             }
-            14..18 if !broken => self.named().acquire_within(moment * 10).await.map(|lock| Some(Guard::Correct(lock))),
+            14..18 if !broken => self.named().await?.acquire_within(moment * 10).await.map(|lock| Some(Guard::Correct(Box::new(lock)))),
             _ => self.acquire().await.map(Some),
         }
     }
@@ -154,7 +157,7 @@ impl Contender {
         let (behaviour, ttl) = (self.all.behaviour, self.ttl());
         match behaviour {
             Behaviour::Correct | Behaviour::LockOnly | Behaviour::Unguarded | Behaviour::KeepsLock => {
-                self.named().acquire().await.map(Guard::Correct)
+                self.named().await?.acquire().await.map(|lock| Guard::Correct(Box::new(lock)))
             }
             Behaviour::TrustsKeepAlive | Behaviour::TrustsTooLong | Behaviour::SkipsCheck | Behaviour::NeverContinues => {
                 let directory = Key::parse(&directory(&self.lock)).unwrap();
@@ -163,8 +166,15 @@ impl Contender {
         }
     }
 
-    fn named(&self) -> NamedLock {
-        self.all.client.lock(&directory(&self.lock)).ttl(self.ttl())
+    async fn named(&self) -> Result<NamedLock> {
+        let named = self.all.client.lock(&directory(&self.lock)).ttl(self.ttl());
+        let Some(lease) = &self.all.lease else { return Ok(named) };
+        let mut lease = lease.lock().await;
+        let lease = match &mut *lease {
+            Some(lease) if lease.is_held() => lease,
+            lost => lost.insert(Arc::new(self.all.client.lease(Duration::from_secs(2)).await?)),
+        };
+        Ok(named.lease(lease))
     }
 
     fn ttl(&self) -> Duration {
@@ -224,8 +234,9 @@ impl Contender {
         match (guard, self.rng.u32(0..1000)) {
             (Guard::Broken(guard), _) => guard.release().await,
             (Guard::Correct(lock), 650..998) if !last => drop(lock),
-            // Abandons the lock without releasing it.
-            (Guard::Correct(lock), 998..) if !last => drop(lock.into_token()),
+            // Abandons the lock without releasing it. On a shared lease it would stay held as long as
+            // the process runs.
+            (Guard::Correct(lock), 998..) if !last && self.all.lease.is_none() => drop(lock.into_token()),
             (Guard::Correct(lock), _) => match lock.release().await {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::GuardLost => {}

@@ -26,7 +26,7 @@ const TIME: Duration = Duration::from_secs(20);
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs one campaign from a seed.
-async fn contend(seed: u64, behaviour: Behaviour) -> (Figures, Vec<Violation>) {
+async fn contend(seed: u64, behaviour: Behaviour, shared_leases: bool) -> (Figures, Vec<Violation>) {
     // The library takes its random numbers from the same seed.
     fastrand::seed(seed);
     START.set(Some(Instant::now()));
@@ -41,7 +41,15 @@ async fn contend(seed: u64, behaviour: Behaviour) -> (Figures, Vec<Violation>) {
     let mut all = Vec::new();
     for process in 0..CLIENTS {
         let client = Client::with_store(store.clone());
-        let contenders = Contenders { process, client, log: log.clone(), locks: locks.clone(), behaviour, finish: finish.clone() };
+        let contenders = Contenders {
+            process,
+            client,
+            log: log.clone(),
+            locks: locks.clone(),
+            behaviour,
+            lease: shared_leases.then(Arc::default),
+            finish: finish.clone(),
+        };
         all.push(tokio::spawn(contenders.run(3, rng.u64(..))));
     }
     trouble(&store.faults(), &mut rng).await;
@@ -143,11 +151,21 @@ impl Write for Heap {
 
 #[tokio::test(start_paused = true)]
 async fn mutual_exclusion_survives_any_fault() {
+    survives(false).await;
+}
+
+/// All tasks of a process queue with one lease.
+#[tokio::test(start_paused = true)]
+async fn mutual_exclusion_survives_any_fault_on_shared_leases() {
+    survives(true).await;
+}
+
+async fn survives(shared_leases: bool) {
     let first = from_env("MUTEX_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000));
     let seeds = from_env("MUTEX_SEEDS").unwrap_or(2);
     for seed in first..first + seeds {
-        let (figures, violations) = contend(seed, Behaviour::Correct).await;
-        show(format_args!("memory, seed {seed}: {figures}; {} violations", violations.len()));
+        let (figures, violations) = contend(seed, Behaviour::Correct, shared_leases).await;
+        show(format_args!("memory, seed {seed}, shared leases {shared_leases}: {figures}; {} violations", violations.len()));
         assert!(violations.is_empty(), "seed {seed}: {:#?}", &violations[..violations.len().min(10)]);
         assert!(figures.grants >= 100, "seed {seed}: {figures}");
     }
@@ -155,7 +173,7 @@ async fn mutual_exclusion_survives_any_fault() {
 
 /// Returns the violations that the checker finds for contenders with this defect.
 async fn violations_of(behaviour: Behaviour) -> Vec<Violation> {
-    contend(1, behaviour).await.1
+    contend(1, behaviour, false).await.1
 }
 
 #[tokio::test(start_paused = true)]

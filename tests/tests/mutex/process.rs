@@ -26,7 +26,7 @@ async fn main() {
     tracing::subscriber::set_global_default(Places(log.clone())).unwrap();
     let client = Client::builder(&address).connect_lazy().unwrap();
     let finish = Arc::new(AtomicBool::new(false));
-    let contenders = Contenders { process, client, log, locks: Arc::new(locks), behaviour, finish: finish.clone() };
+    let contenders = Contenders { process, client, log, locks: Arc::new(locks), behaviour, lease: None, finish: finish.clone() };
     thread::spawn(move || listen(&finish));
     contenders.run(tasks, seed).await;
 }
