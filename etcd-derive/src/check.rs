@@ -2,13 +2,50 @@
 
 use std::collections::HashMap;
 
+use proc_macro2::Ident;
+
 use crate::ctxt::Ctxt;
-use crate::model::{Kind, Schema, Shape, Text, Value};
+use crate::model::{Kind, Schema, Shape, Tagged, Text, Value};
 
 /// Checks that no two fields have the same segment or the same change variant.
 pub(crate) fn schema(ctxt: &Ctxt, schema: &mut Schema) {
     segments(ctxt, schema);
     variants(ctxt, schema);
+    if let Some(choice) = &mut schema.choice {
+        tagged(ctxt, choice);
+    }
+}
+
+/// Checks the variants of an enum: each by itself, and that no two have the same tag or handle.
+fn tagged(ctxt: &Ctxt, choice: &mut Tagged) {
+    let mut handles = HashMap::new();
+    let mut tags = HashMap::new();
+    let mut other: Option<&Ident> = None;
+    choice.variants.iter_mut().for_each(|variant| schema(ctxt, &mut variant.fields));
+    for variant in &choice.variants {
+        for field in &variant.fields.fields {
+            let aliases: &[Text] = if let Kind::Leaf(leaf) = &field.kind { &leaf.aliases } else { &[] };
+            for Text { text, span } in std::iter::once(&field.segment).chain(aliases).filter(|text| text.text == choice.tag.text) {
+                let message = format_args!(
+                    "`{text}` is the key of the tag: rename this field, or name the tag with `#[etcd(tag = \"...\")]` on the enum"
+                );
+                ctxt.push(syn::Error::new(*span, message));
+            }
+        }
+        for Text { text, span } in &variant.tags {
+            if let Some(taken) = tags.insert(text, &variant.ident) {
+                ctxt.push(syn::Error::new(*span, format_args!("`{text}` is already the tag of `{taken}`: rename one of them")));
+            }
+        }
+        if let Some(taken) = handles.insert(variant.handle.to_string(), &variant.ident) {
+            let message = format_args!("the handles of `{taken}` and `{}` would both be `{}`", variant.ident, variant.handle);
+            ctxt.error(&variant.ident, format_args!("{message}: give one variant another name, and with `rename` the tag that it has now"));
+        }
+        if let (true, Some(first)) = (variant.other, other) {
+            ctxt.error(&variant.ident, format_args!("`{first}` already stands for every other tag: remove one `other`"));
+        }
+        other = other.or(variant.other.then_some(&variant.ident));
+    }
 }
 
 fn segments(ctxt: &Ctxt, schema: &Schema) {

@@ -13,7 +13,7 @@ use crate::model::{Codec, Form, Inner, Item, Kind, Presence, Schema, Shape, Valu
 /// The generics of everything that is generated for this struct.
 pub(crate) fn of_schema(model: &Schema) -> Generics {
     let mut bounds = Bounds::new(&model.item);
-    for field in &model.fields {
+    for field in model.all_fields() {
         bounds.nested(&field.kind);
     }
     if bounds.parameters.is_empty() {
@@ -26,7 +26,7 @@ pub(crate) fn of_schema(model: &Schema) -> Generics {
     for lifetime in model.item.generics.lifetimes() {
         bounds.add(&lifetime.lifetime, quote!('static));
     }
-    for field in &model.fields {
+    for field in model.all_fields() {
         match &field.kind {
             Kind::Leaf(leaf) => {
                 bounds.value(&leaf.ty, &leaf.codec);

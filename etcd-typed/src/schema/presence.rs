@@ -69,6 +69,8 @@ impl Table {
         let (first, rest) = split_first(relative);
         self.fields.iter().any(|field| match (&field.kind, rest) {
             (Kind::Flatten(table), _) => table.makes_present(relative, required),
+            // Only the tag shows that an enum exists.
+            (Kind::Variant { .. }, _) => false,
             (Kind::Leaf(_), None) => {
                 (!required || field.presence == Presence::Required) && field.segments().any(|segment| segment == first)
             }
@@ -80,7 +82,7 @@ impl Table {
                     (child, Some(rest)) => !required && key::unescape(child).is_some() && table.is_present_by(rest),
                     (_, None) => false,
                 },
-                Kind::Leaf(_) | Kind::Flatten(_) => false,
+                Kind::Leaf(_) | Kind::Flatten(_) | Kind::Variant { .. } => false,
             },
             _ => false,
         })
@@ -92,7 +94,7 @@ impl Table {
             Kind::Leaf(_) => field.presence == Presence::Required,
             Kind::Dir(table) => field.presence == Presence::Required && table.has_required(),
             Kind::Flatten(table) => table.has_required(),
-            Kind::DirMap { .. } | Kind::Entries { .. } => false,
+            Kind::Variant { .. } | Kind::DirMap { .. } | Kind::Entries { .. } => false,
         })
     }
 
@@ -103,7 +105,7 @@ impl Table {
                 _ if field.presence != Presence::Required => {}
                 Kind::Leaf(_) => required.push(format!("{prefix}{}", field.segment)),
                 Kind::Dir(table) => table.add_required(&format!("{prefix}{}/", field.segment), required),
-                Kind::DirMap { .. } | Kind::Entries { .. } => {}
+                Kind::Variant { .. } | Kind::DirMap { .. } | Kind::Entries { .. } => {}
             }
         }
     }
@@ -122,7 +124,7 @@ impl Table {
         let (first, Some(_)) = split_first(&relative[start..]) else { return false };
         let end = start + first.len();
         self.fields.iter().any(|field| match &field.kind {
-            Kind::Flatten(table) => table.add_removable(relative, start, found),
+            Kind::Flatten(table) | Kind::Variant { table, .. } => table.add_removable(relative, start, found),
             _ if field.segment != first => false,
             Kind::Dir(table) => {
                 if field.presence != Presence::Required {

@@ -37,7 +37,7 @@ impl Table {
                 Kind::Entries { .. } => vec![Look { keys: vec![at(field.segment) + "/"], is_in_map: true }],
                 Kind::Dir(table) => within(at(field.segment) + "/", table, is_in_map),
                 Kind::DirMap { table, .. } => within(at(field.segment) + "//", table, true),
-                Kind::Flatten(table) => within(prefix.to_owned(), table, is_in_map),
+                Kind::Flatten(table) | Kind::Variant { table, .. } => within(prefix.to_owned(), table, is_in_map),
             }
         };
         self.fields.iter().flat_map(of_field).collect()
@@ -53,7 +53,7 @@ impl Table {
             Kind::Dir(table) if field.presence == Presence::Optional => Some(table.entry_secret()?.below(field.segment)),
             Kind::Dir(table) => Some(table.needed_secret()?.below(field.segment)),
             Kind::DirMap { key, table } => Some(table.entry_secret()?.below(&format!("{}/<{key}>", field.segment))),
-            Kind::Flatten(table) => table.needed_secret(),
+            Kind::Flatten(table) | Kind::Variant { table, .. } => table.needed_secret(),
         })
     }
 
@@ -70,7 +70,7 @@ impl Table {
             Kind::Leaf(_) => !field.secret && field.presence == Presence::Required,
             Kind::Dir(table) => field.presence == Presence::Required && table.always_shows(),
             Kind::Flatten(table) => table.always_shows(),
-            Kind::DirMap { .. } | Kind::Entries { .. } => false,
+            Kind::Variant { .. } | Kind::DirMap { .. } | Kind::Entries { .. } => false,
         })
     }
 
@@ -80,7 +80,7 @@ impl Table {
             Kind::Entries { key, .. } => field.secret.then(|| format!("{}/<{key}>", field.segment)),
             Kind::Dir(table) => Some(format!("{}/{}", field.segment, table.first_secret()?)),
             Kind::DirMap { key, table } => Some(format!("{}/<{key}>/{}", field.segment, table.first_secret()?)),
-            Kind::Flatten(table) => table.first_secret(),
+            Kind::Flatten(table) | Kind::Variant { table, .. } => table.first_secret(),
         })
     }
 }

@@ -153,6 +153,7 @@ fn checked(pairs: &[(&str, &'static str)]) -> Vec<String> {
         &stored(pairs),
         |relative| App::TABLE.owns(relative),
         |relative| App::TABLE.removable_around(relative),
+        |relative| App::TABLE.enums_around(relative, 0, true),
         |decoder| decoder.whole::<App>(),
     );
     problems.iter().map(|problem| format!("{:?} {problem}", problem.kind)).collect()
@@ -175,6 +176,7 @@ async fn check_finds_what_a_write_would_refuse() {
         &tree,
         |relative| App::TABLE.owns(relative),
         |relative| App::TABLE.removable_around(relative),
+        |relative| App::TABLE.enums_around(relative, 0, true),
         |decoder| decoder.whole::<App>(),
     );
     assert_eq!(seen(&found), WRONG);
