@@ -376,7 +376,11 @@ pub(crate) fn encode<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
 /// The errors of [`encode`], and of [`encode_present`] if `present`.
 pub(crate) fn encode_over<S: Schema>(directory: &Key, old: Option<&Encoded>, value: &S, present: bool) -> Result<Encoded> {
     let mut encoder = Encoder::new(directory, Validation::Run).keeping(old);
-    if present { encoder.present(value) } else { encoder.whole(value) }
+    if present {
+        encoder.present(value)
+    } else {
+        encoder.whole(value)
+    }
     encoder.finish().map_err(|error| error.at(directory))
 }
 

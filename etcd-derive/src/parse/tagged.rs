@@ -61,7 +61,10 @@ fn variant(ctxt: &Ctxt, variant: &syn::Variant, of_tags: Case, of_fields: Option
     }
     for name in ["serialize_with", "deserialize_with"] {
         if let Some(given) = attrs.from(Source::Serde, name) {
-            ctxt.error(&given.name, "the fields of a variant have a key each: remove this, or put `#[etcd(json)]` on the fields of this type");
+            ctxt.error(
+                &given.name,
+                "the fields of a variant have a key each: remove this, or put `#[etcd(json)]` on the fields of this type",
+            );
             break;
         }
     }
@@ -123,11 +126,20 @@ fn inner(ctxt: &Ctxt, inner: &syn::Field, variant: &Ident, item: &Item) -> Optio
         ctxt.error(&given.name, "the keys of this struct are next to the tag: remove this, or name the field");
     }
     if types::is(ty, &item.ident) {
-        ctxt.error(ty, format_args!("a schema cannot contain itself, since its keys are fixed; `#[etcd(json)]` stores `{}` as one value", item.ident));
+        ctxt.error(
+            ty,
+            format_args!("a schema cannot contain itself, since its keys are fixed; `#[etcd(json)]` stores `{}` as one value", item.ident),
+        );
         return None;
     }
     if types::option(ty).is_some() || types::map(ty).is_some() || types::list(ty).is_some() {
-        ctxt.error(ty, format_args!("the unnamed field of a variant is a struct; name it for another type: `{variant} {{ name: {} }}`", types::source(ty)));
+        ctxt.error(
+            ty,
+            format_args!(
+                "the unnamed field of a variant is a struct; name it for another type: `{variant} {{ name: {} }}`",
+                types::source(ty)
+            ),
+        );
         return None;
     }
     Some(Field {
@@ -145,7 +157,10 @@ fn inner(ctxt: &Ctxt, inner: &syn::Field, variant: &Ident, item: &Item) -> Optio
 /// A value of the tag.
 fn text(ctxt: &Ctxt, text: String, span: Span) -> Text {
     if text.trim() != text || text.is_empty() {
-        ctxt.push(syn::Error::new(span, "reading removes surrounding white space, so a text cannot begin or end with it, and cannot be empty"));
+        ctxt.push(syn::Error::new(
+            span,
+            "reading removes surrounding white space, so a text cannot begin or end with it, and cannot be empty",
+        ));
     }
     Text { text, span }
 }

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use super::SharedContext;
-use super::guarded::TagClaim;
 use super::dir::{Dir, EtcdSchema};
 use super::entry::Entry;
 use super::expiry::EnclosingStruct;
+use super::guarded::TagClaim;
 use super::map::{DirMap, EntryMap};
 use crate::key::Key;
 use crate::schema::{Fallback, Kind, LeafTuple, MapPath, OneLeaf, Presence, Schema, Table};

@@ -148,7 +148,9 @@ impl Owner {
 
     fn map_directories(self, directory: &Key) -> Vec<Key> {
         match self {
-            Self::Struct(table) | Self::Flattened(table) => table.map_directories().iter().map(|relative| directory.descend(relative)).collect(),
+            Self::Struct(table) | Self::Flattened(table) => {
+                table.map_directories().iter().map(|relative| directory.descend(relative)).collect()
+            }
             Self::Dirs { .. } | Self::Entries { .. } => vec![directory.clone()],
         }
     }
@@ -210,7 +212,7 @@ impl Owner {
             .collect();
         plan.puts.extend(renamed);
         for key in superseded {
-            if !old.contains_key(key) && self.is_of_other_variant(key, new) {
+            if !old.contains_key(key) && self.is_of_other_variant(key, old, new) {
                 continue;
             }
             let around = self.removable_around(key);

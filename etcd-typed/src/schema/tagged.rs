@@ -176,13 +176,7 @@ impl Delta<'_> {
     /// Adds the changes of a variant's fields. While the tag names another variant, the keys of this
     /// one are not read, and their changes are not reported. When the tag begins or ceases to name
     /// it, all of its fields appear or disappear.
-    pub fn variant<I, C>(
-        &mut self,
-        field: usize,
-        read: impl FnOnce(&mut Delta<'_>, &mut Vec<I>),
-        make: fn(I) -> C,
-        out: &mut Vec<C>,
-    ) {
+    pub fn variant<I, C>(&mut self, field: usize, read: impl FnOnce(&mut Delta<'_>, &mut Vec<I>), make: fn(I) -> C, out: &mut Vec<C>) {
         let Some(table) = variant_table(self.table, field) else { return };
         let (of, (was, is)) = (self.table, self.tags());
         let names = |tag: Option<&[u8]>| tag.is_some_and(|tag| of.variant(tag) == Some(field));

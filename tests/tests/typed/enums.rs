@@ -3,6 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod changes;
+mod names;
+mod older_programs;
+mod one_field;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -442,7 +446,14 @@ async fn new_field_takes_the_lease_of_the_tag_on_memory() {
     let client = Client::connect("memory:").await.unwrap();
     let storage = client.dir::<Storage>("/storage").unwrap();
     let lease = client.lease(Duration::from_secs(60)).await.unwrap();
-    storage.set(&Storage::S3 { path: "p".into(), key: "k".into(), region: None, labels: BTreeMap::new(), quota: Quota { bytes: 1, files: None } })
+    storage
+        .set(&Storage::S3 {
+            path: "p".into(),
+            key: "k".into(),
+            region: None,
+            labels: BTreeMap::new(),
+            quota: Quota { bytes: 1, files: None },
+        })
         .lease(&lease)
         .await
         .unwrap();

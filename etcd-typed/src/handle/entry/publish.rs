@@ -100,7 +100,8 @@ impl<T: Send + Sync + 'static> IntoFuture for Publish<T> {
         let operation = entry.operation("publish");
         let work = async move {
             if entry.context.is_in_variant() {
-                let message = "a field of one variant of an enum cannot be published, since the variant may change; publish a key of its own";
+                let message =
+                    "a field of one variant of an enum cannot be published, since the variant may change; publish a key of its own";
                 return Err(Error::new(ErrorKind::Unsupported, message).at(&entry.key));
             }
             let (lease_pool, key) = (entry.context.lease_pool.clone(), entry.key.clone());

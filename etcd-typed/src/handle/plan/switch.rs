@@ -62,11 +62,12 @@ impl Owner {
         rest
     }
 
-    /// Whether the new value has an enum around a key, with a variant that does not have the key.
-    pub(super) fn is_of_other_variant(self, key: &str, new: &Encoded) -> bool {
+    /// Whether an enum around a key exists before and after the write, with a variant that does not
+    /// have the key.
+    pub(super) fn is_of_other_variant(self, key: &str, old: &Encoded, new: &Encoded) -> bool {
         self.enums_around(key).iter().any(|of| {
-            let tag = new.get(&of.tag_at(key));
-            tag.is_some_and(|tag| !of.variant_has(of.table.variant(tag), key))
+            let tag = of.tag_at(key);
+            old.contains_key(&tag) && new.get(&tag).is_some_and(|tag| !of.variant_has(of.table.variant(tag), key))
         })
     }
 
