@@ -26,7 +26,7 @@ where
                     other: false,
                     table: &::etcd_typed::Table {
                         name: "LocalDisk",
-                        doc: "A directory of this machine.",
+                        doc: "",
                         prefix: ::core::option::Option::None,
                         fields: &[Self::__CODECS_1.0.of.0.row("base_path", "basePath")],
                         unknown: ::etcd_typed::UnknownKeys::Ignored,
@@ -374,7 +374,7 @@ where
     S3Config: ::etcd_typed::EtcdSchema,
 {
     /// The variant: the values of the tag.
-    Variant(::etcd_typed::__private::VariantChange),
+    Variant(::etcd_typed::Change<::std::string::String>),
     ///A directory of this machine.
     LocalDisk(StorageLocalDiskChange),
     S3(<S3Config as ::etcd_typed::Schema>::Change),

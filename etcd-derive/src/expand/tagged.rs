@@ -50,9 +50,9 @@ pub(crate) fn items(model: &Schema, choice: &Tagged) -> TokenStream {
     quote! { #(#codecs)* #handle #(#groups)* #change #(#changes)* }
 }
 
-/// Whether the variant has named fields.
+/// Whether the variant has named fields that are stored.
 fn has_group(variant: &TaggedVariant) -> bool {
-    variant.shape == VariantShape::Named && !variant.fields.fields.is_empty()
+    variant.shape == VariantShape::Named && super::stored(&variant.fields).next().is_some()
 }
 
 fn implementation(model: &Schema, choice: &Tagged, variants: &[Numbered<'_>]) -> TokenStream {
@@ -64,10 +64,13 @@ fn implementation(model: &Schema, choice: &Tagged, variants: &[Numbered<'_>]) ->
     let change_generics = change::generics(model);
     let (_, change_generics, _) = change_generics.split_for_impl();
     let table = schema::table(model, &ident.to_string(), rows(model, choice, variants));
-    let distinct = quote_spanned!(here(ident)=> #krate::__private::distinct_variants(<#ident #ty_generics as #krate::Schema>::TABLE));
+    // The derive sees only the named fields. The compiler compares them with the keys of structs.
+    let distinct = model.all_fields().find(|field| matches!(field.kind, Kind::Flatten(_))).map(
+        |Field { ty, .. }| quote_spanned!(here(ty)=> #krate::__private::distinct_variants(<#ident #ty_generics as #krate::Schema>::TABLE)),
+    );
     let is_generic = !generics.params.is_empty();
-    let at_once = (!is_generic).then(|| quote!(const _: () = #distinct;));
-    let when_used = is_generic.then(|| quote!(const { #distinct };));
+    let at_once = distinct.as_ref().filter(|_| !is_generic).map(|distinct| quote!(const _: () = #distinct;));
+    let when_used = distinct.as_ref().filter(|_| is_generic).map(|distinct| quote!(const { #distinct };));
     let (decoder, encoder, delta, out) = (local("__decoder"), local("__encoder"), local("__delta"), local("__out"));
     let decode = variants.iter().map(|it| decode(model, it, &decoder));
     let encode = variants.iter().map(|it| encode(model, it, &encoder));

@@ -133,12 +133,10 @@ fn inner(ctxt: &Ctxt, inner: &syn::Field, variant: &Ident, item: &Item) -> Optio
         return None;
     }
     if types::option(ty).is_some() || types::map(ty).is_some() || types::list(ty).is_some() {
+        let text = types::source(ty).replace(" < ", "<").replace(" >", ">");
         ctxt.error(
             ty,
-            format_args!(
-                "the unnamed field of a variant is a struct; name it for another type: `{variant} {{ name: {} }}`",
-                types::source(ty)
-            ),
+            format_args!("the unnamed field of a variant is a struct; name it for another type: `{variant} {{ name: {text} }}`"),
         );
         return None;
     }

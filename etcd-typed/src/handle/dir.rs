@@ -72,7 +72,8 @@ pointers!(Box, Arc);
 ///
 /// - **When it exists:** if one of its required keys exists. Required is a field without a default
 ///   that is neither an `Option` nor a map, also in a required directory or a flattened struct
-///   inside it. A struct without required keys exists if any of its keys exists.
+///   inside it. A struct without required keys exists if any of its keys exists. An enum exists if
+///   its tag exists.
 /// - **Leftover keys** are keys of a struct that has none of its required keys. No read returns
 ///   them, and they make no read fail. A program with an older schema, or one that deletes single
 ///   keys, may leave such keys. [`check`](Self::check) lists them. A write of the entry deletes or
@@ -244,9 +245,10 @@ impl<S: Schema> Dir<S> {
 
     /// Writes every field, and deletes what the value does not contain: the keys of fields that are
     /// `None`, and the directories of optional structs that are `None` and of entries that are no
-    /// longer in their map ([everything below them](Self#structs-that-may-be-absent)). This is one
-    /// transaction. If the struct has maps, a read precedes it, and the write starts again if
-    /// something has changed in between.
+    /// longer in their map ([everything below them](Self#structs-that-may-be-absent)). If the variant
+    /// of an enum changes, everything below the enum's directory is deleted first. This is one
+    /// transaction. If the struct has maps or enums, a read precedes it, and the write starts again
+    /// if something has changed in between.
     ///
     /// The whole struct expires as the write says. If the write does not say, the struct never
     /// expires; a part of another struct (a nested struct, or one in a map that is a field) then

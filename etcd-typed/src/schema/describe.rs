@@ -215,6 +215,11 @@ impl Table {
     pub(crate) fn fixed_keys(&self) -> Vec<String> {
         let mut keys = Vec::new();
         self.each_leaf("", &mut |prefix, field| keys.extend(field.segments().map(|segment| format!("{prefix}{segment}"))));
+        if self.has_enums() {
+            // Several variants may have the same key.
+            keys.sort_unstable();
+            keys.dedup();
+        }
         keys
     }
 

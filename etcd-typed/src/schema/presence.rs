@@ -98,7 +98,7 @@ impl Table {
         })
     }
 
-    fn add_required(&self, prefix: &str, required: &mut Vec<String>) {
+    pub(super) fn add_required(&self, prefix: &str, required: &mut Vec<String>) {
         for field in self.fields {
             match &field.kind {
                 Kind::Flatten(table) => table.add_required(prefix, required),

@@ -53,7 +53,13 @@ impl Table {
             Kind::Dir(table) if field.presence == Presence::Optional => Some(table.entry_secret()?.below(field.segment)),
             Kind::Dir(table) => Some(table.needed_secret()?.below(field.segment)),
             Kind::DirMap { key, table } => Some(table.entry_secret()?.below(&format!("{}/<{key}>", field.segment))),
-            Kind::Flatten(table) | Kind::Variant { table, .. } => table.needed_secret(),
+            Kind::Flatten(table) => table.needed_secret(),
+            // A key that is a secret in one variant is treated as one in all of them.
+            Kind::Variant { table, .. } => table.needed_secret().or_else(|| {
+                let mut required = Vec::new();
+                table.add_required("", &mut required);
+                required.iter().find(|key| self.is_secret(key)).map(|key| NeededSecret::at(key))
+            }),
         })
     }
 

@@ -459,3 +459,37 @@ proptest::proptest! {
         }
     }
 }
+
+#[cfg(feature = "snapshot")]
+#[test]
+fn secret_of_one_variant_is_needed() {
+    #[derive(EtcdSchema, Debug)]
+    #[etcd(crate = crate)]
+    enum Store {
+        Local {
+            path: String,
+        },
+        Remote {
+            #[etcd(secret, allow_debug)]
+            token: String,
+        },
+    }
+
+    #[derive(EtcdSchema, Debug)]
+    #[etcd(crate = crate)]
+    enum Shared {
+        Open {
+            name: String,
+        },
+        Closed {
+            #[etcd(secret, allow_debug)]
+            name: Option<String>,
+        },
+    }
+
+    let place = |table: &Table| table.needed_secret().map(|secret| secret.place);
+    assert_eq!(place(Store::TABLE).as_deref(), Some("token"));
+    assert_eq!(place(Shared::TABLE).as_deref(), Some("name"), "the key is left out of a snapshot for all variants");
+    assert!(Shared::TABLE.is_secret("name") && !Store::TABLE.is_secret("path"));
+    assert!(Store::TABLE.is_present_by("kind") && !Store::TABLE.is_present_by("path"));
+}

@@ -419,6 +419,65 @@ async fn switch_takes_two_requests_on_memory() {
     assert_eq!(counting.take().total(), 2);
 }
 
+/// A large map of the old variant is deleted by one operation.
+#[tokio::test]
+async fn switch_from_a_large_map_is_one_transaction_on_memory() {
+    let counting = CountingStore::new(Arc::new(MemoryStore::new()));
+    let client = Client::with_store(counting.clone());
+    let dir = client.dir::<App>("/app").unwrap();
+    let mut large = s3("large");
+    if let Storage::S3 { labels, .. } = &mut large {
+        labels.extend((0..=255).map(|n| (n.to_string(), n)));
+    }
+    dir.set(&App { main: large.clone(), ..app() }).non_atomic().await.unwrap();
+    assert_eq!(dir.get().await.unwrap().main, large);
+    let live = dir.main.live().await.unwrap();
+    assert_eq!(**live.get(), large);
+    counting.take();
+    dir.set(&app()).await.unwrap();
+    let counts = counting.take();
+    assert_eq!((counts.range, counts.commit), (1, 1));
+    assert_eq!(*dir.get().await.unwrap(), app());
+}
+
+/// The fields of an enum may have type parameters, and a variant may be a struct that is a parameter.
+#[tokio::test]
+async fn generic_enum_is_a_directory_on_memory() {
+    #[derive(EtcdSchema, Clone, Debug, PartialEq)]
+    #[etcd(tag = "of")]
+    enum Of<T, S> {
+        Value {
+            value: T,
+            #[etcd(default)]
+            count: u8,
+        },
+        Plain {
+            plain: u8,
+        },
+        Struct(Box<S>),
+        Skipped {
+            #[etcd(skip)]
+            skipped: u8,
+        },
+    }
+
+    let client = Client::connect("memory:").await.unwrap();
+    let of = client.dir::<Of<String, Quota>>("/of").unwrap();
+    for value in [
+        Of::Value { value: "v".to_owned(), count: 1 },
+        Of::Struct(Box::new(Quota { bytes: 1, files: None })),
+        Of::Plain { plain: 2 },
+        Of::Skipped { skipped: 0 },
+    ] {
+        of.set(&value).await.unwrap();
+        assert_eq!(*of.get().await.unwrap(), value);
+    }
+    of.set(&Of::Struct(Box::new(Quota { bytes: 1, files: None }))).await.unwrap();
+    of.clone().r#struct.bytes.set(&2).await.unwrap();
+    assert_eq!(of.value.clone().count.set(&2).await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert!(format!("{:?}", of.value).starts_with("OfValueDir"), "{:?}", of.value);
+}
+
 /// A write in steps puts the tag last: until then the enum has its old variant.
 #[tokio::test]
 async fn tag_is_written_after_the_fields_on_v2() {

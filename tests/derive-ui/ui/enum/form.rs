@@ -30,7 +30,7 @@ enum Shapes {
     Itself(Box<Shapes>),
     Nested {
         #[etcd(dir)]
-        itself: Option<Shapes>,
+        itself: Option<Box<Shapes>>,
     },
 }
 

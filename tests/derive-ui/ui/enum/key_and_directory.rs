@@ -16,4 +16,19 @@ enum Enum {
     },
 }
 
+#[derive(EtcdSchema)]
+struct WithDirectory {
+    #[etcd(dir)]
+    shared: Inner,
+}
+
+#[derive(EtcdSchema)]
+enum OfStructs {
+    A {
+        #[etcd(rename = "other", alias = "shared")]
+        name: String,
+    },
+    B(WithDirectory),
+}
+
 fn main() {}

@@ -15,7 +15,7 @@ enum Named {
         plain: Plain,
     },
     B {
-        plain: Plain,
+        other: Plain,
     },
 }
 

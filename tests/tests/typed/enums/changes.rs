@@ -1,6 +1,11 @@
 //! Typed changes of an enum say what became what.
 
-use etcd_typed::{Client, EtcdSchema};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use etcd_typed::{Change, Client, EtcdSchema};
+use proptest::prelude::*;
+use tokio::time::timeout;
 
 use super::{App, AppChange, Quota, Storage, StorageChange, StorageLocalChange, StorageS3Change, app, ftp, local, s3};
 
@@ -147,4 +152,113 @@ fn change_enums_derive_traits() {
     let key = etcd_typed::Key::parse("/a").unwrap();
     let change = etcd_typed::Change::new(key, None, Some("a".to_owned()), etcd_typed::Revision::new(1));
     assert!(is_tag(&EnumChange::Variant_(change)));
+}
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+enum Small {
+    A { x: Option<u8>, both: u8 },
+    B { both: u8, y: Option<u8> },
+}
+
+/// What the changes of a [`Small`] have told.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Told {
+    variant: Option<String>,
+    a: (Option<u8>, Option<u8>),
+    b: (Option<u8>, Option<u8>),
+}
+
+impl Told {
+    /// Applies a change. Its old value must be what was told before.
+    fn apply(&mut self, change: SmallChange) {
+        fn replace<T: PartialEq + std::fmt::Debug>(told: &mut Option<T>, change: Change<T>) {
+            assert_eq!(*told, change.old, "{change:?}");
+            *told = change.new;
+        }
+        match change {
+            SmallChange::Variant(change) => replace(&mut self.variant, change),
+            SmallChange::A(SmallAChange::X(change)) => replace(&mut self.a.0, change),
+            SmallChange::A(SmallAChange::Both(change)) => replace(&mut self.a.1, change),
+            SmallChange::B(SmallBChange::Both(change)) => replace(&mut self.b.0, change),
+            SmallChange::B(SmallBChange::Y(change)) => replace(&mut self.b.1, change),
+        }
+    }
+
+    /// What the keys of a directory say.
+    fn of(keys: &BTreeMap<String, String>) -> Self {
+        let number = |name: &str| keys.get(name).map(|text| text.parse().unwrap());
+        let variant = keys.get("kind").cloned();
+        let is = |name: &str| variant.as_deref() == Some(name);
+        let a = if is("a") { (number("x"), number("both")) } else { (None, None) };
+        let b = if is("b") { (number("both"), number("y")) } else { (None, None) };
+        Self { variant, a, b }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Set(Small),
+    Put(&'static str, u8),
+    Delete(&'static str),
+    Tag(&'static str),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let key = prop::sample::select(vec!["x", "both", "y", "kind"]);
+    let number = || prop::sample::select(vec![None, Some(1_u8), Some(2)]);
+    prop_oneof![
+        (number(), 0..3_u8).prop_map(|(x, both)| Step::Set(Small::A { x, both })),
+        (0..3_u8, number()).prop_map(|(both, y)| Step::Set(Small::B { both, y })),
+        (prop::sample::select(vec!["x", "both", "y"]), 0..3_u8).prop_map(|(key, value)| Step::Put(key, value)),
+        key.prop_map(Step::Delete),
+        prop::sample::select(vec!["a", "b"]).prop_map(Step::Tag),
+    ]
+}
+
+/// Applied in order, the changes of any writes give what a read of the keys finds, in a struct's own
+/// directory and in an entry of a map.
+#[test]
+fn changes_lead_from_each_state_to_the_next_on_memory() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let config = proptest::test_runner::Config { cases: 300, failure_persistence: None, ..Default::default() };
+    proptest::test_runner::TestRunner::new(config)
+        .run(&prop::collection::vec(step(), 1..12), |steps| {
+            runtime.block_on(async {
+                let client = Client::connect("memory:").await.unwrap();
+                let map = client.dirs::<String, Small>("/map").unwrap();
+                let dir = map.dir("e").unwrap();
+                let (mut of_dir, mut of_map) = (dir.watch().await.unwrap(), map.watch().await.unwrap());
+                let (mut told, mut told_of_map) = (Told::default(), Told::default());
+                let raw = |name: &str| client.entry::<String>(&format!("/map/e/{name}")).unwrap();
+                for step in steps {
+                    match &step {
+                        Step::Set(value) => drop(dir.set(value).await.unwrap()),
+                        Step::Put(name, value) => drop(raw(name).set(&value.to_string()).await.unwrap()),
+                        Step::Delete(name) => drop(raw(name).delete().await.unwrap()),
+                        Step::Tag(tag) => drop(raw("kind").set(*tag).await.unwrap()),
+                    }
+                    // A last write that both watches report marks the end.
+                    client.entry("/map/end/kind").unwrap().set("b").await.unwrap();
+                    let nodes = client.directory("/map/e").unwrap().list_recursive().await.unwrap().into_inner();
+                    let text = |node: etcd_typed::Node| Some((node.path, String::from_utf8(node.value?.to_vec()).unwrap()));
+                    let expected = Told::of(&nodes.into_iter().filter_map(text).collect());
+                    'map: loop {
+                        for entry in of_map.next().await.unwrap().unwrap().changes {
+                            match entry.key.as_str() {
+                                "e" => told_of_map.apply(entry.change),
+                                _ => break 'map,
+                            }
+                        }
+                    }
+                    assert_eq!(told_of_map, expected, "{step:?}");
+                    while told != expected {
+                        let next = timeout(Duration::from_secs(9), of_dir.next()).await;
+                        let update = next.unwrap_or_else(|_| panic!("{told:?}, not {expected:?} after {step:?}"));
+                        update.unwrap().unwrap().changes.into_iter().for_each(|change| told.apply(change));
+                    }
+                }
+            });
+            Ok(())
+        })
+        .unwrap();
 }
