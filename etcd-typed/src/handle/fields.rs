@@ -61,14 +61,14 @@ impl<'a> Fields<'a> {
     }
 
     /// The fields of one variant of an enum. Their writes require that the tag names the variant.
-    pub fn variant(&self, field: usize) -> Fields<'a> {
+    pub fn variant(&self, field: usize) -> Self {
         let tag = TagClaim::new(self.directory, self.table, field);
         let table = match self.table.fields.get(field).map(|field| &field.kind) {
             Some(Kind::Variant { table, .. }) => table,
             _ => Table::EMPTY,
         };
         let (directory, enclosing, older) = (self.directory, self.enclosing.clone(), self.older);
-        Fields { context: self.context.within_variant(tag), directory, table, enclosing, older }
+        Self { context: self.context.within_variant(tag), directory, table, enclosing, older }
     }
 
     /// The handle of a struct whose keys are in this struct's own directory.
