@@ -56,7 +56,8 @@ pub(crate) struct TaggedVariant {
     /// Whether the variant stands for every other value of the tag. It has no fields then.
     pub(crate) other: bool,
     pub(crate) shape: VariantShape,
-    /// The fields, with the item of the enum and without documentation. For a struct in the variant this is one flattened field.
+    /// The fields, with the item of the enum and without documentation. For a struct in the variant
+    /// this is one flattened field.
     pub(crate) fields: Schema,
 }
 

@@ -240,8 +240,8 @@ pub(in crate::handle) async fn set(
     operation: Operation,
 ) -> Result<Revision> {
     if atomicity == Atomicity::Atomic {
-        // With maps or enums, the transaction will require that nothing below has changed, and name the newest
-        // key. The keys are not read yet, so any name stands for it.
+        // With maps or enums, the transaction will require that nothing below has changed, and name
+        // the newest key. The keys are not read yet, so any name stands for it.
         let newest = [(String::new(), Revision::ZERO)];
         let compares = if owner.depends_on_stored() { unchanged(directory, Revision::ZERO, &newest) } else { Vec::new() };
         context.check_atomic(directory, &compares, encoded.len(), IN_SEVERAL)?;

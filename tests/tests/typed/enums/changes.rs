@@ -150,7 +150,7 @@ fn change_enums_derive_traits() {
     has::<EnumAChange>();
     let is_tag = |change: &EnumChange| matches!(change, EnumChange::Variant_(_));
     let key = etcd_typed::Key::parse("/a").unwrap();
-    let change = etcd_typed::Change::new(key, None, Some("a".to_owned()), etcd_typed::Revision::new(1));
+    let change = Change::new(key, None, Some("a".to_owned()), etcd_typed::Revision::new(1));
     assert!(is_tag(&EnumChange::Variant_(change)));
 }
 
