@@ -195,7 +195,7 @@ async fn enum_is_validated_as_a_whole_on_memory() {
     }
 
     fn even(value: &High) -> Result<(), &'static str> {
-        if value.limit % 2 == 0 { Ok(()) } else { Err("odd") }
+        if value.limit.is_multiple_of(2) { Ok(()) } else { Err("odd") }
     }
 
     let dir = client().await.dir::<Checked>("/c").unwrap();
