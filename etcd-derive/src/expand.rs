@@ -8,6 +8,7 @@ pub(crate) mod handle;
 mod limits;
 mod schema;
 mod shown;
+pub(crate) mod tagged;
 mod value;
 
 use proc_macro2::{Ident, Span, TokenStream};
@@ -18,6 +19,9 @@ use crate::model::{Field, Kind, Schema};
 
 /// Everything that `#[derive(EtcdSchema)]` generates.
 pub(crate) fn schema(model: &Schema) -> TokenStream {
+    if let Some(choice) = &model.choice {
+        return tagged::tagged(model, choice);
+    }
     let parts = codecs::parts(model);
     let codecs = codecs::codecs(model, &parts);
     let schema = schema::schema(model, &parts);

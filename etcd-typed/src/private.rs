@@ -46,13 +46,94 @@ pub const fn distinct(table: &Table) {
     }
 }
 
+/// Fails the build if a variant of the enum has a field with the segment of the tag, or if a segment
+/// is a key in one variant and a directory in another one.
+pub const fn distinct_variants(table: &Table) {
+    let (mut rest, mut tag) = (table.fields, "");
+    if let Some((first, variants)) = rest.split_first() {
+        (tag, rest) = (first.segment, variants);
+    }
+    while let Some((field, after)) = rest.split_first() {
+        if let Kind::Variant { table: one, .. } = field.kind {
+            distinct(one);
+            if has_segment(one, usize::MAX, tag) {
+                panic!("a field of a variant has the key of the tag: rename one of them");
+            }
+            let mut others = after;
+            while let Some((other, after)) = others.split_first() {
+                if let Kind::Variant { table: other, .. } = other.kind
+                    && is_key_and_directory(one, other)
+                {
+                    panic!(
+                        "two variants would have a key and a directory of the same name, which etcd v2 cannot hold: rename one of the fields"
+                    );
+                }
+                others = after;
+            }
+        }
+        rest = after;
+    }
+}
+
+/// Whether a field in `one` that is a key has the segment of a field in `other` that is a directory, or
+/// the other way round.
+const fn is_key_and_directory(one: &Table, other: &Table) -> bool {
+    let mut rest = one.fields;
+    while let Some((field, after)) = rest.split_first() {
+        let is = match field.kind {
+            Kind::Flatten(inner) | Kind::Variant { table: inner, .. } => is_key_and_directory(inner, other),
+            _ => {
+                let is_key = matches!(field.kind, Kind::Leaf(_));
+                let mut found = has_other_kind(other, field.segment, is_key);
+                let mut aliases = field.aliases;
+                while let Some((alias, others)) = aliases.split_first() {
+                    found |= has_other_kind(other, alias, is_key);
+                    aliases = others;
+                }
+                found
+            }
+        };
+        if is {
+            return true;
+        }
+        rest = after;
+    }
+    false
+}
+
+/// Whether a field has this segment, and is not a key if `is_key`, or not a directory otherwise.
+const fn has_other_kind(table: &Table, segment: &str, is_key: bool) -> bool {
+    let mut rest = table.fields;
+    while let Some((field, after)) = rest.split_first() {
+        let is = match field.kind {
+            Kind::Flatten(inner) | Kind::Variant { table: inner, .. } => has_other_kind(inner, segment, is_key),
+            Kind::Leaf(_) if is_key => false,
+            Kind::Leaf(_) => {
+                let mut found = same(field.segment, segment);
+                let mut aliases = field.aliases;
+                while let Some((alias, others)) = aliases.split_first() {
+                    found |= same(alias, segment);
+                    aliases = others;
+                }
+                found
+            }
+            _ => is_key && same(field.segment, segment),
+        };
+        if is {
+            return true;
+        }
+        rest = after;
+    }
+    false
+}
+
 /// Whether a field in `inner` has the segment of a field in `outer`, ignoring the field `except` of
 /// `outer`.
 const fn share_a_segment(inner: &Table, outer: &Table, except: usize) -> bool {
     let mut rest = inner.fields;
     while let Some((field, after)) = rest.split_first() {
         let shares = match field.kind {
-            Kind::Flatten(inner) => share_a_segment(inner, outer, except),
+            Kind::Flatten(inner) | Kind::Variant { table: inner, .. } => share_a_segment(inner, outer, except),
             _ => {
                 let mut found = has_segment(outer, except, field.segment);
                 let mut aliases = field.aliases;
@@ -76,7 +157,7 @@ const fn has_segment(table: &Table, except: usize, segment: &str) -> bool {
     while let Some((field, after)) = rest.split_first() {
         let has = match field.kind {
             _ if at == except => false,
-            Kind::Flatten(inner) => has_segment(inner, usize::MAX, segment),
+            Kind::Flatten(inner) | Kind::Variant { table: inner, .. } => has_segment(inner, usize::MAX, segment),
             _ => {
                 let mut found = same(field.segment, segment);
                 let mut aliases = field.aliases;

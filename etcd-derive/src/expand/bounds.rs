@@ -14,7 +14,7 @@ use crate::parse::is_pointer;
 /// The generics of everything that is generated for this struct.
 pub(crate) fn of_schema(model: &Schema) -> Generics {
     let mut bounds = Bounds::new(&model.item);
-    for (at, field) in stored(model) {
+    for (at, field) in numbered(model) {
         bounds.nested(at, &field.kind);
     }
     if bounds.parameters.is_empty() {
@@ -27,7 +27,7 @@ pub(crate) fn of_schema(model: &Schema) -> Generics {
     for lifetime in model.item.generics.lifetimes() {
         bounds.add(&lifetime.lifetime, quote!('static));
     }
-    for field in &model.fields {
+    for field in model.all_fields() {
         match &field.kind {
             Kind::Leaf(leaf) => {
                 bounds.value(&leaf.ty, &leaf.codec);
@@ -62,17 +62,23 @@ pub(crate) fn nested(model: &Schema) -> TokenStream {
         let bound = each_token(nested_in(&model.item, at), &|_| here(ty));
         Some(quote!(#[automatically_derived] impl #impl_generics #bound for #ty #where_clause {}))
     };
-    stored(model).filter_map(one).collect()
+    numbered(model).filter_map(one).collect()
 }
 
-/// The table of the struct in a field.
+/// The fields that have keys, also those of variants, each with its number.
+fn numbered(model: &Schema) -> impl Iterator<Item = (usize, &Field)> {
+    let variants = model.choice.iter().flat_map(|choice| &choice.variants).map(|variant| &variant.fields);
+    std::iter::once(model).chain(variants).flat_map(|fields| stored(fields).map(|(at, field)| (fields.first + at, field)))
+}
+
+/// The table of the struct in the field with this index.
 pub(crate) fn table(model: &Schema, at: usize, field: &Field) -> TokenStream {
     let krate = &model.item.krate;
     let Some(ty) = nested_type(&field.kind) else { return TokenStream::new() };
     if Bounds::new(&model.item).containing(&field.kind).is_none() {
         return quote_spanned!(here(ty)=> <#ty as #krate::Schema>::TABLE);
     }
-    let nested_in = nested_in(&model.item, at);
+    let nested_in = nested_in(&model.item, model.first + at);
     quote_spanned!(here(ty)=> <#ty as #nested_in>::SCHEMAS_CANNOT_CONTAIN_EACH_OTHER)
 }
 

@@ -27,6 +27,7 @@ pub use map::{DirMap, EntryMap, EntryPages, MapWrite, PerEntry};
 pub use previous::Previous;
 pub use transaction::{Reads, Transaction, TransactionReads};
 
+use self::guarded::TagClaim;
 use crate::error::Result;
 use crate::key::{self, Key};
 use crate::lease::LeasePool;
@@ -51,6 +52,8 @@ pub(crate) struct Context {
     pub(crate) lease_pool: Arc<LeasePool>,
     /// The guards of a write. Empty except in a builder that was given guards.
     pub(crate) claims: Vec<Claim>,
+    /// The variants of enums that the handle is part of. Its writes require that the tags name them.
+    pub(crate) tags: Vec<TagClaim>,
     /// The name of the handle in metrics and events. `None` for the name of its type.
     pub(crate) name: Option<Pattern>,
 }

@@ -21,7 +21,7 @@ use crate::version::{Versioned, Versions};
 pub struct Decoder<'a> {
     directory: &'a Key,
     pub(super) tree: &'a Tree,
-    table: &'static Table,
+    pub(super) table: &'static Table,
     /// The position of the struct in the tree: empty, or segments that each end with `/`. Valid
     /// between two calls.
     pub(super) prefix: String,
@@ -96,6 +96,23 @@ impl<'a> Decoder<'a> {
     /// Every problem, and each key that was read.
     pub(super) fn into_found(self) -> (Vec<Problem>, Vec<(String, Revision)>) {
         (self.found.problems, self.found.basis)
+    }
+
+    /// Reads the tag of an enum with `read`. Also reads it if only maps are read, since the tag
+    /// decides which.
+    pub(super) fn tag_value<T>(&mut self, read: impl FnOnce(&Table, &[u8]) -> std::result::Result<T, ValueError>) -> Option<T> {
+        let (table, segment) = (self.table, self.segment(0)?);
+        let stored = self.tree.get(&[&self.prefix, segment].concat());
+        if self.left.is_some() {
+            return read(table, &stored?.value).ok();
+        }
+        let Some(stored) = stored else {
+            self.problem(segment, ProblemKind::Missing, format!("missing ({})", table.tag_type()), None);
+            return None;
+        };
+        self.note(segment, stored);
+        let value = read(table, &stored.value);
+        value.map_err(|reason| self.problem(segment, ProblemKind::Undecodable, reason.to_string(), Some(stored.modified))).ok()
     }
 
     /// Reads a required field, or a field with a default.

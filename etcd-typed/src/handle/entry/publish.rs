@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{AsValue, Entry};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::lease::{BorrowedLease, Lease, TTL};
 use crate::publish::{Published, Target};
 use crate::store::BoxFuture;
@@ -59,7 +59,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// # Errors
     ///
-    /// The errors of [`set`](Self::set), and `Unsupported` outside of a tokio runtime. After an
+    /// The errors of [`set`](Self::set), and `Unsupported` outside of a tokio runtime, and for a field
+    /// of one variant of an enum. After an
     /// error nothing stays published. If the outcome is unknown, the lease is revoked in the
     /// background, after the other values of the lease have moved to another one.
     ///
@@ -138,6 +139,11 @@ impl<T: Send + Sync + 'static> IntoFuture for Publish<T> {
         let Self { entry, value, ttl, lease } = self;
         let operation = entry.operation("publish");
         let work = async move {
+            if entry.context.is_in_variant() {
+                let message =
+                    "a field of one variant of an enum cannot be published, since the variant may change; publish a key of its own";
+                return Err(Error::new(ErrorKind::Unsupported, message).at(&entry.key));
+            }
             let (lease_pool, key) = (entry.context.lease_pool.clone(), entry.key.clone());
             let target = Target { lease_pool, key, ttl, lease, pattern: entry.context.pattern(type_name::<T>()) };
             let publication = entry.context.retry.one_call(target.publish(value?)).await?;
