@@ -185,15 +185,15 @@ pub use client::{Client, ClientBuilder};
 pub use election::{Candidate, Election, Leader, LeaderChanges};
 pub use error::{Error, ErrorKind, Problem, ProblemKind, Result};
 pub use handle::{
-    AsValue, Check, Diff, Difference, Dir, DirDelete, DirMap, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete,
+    AsValue, Check, Diff, Difference, Dir, DirDelete, DirMap, DirSeed, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete,
     DirectoryWrite, Entry, EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, Listing, MapWrite, Node, PerEntry,
-    Previous, Publish, Reads, Shown, Transaction, TransactionReads, UpdateError,
+    Previous, Publish, Reads, Seeded, Shown, Transaction, TransactionReads, UpdateError,
 };
 pub use key::{Key, KeyError};
 pub use lease::{AdoptLease, Lease, Lost, LostReason};
 pub use live::{
-    Cause, Live, LiveMap, LiveMapIter, LiveStatus, LiveStream, Part, Reader, Rewound, Selected, Snapshot, SnapshotFailure, Subscription,
-    Viewing,
+    Cause, FieldSource, FieldStatus, Live, LiveMap, LiveMapIter, LiveStatus, LiveStream, Part, Reader, Rewound, Selected, Snapshot,
+    SnapshotFailure, Subscription, Viewing,
 };
 pub use lock::{Holder, Lock, NamedLock, Process};
 pub use publish::{Published, PublishedStatus};

@@ -51,7 +51,7 @@ impl Removal {
     }
 
     /// Whether this removal deletes `key`.
-    fn has(&self, key: &str) -> bool {
+    pub(super) fn has(&self, key: &str) -> bool {
         is_below(&self.directory, key)
     }
 }
@@ -191,10 +191,12 @@ impl Owner {
     /// that is absent before and after are kept, since another client may just be writing that
     /// struct key by key. They are deleted if the enclosing struct is added.
     pub(super) fn difference<'k>(self, stored: impl Iterator<Item = &'k String>, old: &Encoded, new: &Encoded) -> WritePlan {
-        let puts = new.iter().filter(|(key, bytes)| old.get(*key) != Some(bytes));
-        let mut plan =
-            WritePlan { puts: puts.map(|(key, bytes)| Put::new((key.clone(), bytes.clone()))).collect(), ..WritePlan::default() };
-        let superseded = self.superseded(stored, new);
+        let stored: Vec<&String> = stored.collect();
+        let mut puts: Encoded =
+            new.iter().filter(|(key, bytes)| old.get(*key) != Some(bytes)).map(|(key, bytes)| (key.clone(), bytes.clone())).collect();
+        self.complete_defaults(&stored, old, new, &mut puts);
+        let mut plan = WritePlan::whole(puts);
+        let superseded = self.superseded(stored.into_iter(), new);
         // A value at a key of an earlier version is deleted there, so it is put at its own key.
         let renamed = superseded.iter().filter_map(|key| new.get_key_value(&key::with_plain_underscores(key)?));
         let renamed: Vec<Put> = renamed
@@ -211,6 +213,22 @@ impl Owner {
             }
         }
         plan.each_once()
+    }
+
+    /// Adds the other keys of each directory that is about to get its first keys, although `old` has it:
+    /// its default was read. With the changed keys alone it would be incomplete.
+    fn complete_defaults(self, stored: &[&String], old: &Encoded, new: &Encoded, puts: &mut Encoded) {
+        let mut added: Vec<String> = Vec::new();
+        for key in puts.keys().filter(|key| !added.iter().any(|directory| is_below(directory, key))).collect::<Vec<_>>() {
+            let around = self.removable_around(key);
+            let by_default = around.iter().find(|removable| removable.is_encoded(old) && !removable.is_among(stored));
+            added.extend(by_default.map(|removable| removable.directory.to_owned()));
+        }
+        puts.extend(
+            new.iter()
+                .filter(|(key, _)| added.iter().any(|directory| is_below(directory, key)))
+                .map(|(key, bytes)| (key.clone(), bytes.clone())),
+        );
     }
 
     /// Deletes a key. If it is in a directory that will be absent, removes the outermost such
@@ -257,6 +275,34 @@ impl Owner {
         stored.filter(|key| self.owns(key) && gone(key)).collect()
     }
 
+    /// The conditions that a write may leave out these keys, and that no key exists which the value
+    /// does not contain. Only for structs without maps.
+    pub(super) fn left_out(
+        self,
+        directory: &Key,
+        tree: &Tree,
+        encoded: &Encoded,
+        plan: &WritePlan,
+        left_out: &[(String, Revision)],
+    ) -> Vec<Compare> {
+        let unchanged = left_out.iter().map(|(key, modified)| Compare::key(&directory.descend(key), Condition::Modified(*modified)));
+        let mut compares: Vec<Compare> = unchanged.collect();
+        for key in self.absent_keys(encoded) {
+            if tree.contains_key(&key) || plan.removals.iter().any(|removal| removal.has(&key)) {
+                continue;
+            }
+            let absent = self.removable_around(&key).into_iter().find(|removable| !removable.is_encoded(encoded));
+            let compare = match absent {
+                Some(removable) => nothing_below(directory, removable.directory),
+                None => Compare::key(&directory.descend(&key), Condition::Absent),
+            };
+            if compares.last() != Some(&compare) {
+                compares.push(compare);
+            }
+        }
+        compares
+    }
+
     /// The conditions that no key of the handle exists.
     pub(super) fn nothing_there(self, directory: &Key) -> Vec<Compare> {
         let fixed = self.fixed_keys();
@@ -301,6 +347,7 @@ pub(super) fn nothing_below(directory: &Key, relative: &str) -> Compare {
 
 /// What to do if a write is too large for one transaction.
 pub(super) const IN_SEVERAL: &str = "`.non_atomic()` writes in several";
+pub(super) const IN_SEVERAL_OR_UPDATE: &str = "`.non_atomic()` writes in several, `update` needs only the changed keys";
 pub(super) const IN_SEVERAL_OR_FEWER: &str = "`.non_atomic()` writes in several, `.changed_fields_only()` needs fewer conditions";
 
 /// How a write of many keys is sent.
@@ -321,6 +368,20 @@ impl WritePlan {
     /// Also puts the keys that do not differ, so that all of them get the same expiry.
     pub(super) fn renewing(self, encoded: &Encoded) -> Self {
         Self { puts: Self::whole(encoded.clone()).puts, ..self }
+    }
+
+    /// Removes the puts of keys that already have their value and this expiry. Returns these keys, and
+    /// when each was written.
+    pub(super) fn leave_out(&mut self, tree: &Tree, expiry: Expiry) -> Vec<(String, Revision)> {
+        let mut left_out = Vec::new();
+        self.puts.retain(|put| match tree.get(&put.key) {
+            Some(stored) if stored.value == put.value && stored.expiry() == expiry => {
+                left_out.push((put.key.clone(), stored.modified));
+                false
+            }
+            _ => true,
+        });
+        left_out
     }
 
     /// Sets when each key expires. `None` leaves the decision to the enclosing structs.

@@ -1,6 +1,7 @@
 //! `Viewing`: the future of a live view. And `TypedFeed`: the connection between the upstream's
 //! mirror and one view's cell.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 #[cfg(feature = "snapshot")]
@@ -18,11 +19,11 @@ use super::map::LiveMap;
 #[cfg(feature = "snapshot")]
 use super::status::FileStatus;
 use super::upstream::{Feed, Source, Trouble, Upstream};
-use super::view::{Bad, View};
+use super::view::View;
 use crate::changes::{Mirror, StepChanges};
 use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::revision::Revision;
-use crate::schema::ChangedKeys;
+use crate::schema::{Base, ChangedKeys, Schema};
 use crate::store::BoxFuture;
 use crate::telemetry::Pattern;
 use crate::version::Versioned;
@@ -48,6 +49,8 @@ const HISTORY: usize = 8;
 pub struct Viewing<T> {
     source: Source,
     view: Box<dyn View<State = T>>,
+    /// The error of the base, which is reported when the view is awaited.
+    refused: Option<Error>,
     history: usize,
     #[cfg(feature = "snapshot")]
     snapshot: Option<PathBuf>,
@@ -58,6 +61,7 @@ impl<T: Send + Sync + 'static> Viewing<T> {
         Self {
             source,
             view: Box::new(view),
+            refused: None,
             history: HISTORY,
             #[cfg(feature = "snapshot")]
             snapshot: None,
@@ -75,6 +79,68 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     /// Sets how many states before the current one are kept for [`Live::history`]. Default: 8.
     pub fn history(mut self, states: usize) -> Self {
         self.history = states;
+        self
+    }
+}
+
+impl<S: Schema> Viewing<S> {
+    /// Gives every field without a key in the store its value from `base`, instead of the default of
+    /// the schema. So a program can read its configuration from files and the environment with any
+    /// loader, and the store overrides single fields.
+    ///
+    /// - A field with one value comes from the store if its key or one of its aliases exists there,
+    ///   otherwise from the base. This includes required fields, so the directory may be empty.
+    /// - A map comes from the store as a whole while the store has any key of it, otherwise from the
+    ///   base.
+    /// - An optional struct that only the base has is present. Fields that the store has override its
+    ///   fields one by one.
+    /// - A field with `skip` has no key, and is not taken from the base.
+    ///
+    /// The state is validated as a whole, like every state of a view. When a key is deleted, its field
+    /// falls back to the base. [`Live::sources`] tells for each field whether the store or the base
+    /// gives its value.
+    ///
+    /// Only this view knows the base. [`Dir::get`](crate::Dir::get),
+    /// [`Dir::update`](crate::Dir::update), [`Entry::get`](crate::Entry::get) and
+    /// [`Entry::modify`](crate::Entry::modify) read the store alone, and use the defaults of the
+    /// schema.
+    ///
+    #[cfg_attr(feature = "derive", doc = "```")]
+    #[cfg_attr(not(feature = "derive"), doc = "```text")]
+    /// use etcd_typed::{Client, EtcdSchema, FieldSource};
+    ///
+    /// #[derive(EtcdSchema)]
+    /// struct Limits {
+    ///     #[etcd(default = 100)]
+    ///     rate_limit: u32,
+    ///     region: String,
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+    /// let from_file = Limits { rate_limit: 50, region: "eu".to_owned() };
+    /// let limits = Client::connect("memory:").await?.dir::<Limits>("/app/limits")?;
+    /// let live = limits.live().over(from_file).await?;
+    /// assert_eq!((live.get().rate_limit, live.get().region.as_str()), (50, "eu"));
+    ///
+    /// let written = limits.rate_limit.set(&250).await?;
+    /// assert_eq!(live.wait_for_revision(written).await?.rate_limit, 250);
+    /// let sources: Vec<_> = live.sources().iter().map(|field| (field.key.to_string(), field.source)).collect();
+    /// assert_eq!(sources, [
+    ///     ("/app/limits/rate_limit".to_owned(), FieldSource::Store),
+    ///     ("/app/limits/region".to_owned(), FieldSource::Base),
+    /// ]);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` when the view is awaited, before any request, if the base could not be written: it
+    /// lists every field that has no stored form or fails its validation.
+    pub fn over(mut self, base: impl Borrow<S>) -> Self {
+        match Base::new(&self.source.directory, base.borrow()) {
+            Ok(base) => self.view.over(base),
+            Err(error) => self.refused = Some(error),
+        }
         self
     }
 }
@@ -262,6 +328,9 @@ impl<T: Send + Sync + 'static> IntoFuture for Viewing<T> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
+            if let Some(refused) = self.refused {
+                return Err(refused);
+            }
             #[cfg(feature = "snapshot")]
             let mut disk = self.snapshot.map(|path| Disk::new(path, &self.source, &*self.view)).transpose()?;
             let Self { source, view, history, .. } = self;
@@ -407,11 +476,11 @@ impl<T: Send + Sync + 'static> TypedFeed<T> {
 
     fn take(&mut self, candidate: Result<Versioned<T>>, revision: Revision, resynced: bool) {
         match std::mem::replace(&mut self.out, Out::Gone) {
-            Out::Waiting(begin) => self.out = begin.finish(candidate, self.view.bad(), self.pattern),
+            Out::Waiting(begin) => self.out = begin.finish(candidate, &*self.view, self.pattern),
             Out::Begun(cell) => {
                 if let Some(cell) = cell.upgrade() {
                     match candidate {
-                        Ok(state) => cell.accept(state, self.view.bad(), resynced),
+                        Ok(state) => cell.accept(state, self.view.bad(), self.view.sources(), resynced),
                         Err(error) => cell.reject(problems(&error, revision), revision, resynced),
                     }
                 }
@@ -423,11 +492,11 @@ impl<T: Send + Sync + 'static> TypedFeed<T> {
 }
 
 impl<T: Send + Sync + 'static> Begin<T> {
-    fn finish(self, candidate: Result<Versioned<T>>, bad: Bad, pattern: Pattern) -> Out<T> {
+    fn finish(self, candidate: Result<Versioned<T>>, view: &dyn View<State = T>, pattern: Pattern) -> Out<T> {
         let Some(upstream) = self.upstream.upgrade() else { return Out::Gone };
         match candidate {
             Ok(state) => {
-                let cell = Cell::new(state, bad, self.history, upstream, pattern);
+                let cell = Cell::new(state, view.bad(), self.history, upstream, pattern).with_sources(view.sources());
                 #[cfg(feature = "snapshot")]
                 let cell = cell.with_file(self.file);
                 let cell = Cell::begin(cell);

@@ -20,4 +20,5 @@ mod serde_names;
 mod stored_forms;
 mod typed;
 mod underscores;
+mod whole_structs;
 mod written_structs;

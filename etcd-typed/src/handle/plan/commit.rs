@@ -47,7 +47,12 @@ impl Context {
 
     /// Whether one transaction accepts this many conditions in addition to those of the guards.
     pub(in crate::handle) fn has_room_for(&self, conditions: usize) -> bool {
-        conditions + self.guard_compares().len() <= self.store.capabilities().max_operations
+        conditions <= self.room_for_conditions()
+    }
+
+    /// The number of conditions that one transaction accepts in addition to those of the guards.
+    pub(in crate::handle) fn room_for_conditions(&self) -> usize {
+        self.store.capabilities().max_operations.saturating_sub(self.guard_compares().len())
     }
 
     /// Sends a plan in one transaction. If it fails, updates `enclosing_expiry` from the answer.
