@@ -6,7 +6,7 @@ use syn::{Index, Path};
 
 use super::codecs::{LeafTuple, Part};
 use super::{bounds, change_name, here, limits, local, stored};
-use crate::model::{Codec, Field, Kind, Leaf, Presence, Schema, Unknown};
+use crate::model::{Codec, DirDefault, Field, Kind, Leaf, Presence, Schema, Unknown};
 
 pub(super) fn schema(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let krate = &model.item.krate;
@@ -28,7 +28,7 @@ pub(super) fn schema(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let when_used = distinct.as_ref().filter(|_| is_generic).map(|distinct| quote!(const { #distinct };));
     let (decoder, encoder, delta, out) = (local("__decoder"), local("__encoder"), local("__delta"), local("__out"));
     let decode = decode(model, parts, &decoder);
-    let encode = parts.iter().map(|part| encode(part, &encoder));
+    let encode = parts.iter().map(|part| encode(krate, part, &encoder));
     let changes = parts.iter().map(|part| changes(model, part, &delta, &out));
     let validate = model.validate.as_ref().map(|check| {
         let check = quote_spanned!(here(check)=> #krate::__private::verdict(#check(self)));
@@ -126,8 +126,15 @@ fn row(krate: &Path, field: &Field, codec: Option<&TokenStream>) -> TokenStream 
     let name = field.ident.to_string();
     let segment = &field.segment.text;
     let doc = doc(field);
-    let is_optional = matches!(field.kind, Kind::Dir { optional: true, .. } | Kind::DirMap(_) | Kind::Entries(..));
-    let presence = is_optional.then(|| quote!(presence: #krate::Presence::Optional,));
+    let presence = match &field.kind {
+        Kind::Dir { optional, default: Some(default), .. } => {
+            let text = &default.text;
+            let kind = if *optional { quote!(OptionalOr) } else { quote!(Default) };
+            Some(quote!(presence: #krate::Presence::#kind(#text),))
+        }
+        Kind::Dir { optional: true, .. } | Kind::DirMap(_) | Kind::Entries(..) => Some(quote!(presence: #krate::Presence::Optional,)),
+        _ => None,
+    };
     let mut flags = TokenStream::new();
     let kind = match &field.kind {
         Kind::Dir { ty, .. } => quote_spanned!(here(ty)=> Dir(<#ty as #krate::Schema>::TABLE)),
@@ -162,6 +169,7 @@ fn flags(codec: &Codec) -> TokenStream {
 /// Generates `decode`. It reads every field before it checks the first result, so that every
 /// problem is recorded. One `match` compiles faster than a `?` per part.
 fn decode(model: &Schema, parts: &[Part<'_>], decoder: &Ident) -> TokenStream {
+    let krate = &model.item.krate;
     let mut locals = (0..).map(|at| local(&format!("__{at}")));
     let (mut reads, mut patterns, mut values) = (Vec::new(), Vec::new(), Vec::new());
     for part in parts {
@@ -170,7 +178,7 @@ fn decode(model: &Schema, parts: &[Part<'_>], decoder: &Ident) -> TokenStream {
                 let place = &run.place;
                 quote!(#place.decode(#decoder))
             }
-            Part::Dir(at, field) => read(*at, field, decoder),
+            Part::Dir(at, field) => read(krate, *at, field, decoder),
             Part::Entries(at, field, codec) => {
                 let ty = &field.ty;
                 quote!(#decoder.entries::<#ty>(#at, &#codec))
@@ -213,11 +221,24 @@ fn decode(model: &Schema, parts: &[Part<'_>], decoder: &Ident) -> TokenStream {
     }
 }
 
+/// The method that reads or writes a directory with a default, and the default.
+fn dir_default(krate: &Path, ty: &syn::Type, optional: bool, default: &DirDefault) -> (TokenStream, TokenStream) {
+    let expr = &default.expr;
+    match optional {
+        false => (quote!(dir_or), quote_spanned!(here(ty)=> || -> #ty { #expr })),
+        true => (quote!(dir_opt_or), quote!(#krate::__private::Fallback::Maybe(|| #expr))),
+    }
+}
+
 /// The expression that reads a directory or a map of structs.
-fn read(at: usize, field: &Field, decoder: &Ident) -> TokenStream {
+fn read(krate: &Path, at: usize, field: &Field, decoder: &Ident) -> TokenStream {
     let read = match &field.kind {
-        Kind::Dir { ty, optional: false } => quote_spanned!(here(ty)=> dir::<#ty>(#at)),
-        Kind::Dir { ty, optional: true } => quote_spanned!(here(ty)=> dir_opt::<#ty>(#at)),
+        Kind::Dir { ty, optional, default: Some(default) } => {
+            let (method, default) = dir_default(krate, ty, *optional, default);
+            quote_spanned!(here(ty)=> #method::<#ty>(#at, #default))
+        }
+        Kind::Dir { ty, optional: false, .. } => quote_spanned!(here(ty)=> dir::<#ty>(#at)),
+        Kind::Dir { ty, optional: true, .. } => quote_spanned!(here(ty)=> dir_opt::<#ty>(#at)),
         Kind::DirMap(_) => {
             let ty = &field.ty;
             quote!(dir_map::<#ty>(#at))
@@ -228,7 +249,7 @@ fn read(at: usize, field: &Field, decoder: &Ident) -> TokenStream {
     quote!(#decoder.#read)
 }
 
-fn encode(part: &Part<'_>, encoder: &Ident) -> TokenStream {
+fn encode(krate: &Path, part: &Part<'_>, encoder: &Ident) -> TokenStream {
     let (at, field) = match part {
         Part::LeafTuple(run) => {
             let (place, idents) = (&run.place, run.leaves.iter().map(|(field, _)| &field.ident));
@@ -242,8 +263,12 @@ fn encode(part: &Part<'_>, encoder: &Ident) -> TokenStream {
     };
     let ident = &field.ident;
     match &field.kind {
-        Kind::Dir { ty, optional: false } => quote_spanned!(here(ty)=> #encoder.dir(#at, &self.#ident);),
-        Kind::Dir { ty, optional: true } => quote_spanned!(here(ty)=> #encoder.dir_opt(#at, &self.#ident);),
+        Kind::Dir { ty, optional, default: Some(default) } => {
+            let (method, default) = dir_default(krate, ty, *optional, default);
+            quote_spanned!(here(ty)=> #encoder.#method(#at, &self.#ident, #default);)
+        }
+        Kind::Dir { ty, optional: false, .. } => quote_spanned!(here(ty)=> #encoder.dir(#at, &self.#ident);),
+        Kind::Dir { ty, optional: true, .. } => quote_spanned!(here(ty)=> #encoder.dir_opt(#at, &self.#ident);),
         Kind::DirMap(_) => quote!(#encoder.dir_map(#at, &self.#ident);),
         Kind::Flatten(_) => quote!(#encoder.flatten(&self.#ident);),
         Kind::Leaf(_) | Kind::Entries(..) | Kind::Skip(_) => TokenStream::new(),

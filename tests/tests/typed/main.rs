@@ -15,6 +15,7 @@ mod restored;
 mod round_trips;
 mod runtimes;
 mod schema_versions;
+mod section_defaults;
 mod serde_configs;
 mod serde_names;
 mod stored_forms;
