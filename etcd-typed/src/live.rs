@@ -6,6 +6,7 @@ mod cell;
 #[cfg(feature = "snapshot")]
 mod disk;
 mod map;
+mod over;
 mod paths;
 mod status;
 mod subscribe;

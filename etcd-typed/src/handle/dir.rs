@@ -65,13 +65,14 @@ pointers!(Box, Arc);
 
 /// A handle to the directory of a struct. A derived handle dereferences to it.
 ///
-/// A read is one request and returns one revision; a write is one transaction. Keys below the
-/// directory that are not in the schema are never read into the struct and never written. They are
+/// A read is one request and returns one revision; a write is one transaction, which a read may
+/// precede. Keys below the directory that are not in the schema are never read into the struct and never written. They are
 /// deleted only together with a map entry or an optional directory that is removed.
 ///
 /// # Structs that may be absent
 ///
-/// An entry of a map of structs, and an optional struct in its own directory, may be absent.
+/// An entry of a map of structs, and an optional struct in its own directory, may be absent. So may a
+/// struct in its own directory with a `default`, which a read then returns.
 ///
 /// - **When it exists:** if one of its required keys exists. Required is a field without a default
 ///   that is neither an `Option` nor a map, also in a required directory or a flattened struct
@@ -87,7 +88,11 @@ pointers!(Box, Arc);
 ///   its map, and [`delete`](Self::delete) through a handle from
 ///   [`DirMap::dir`](crate::DirMap::dir) or from the field of the optional struct.
 /// - **It needs a key.** A `Some` or an entry whose fields are all none or empty would be stored
-///   without any key, and a read would not find it. Such a write is refused as `Invalid`.
+///   without any key, and a read would not find it. Such a write is refused as `Invalid`. So is a
+///   `None`, or a struct without any key, in a directory whose `default` is another value.
+/// - **A default is written as a whole.** An `update` or `compare_and_swap` that changes a struct which
+///   was read as its default writes all of its keys. A write of one field through its own handle writes
+///   that key alone, and leaves the struct absent if it has other required keys.
 ///
 /// A handle from [`Client::dir`](crate::Client::dir) or `open` is independent, even if its path is
 /// that of an entry. Its `delete` leaves keys that are not in the schema, as does the `delete` of a
@@ -196,7 +201,8 @@ impl<S: Schema> Dir<S> {
         &self.key
     }
 
-    /// Reads the struct in one request. All fields are from the same revision.
+    /// Reads the struct in one request. All fields are from the same revision. The base of a live view
+    /// [over a value](Viewing::over) is not known here.
     ///
     /// # Errors
     ///
@@ -423,7 +429,8 @@ impl<S: Schema> Dir<S> {
 
     /// Reads the struct, lets `f` change it, and writes the changes in one transaction if nothing
     /// below the directory was changed, added or deleted in the meantime. Otherwise it starts again
-    /// with the current struct. Returns the struct that is stored afterwards.
+    /// with the current struct. Returns the struct that is stored afterwards. The base of a live view
+    /// [over a value](Viewing::over) is not known here.
     ///
     /// Without a conflict this takes two requests, or one if `f` changes nothing. A field that `f`
     /// does not change is not written, whatever its stored form. `f` may run several times; the

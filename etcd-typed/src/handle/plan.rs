@@ -2,6 +2,7 @@
 //! conditions. This file decides; `plan/commit.rs` sends.
 
 mod commit;
+mod differences;
 
 use bytes::Bytes;
 
@@ -215,22 +216,6 @@ impl Owner {
         plan.each_once()
     }
 
-    /// Adds the other keys of each directory that is about to get its first keys, although `old` has it:
-    /// its default was read. With the changed keys alone it would be incomplete.
-    fn complete_defaults(self, stored: &[&String], old: &Encoded, new: &Encoded, puts: &mut Encoded) {
-        let mut added: Vec<String> = Vec::new();
-        for key in puts.keys().filter(|key| !added.iter().any(|directory| is_below(directory, key))).collect::<Vec<_>>() {
-            let around = self.removable_around(key);
-            let by_default = around.iter().find(|removable| removable.is_encoded(old) && !removable.is_among(stored));
-            added.extend(by_default.map(|removable| removable.directory.to_owned()));
-        }
-        puts.extend(
-            new.iter()
-                .filter(|(key, _)| added.iter().any(|directory| is_below(directory, key)))
-                .map(|(key, bytes)| (key.clone(), bytes.clone())),
-        );
-    }
-
     /// Deletes a key. If it is in a directory that will be absent, removes the outermost such
     /// directory instead.
     fn delete(self, key: &str, encoded: &Encoded, plan: &mut WritePlan) {
@@ -273,34 +258,6 @@ impl Owner {
         let fixed = self.fixed_keys();
         let gone = |key: &String| if fixed.contains(key) { absent.contains(key) } else { !encoded.contains_key(key) };
         stored.filter(|key| self.owns(key) && gone(key)).collect()
-    }
-
-    /// The conditions that a write may leave out these keys, and that no key exists which the value
-    /// does not contain. Only for structs without maps.
-    pub(super) fn left_out(
-        self,
-        directory: &Key,
-        tree: &Tree,
-        encoded: &Encoded,
-        plan: &WritePlan,
-        left_out: &[(String, Revision)],
-    ) -> Vec<Compare> {
-        let unchanged = left_out.iter().map(|(key, modified)| Compare::key(&directory.descend(key), Condition::Modified(*modified)));
-        let mut compares: Vec<Compare> = unchanged.collect();
-        for key in self.absent_keys(encoded) {
-            if tree.contains_key(&key) || plan.removals.iter().any(|removal| removal.has(&key)) {
-                continue;
-            }
-            let absent = self.removable_around(&key).into_iter().find(|removable| !removable.is_encoded(encoded));
-            let compare = match absent {
-                Some(removable) => nothing_below(directory, removable.directory),
-                None => Compare::key(&directory.descend(&key), Condition::Absent),
-            };
-            if compares.last() != Some(&compare) {
-                compares.push(compare);
-            }
-        }
-        compares
     }
 
     /// The conditions that no key of the handle exists.
@@ -368,20 +325,6 @@ impl WritePlan {
     /// Also puts the keys that do not differ, so that all of them get the same expiry.
     pub(super) fn renewing(self, encoded: &Encoded) -> Self {
         Self { puts: Self::whole(encoded.clone()).puts, ..self }
-    }
-
-    /// Removes the puts of keys that already have their value and this expiry. Returns these keys, and
-    /// when each was written.
-    pub(super) fn leave_out(&mut self, tree: &Tree, expiry: Expiry) -> Vec<(String, Revision)> {
-        let mut left_out = Vec::new();
-        self.puts.retain(|put| match tree.get(&put.key) {
-            Some(stored) if stored.value == put.value && stored.expiry() == expiry => {
-                left_out.push((put.key.clone(), stored.modified));
-                false
-            }
-            _ => true,
-        });
-        left_out
     }
 
     /// Sets when each key expires. `None` leaves the decision to the enclosing structs.

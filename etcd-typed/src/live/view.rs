@@ -9,12 +9,12 @@ use std::sync::Arc;
 use tokio::task::yield_now;
 
 use super::map::LiveMap;
-use super::status::{FieldSource, FieldStatus};
+use super::status::FieldStatus;
 use crate::changes::Mirror;
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
 use crate::revision::Revision;
-use crate::schema::{self, AT_ONCE, Base, ChangedKeys, FieldKeys, MapPath, Schema, Stored, Table};
+use crate::schema::{self, AT_ONCE, Base, ChangedKeys, MapPath, Schema, Stored, Table};
 #[cfg(feature = "snapshot")]
 use crate::schema::{Look, NeededSecret};
 use crate::store::BoxFuture;
@@ -133,25 +133,13 @@ fn of_struct(relative: &str) -> Option<&str> {
 pub(crate) struct StructView<S> {
     unknown: UnknownReport,
     base: Option<Arc<Base>>,
-    sources: Sources,
+    pub(super) sources: Sources,
     of: PhantomData<fn() -> S>,
 }
 
 impl<S: Schema> StructView<S> {
     pub(crate) fn new() -> Self {
         Self { unknown: UnknownReport::new(S::TABLE), base: None, sources: Sources::default(), of: PhantomData }
-    }
-
-    /// Makes the candidate of a view over a base.
-    async fn completed(&mut self, base: &Base, mirror: &Mirror) -> Result<Versioned<S>> {
-        let directory = mirror.directory();
-        let completed = base.complete(mirror.tree());
-        let status = |field: &FieldKeys| FieldStatus {
-            key: directory.descend(&field.key),
-            source: if completed.from_base.contains(&field.key) { FieldSource::Base } else { FieldSource::Store },
-        };
-        self.sources = base.fields().iter().map(status).collect();
-        schema::decode_completed_in_steps(directory, &completed.tree, &completed.nones, mirror.revision()).await
     }
 
     /// Whether a change of the key may change the state.

@@ -1,7 +1,6 @@
 //! `Viewing`: the future of a live view. And `TypedFeed`: the connection between the upstream's
 //! mirror and one view's cell.
 
-use std::borrow::Borrow;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 #[cfg(feature = "snapshot")]
@@ -23,7 +22,7 @@ use super::view::View;
 use crate::changes::{Mirror, StepChanges};
 use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::revision::Revision;
-use crate::schema::{Base, ChangedKeys, Schema};
+use crate::schema::ChangedKeys;
 use crate::store::BoxFuture;
 use crate::telemetry::Pattern;
 use crate::version::Versioned;
@@ -39,7 +38,8 @@ const HISTORY: usize = 8;
 /// # Errors
 ///
 /// The errors of a read of the same values. `Invalid` lists everything that is wrong with the
-/// stored values; there is no view until they are corrected. `Unavailable`, `Timeout`,
+/// stored values; there is no view until they are corrected. `NotFound` if no key of a struct exists,
+/// and some are required; [`over`](Viewing::over) supplies them. `Unavailable`, `Timeout`,
 /// `PermissionDenied` and others if they cannot be read. `Unsupported` outside of a tokio runtime.
 ///
 /// # Cancel safety
@@ -47,10 +47,10 @@ const HISTORY: usize = 8;
 /// Dropping the future leaves nothing behind.
 #[must_use = "a live view begins when it is awaited"]
 pub struct Viewing<T> {
-    source: Source,
-    view: Box<dyn View<State = T>>,
+    pub(super) source: Source,
+    pub(super) view: Box<dyn View<State = T>>,
     /// The error of the base, which is reported when the view is awaited.
-    refused: Option<Error>,
+    pub(super) refused: Option<Error>,
     history: usize,
     #[cfg(feature = "snapshot")]
     snapshot: Option<PathBuf>,
@@ -79,68 +79,6 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     /// Sets how many states before the current one are kept for [`Live::history`]. Default: 8.
     pub fn history(mut self, states: usize) -> Self {
         self.history = states;
-        self
-    }
-}
-
-impl<S: Schema> Viewing<S> {
-    /// Gives every field without a key in the store its value from `base`, instead of the default of
-    /// the schema. So a program can read its configuration from files and the environment with any
-    /// loader, and the store overrides single fields.
-    ///
-    /// - A field with one value comes from the store if its key or one of its aliases exists there,
-    ///   otherwise from the base. This includes required fields, so the directory may be empty.
-    /// - A map comes from the store as a whole while the store has any key of it, otherwise from the
-    ///   base.
-    /// - An optional struct that only the base has is present. Fields that the store has override its
-    ///   fields one by one.
-    /// - A field with `skip` has no key, and is not taken from the base.
-    ///
-    /// The state is validated as a whole, like every state of a view. When a key is deleted, its field
-    /// falls back to the base. [`Live::sources`] tells for each field whether the store or the base
-    /// gives its value.
-    ///
-    /// Only this view knows the base. [`Dir::get`](crate::Dir::get),
-    /// [`Dir::update`](crate::Dir::update), [`Entry::get`](crate::Entry::get) and
-    /// [`Entry::modify`](crate::Entry::modify) read the store alone, and use the defaults of the
-    /// schema.
-    ///
-    #[cfg_attr(feature = "derive", doc = "```")]
-    #[cfg_attr(not(feature = "derive"), doc = "```text")]
-    /// use etcd_typed::{Client, EtcdSchema, FieldSource};
-    ///
-    /// #[derive(EtcdSchema)]
-    /// struct Limits {
-    ///     #[etcd(default = 100)]
-    ///     rate_limit: u32,
-    ///     region: String,
-    /// }
-    ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
-    /// let from_file = Limits { rate_limit: 50, region: "eu".to_owned() };
-    /// let limits = Client::connect("memory:").await?.dir::<Limits>("/app/limits")?;
-    /// let live = limits.live().over(from_file).await?;
-    /// assert_eq!((live.get().rate_limit, live.get().region.as_str()), (50, "eu"));
-    ///
-    /// let written = limits.rate_limit.set(&250).await?;
-    /// assert_eq!(live.wait_for_revision(written).await?.rate_limit, 250);
-    /// let sources: Vec<_> = live.sources().iter().map(|field| (field.key.to_string(), field.source)).collect();
-    /// assert_eq!(sources, [
-    ///     ("/app/limits/rate_limit".to_owned(), FieldSource::Store),
-    ///     ("/app/limits/region".to_owned(), FieldSource::Base),
-    /// ]);
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// `Invalid` when the view is awaited, before any request, if the base could not be written: it
-    /// lists every field that has no stored form or fails its validation.
-    pub fn over(mut self, base: impl Borrow<S>) -> Self {
-        match Base::new(&self.source.directory, base.borrow()) {
-            Ok(base) => self.view.over(base),
-            Err(error) => self.refused = Some(error),
-        }
         self
     }
 }
@@ -197,7 +135,7 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     ///   The view is then [`Degraded`](crate::LiveStatus::Degraded) with
     ///   [`Cause::Snapshot`](crate::Cause::Snapshot). Its [`staleness`](crate::Live::staleness)
     ///   counts from the start, since the age of the file's state is not known.
-    /// - The stored state is not valid (`Invalid`, `Decode`). The cause is then
+    /// - The stored state is not valid or absent (`Invalid`, `Decode`, `NotFound`). The cause is then
     ///   [`Rejected`](crate::Cause::Rejected).
     /// - Never after any other error. A refused login, a missing permission and an untrusted
     ///   certificate are returned as they are, and so is every error that only a change of the
