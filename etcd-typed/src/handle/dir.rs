@@ -15,7 +15,7 @@ pub use update::{DirTryUpdate, DirUpdate, UpdateError};
 pub use write::{DirDelete, DirWrite};
 
 use self::update::UpdateScope;
-use self::write::{Job, Swap, read_below};
+use self::write::{Job, Swap};
 use super::SharedContext;
 use super::dry_run::{Check, Diff};
 use super::expiry::{EnclosingStruct, RequestedExpiry};
@@ -539,7 +539,7 @@ impl<S: Schema> Dir<S> {
     }
 
     async fn read_to_write(&self) -> Result<(Tree, Revision)> {
-        read_below(&self.context, &self.key).await
+        self.context.read_below(&self.key).await
     }
 
     /// The read that a failed transaction performs, so that its answer contains the current state.

@@ -6,6 +6,8 @@ mod differences;
 
 use bytes::Bytes;
 
+pub(super) use self::commit::last;
+
 use super::expiry::EnclosingExpiry;
 use crate::key::{self, Key};
 use crate::revision::Revision;

@@ -8,11 +8,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::update::{as_the_struct, is_conflict};
-use super::write::last;
 use super::{Dir, looked};
 use crate::error::Result;
 use crate::handle::expiry::{self, EnclosingExpiry, RequestedExpiry};
-use crate::handle::plan::{Atomicity, IN_SEVERAL, WritePlan, is_below, newest, unchanged};
+use crate::handle::plan::{Atomicity, IN_SEVERAL, WritePlan, is_below, last, newest, unchanged};
 use crate::key::Key;
 use crate::queue::Guard;
 use crate::retry::{AfterConflict, OptimisticRetry};

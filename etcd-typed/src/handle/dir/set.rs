@@ -4,11 +4,10 @@
 use std::sync::Arc;
 
 use super::looked;
-use super::write::{last, read_below};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::Context;
 use crate::handle::expiry::{EnclosingExpiry, EnclosingStruct, RequestedExpiry};
-use crate::handle::plan::{Atomicity, IN_SEVERAL_OR_UPDATE, Owner, is_rewound, newest, unchanged};
+use crate::handle::plan::{Atomicity, IN_SEVERAL_OR_UPDATE, Owner, is_rewound, last, newest, unchanged};
 use crate::key::Key;
 use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::Revision;
@@ -52,7 +51,7 @@ pub(in crate::handle) async fn set(
             Outcome::Conflict(shown) => {
                 operation.conflict();
                 read = match shown {
-                    None if owner.has_maps() => Some(read_below(context, directory).await?),
+                    None if owner.has_maps() => Some(context.read_below(directory).await?),
                     shown => shown,
                 };
                 enclosing_expiry.forget();
@@ -101,7 +100,7 @@ pub(in crate::handle) async fn set(
         };
         let again = async {
             enclosing_expiry.forget();
-            if owner.has_maps() { read_below(context, directory).await.map(Some) } else { Ok(None) }
+            if owner.has_maps() { context.read_below(directory).await.map(Some) } else { Ok(None) }
         };
         match retry.after_conflict(shown, again).await? {
             AfterConflict::Retry(now) => read = now,
@@ -122,7 +121,7 @@ fn leaves_out(context: &Context, requested: RequestedExpiry, atomicity: Atomicit
 /// Reads the keys below the directory. `None` if the user may not read them, and the write is
 /// possible without.
 async fn read_to_set(context: &Context, directory: &Key, owner: Owner) -> Result<Option<(Tree, Revision)>> {
-    match read_below(context, directory).await {
+    match context.read_below(directory).await {
         Err(error) if error.kind() == ErrorKind::PermissionDenied && !owner.has_maps() => Ok(None),
         read => read.map(Some),
     }

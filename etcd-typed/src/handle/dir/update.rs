@@ -7,11 +7,11 @@ use std::fmt;
 use std::future::IntoFuture;
 use std::time::Duration;
 
-use super::write::{as_found, last};
+use super::write::as_found;
 use super::{Dir, looked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::expiry::{self, EnclosingExpiry, RequestedExpiry};
-use crate::handle::plan::{Atomicity, IN_SEVERAL_OR_FEWER, WritePlan, is_below, unchanged};
+use crate::handle::plan::{Atomicity, IN_SEVERAL_OR_FEWER, WritePlan, is_below, last, unchanged};
 use crate::queue::Guard;
 use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::{LeaseId, Revision};

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use super::{Dir, looked, set};
 use crate::error::{Error, ErrorKind, Result};
-use crate::handle::Context;
 use crate::handle::expiry::{self, EnclosingExpiry, RequestedExpiry};
-use crate::handle::plan::{Atomicity, IN_SEVERAL, IN_SEVERAL_OR_UPDATE, Removal, WritePlan, is_rewound, newest, nothing_below, unchanged};
+use crate::handle::plan::{
+    Atomicity, IN_SEVERAL, IN_SEVERAL_OR_UPDATE, Removal, WritePlan, is_rewound, last, newest, nothing_below, unchanged,
+};
 use crate::handle::previous::Previous;
-use crate::key::Key;
 use crate::queue::Guard;
 use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, Encoded, Schema, Tree};
-use crate::store::{BoxFuture, Compare, Condition, Expiry, Span};
+use crate::store::{BoxFuture, Compare, Condition, Expiry};
 use crate::telemetry::Operation;
 use crate::version::Basis;
 
@@ -223,16 +223,6 @@ impl<S: Schema> Dir<S> {
         let committed = context.commit_plan(&self.key, plan, compares, self.look(), &mut enclosing_expiry, IN_SEVERAL_OR_UPDATE).await?;
         if committed.succeeded { Ok(committed.revision) } else { Err(self.conflict(committed)) }
     }
-}
-
-pub(super) async fn read_below(context: &Context, directory: &Key) -> Result<(Tree, Revision)> {
-    let reply = context.read_to_write(Span::Below(directory.clone())).await.map_err(|error| error.at(directory))?;
-    Ok((schema::tree_in_steps(directory, reply.kvs).await, reply.revision))
-}
-
-/// The highest revision of several writes, or `without` if there were none.
-pub(super) fn last(written: &[(String, Revision)], without: Revision) -> Revision {
-    written.iter().map(|(_, revision)| *revision).max().unwrap_or(without)
 }
 
 /// The condition that one key is unchanged.

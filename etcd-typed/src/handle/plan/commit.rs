@@ -230,6 +230,11 @@ impl Context {
     }
 }
 
+/// The highest revision of several writes, or `without` if there were none.
+pub(in crate::handle) fn last(written: &[(String, Revision)], without: Revision) -> Revision {
+    written.iter().map(|(_, revision)| *revision).max().unwrap_or(without)
+}
+
 /// Whether the error means that the directory does not exist.
 fn is_no_directory(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
