@@ -7,6 +7,7 @@ mod differences;
 use bytes::Bytes;
 
 pub(super) use self::commit::last;
+pub(super) use self::differences::unchanged_keys;
 
 use super::expiry::EnclosingExpiry;
 use crate::key::{self, Key};
@@ -175,19 +176,25 @@ impl Owner {
     /// Plans the same write when the stored keys are known. Writes with maps use it, and `diff`
     /// uses it to predict every write.
     pub(super) fn replace(self, tree: &Tree, encoded: Encoded) -> WritePlan {
+        let outdated = self.outdated(tree, &encoded);
+        WritePlan { puts: encoded.into_iter().map(Put::new).collect(), ..outdated }
+    }
+
+    /// The part of [`replace`](Self::replace) that deletes.
+    fn outdated(self, tree: &Tree, encoded: &Encoded) -> WritePlan {
         let mut plan = WritePlan::default();
-        for key in self.superseded(tree.keys(), &encoded) {
-            self.delete(key, &encoded, &mut plan);
+        for key in self.superseded(tree.keys(), encoded) {
+            self.delete(key, encoded, &mut plan);
         }
         // Removes the directory of an optional struct that the new value lacks, even if the
         // directory contains only unknown keys. `overwrite` does so too, because it reads nothing.
         for key in tree.keys().filter(|key| !self.owns(key)) {
             let around = self.removable_around(key);
-            if around.iter().find(|removable| !removable.is_encoded(&encoded)).is_some_and(|removable| !removable.is_entry) {
-                self.delete(key, &encoded, &mut plan);
+            if around.iter().find(|removable| !removable.is_encoded(encoded)).is_some_and(|removable| !removable.is_entry) {
+                self.delete(key, encoded, &mut plan);
             }
         }
-        WritePlan { puts: encoded.into_iter().map(Put::new).collect(), ..plan.each_once() }
+        plan.each_once()
     }
 
     /// Plans to write only the differences. `old` is the decoded state. Leftover keys of a struct
@@ -256,10 +263,13 @@ impl Owner {
 
     /// The stored keys that belong to the handle but not to the new state `encoded`.
     fn superseded<'k>(self, stored: impl Iterator<Item = &'k String>, encoded: &Encoded) -> Vec<&'k String> {
-        let absent = self.absent_keys(encoded);
-        let fixed = self.fixed_keys();
-        let gone = |key: &String| if fixed.contains(key) { absent.contains(key) } else { !encoded.contains_key(key) };
-        stored.filter(|key| self.owns(key) && gone(key)).collect()
+        let mut superseded: Vec<&String> = stored.filter(|key| !encoded.contains_key(*key) && self.owns(key)).collect();
+        if !superseded.is_empty() {
+            let (absent, fixed) = (self.absent_keys(encoded), self.fixed_keys());
+            // The alias of a field that has a value stays.
+            superseded.retain(|key| !fixed.contains(key) || absent.contains(key));
+        }
+        superseded
     }
 
     /// The conditions that no key of the handle exists.

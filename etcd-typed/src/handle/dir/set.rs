@@ -7,7 +7,7 @@ use super::looked;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::Context;
 use crate::handle::expiry::{EnclosingExpiry, EnclosingStruct, RequestedExpiry};
-use crate::handle::plan::{Atomicity, IN_SEVERAL_OR_UPDATE, Owner, is_rewound, last, newest, unchanged};
+use crate::handle::plan::{Atomicity, IN_SEVERAL_OR_UPDATE, Owner, is_rewound, last, newest, unchanged, unchanged_keys};
 use crate::key::Key;
 use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::Revision;
@@ -156,19 +156,24 @@ impl Differences<'_> {
             enclosing_expiry.read(context).await.map_err(|error| error.at(directory))?;
         }
         let expiry = requested.named().unwrap_or_else(|| enclosing_expiry.expiry());
-        let mut plan = owner.replace(tree, encoded.clone());
-        let left_out = plan.leave_out(tree, expiry);
+        let plan = owner.replace_differences(tree, encoded, expiry);
         if atomicity == Atomicity::NonAtomic {
             // Each key is written by itself. A key that is left out had its value when it was read,
             // as if it had been written then.
             if transactions && plan.puts.is_empty() {
                 enclosing_expiry.read(context).await.map_err(|error| error.at(directory))?;
             }
+            let writes_all = plan.puts.len() == encoded.len();
             let known = requested.named().or_else(|| (!transactions).then_some(expiry));
             let written = context.commit_non_atomic(directory, plan.expiring(|_| known), |_| None, enclosing_expiry).await?;
-            let is_right = requested.is_named() || left_out.is_empty() || enclosing_expiry.expiry() == expiry;
+            let is_right = requested.is_named() || writes_all || enclosing_expiry.expiry() == expiry;
             return Ok(if is_right { Outcome::Written(last(&written, revision)) } else { Outcome::Conflict(None) });
         }
+        let is_change = !plan.is_empty();
+        if !is_change && enclosing_expiry.is_empty() {
+            return Ok(Outcome::Written(revision));
+        }
+        let left_out = unchanged_keys(tree, encoded, expiry);
         let mut compares = match owner.has_maps() {
             true => {
                 let newest = newest(tree).into_iter().filter(|newest| !left_out.contains(newest));
@@ -179,10 +184,6 @@ impl Differences<'_> {
         compares.extend(enclosing_expiry.compares());
         if !context.has_room_for(compares.len()) {
             return Ok(Outcome::TooManyConditions);
-        }
-        let is_change = !plan.is_empty();
-        if !is_change && enclosing_expiry.is_empty() {
-            return Ok(Outcome::Written(revision));
         }
         let look = if owner.has_maps() { vec![Op::Get(Span::Below(directory.clone()))] } else { Vec::new() };
         // The conditions on the enclosing structs are in `compares`.

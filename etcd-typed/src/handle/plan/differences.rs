@@ -1,12 +1,21 @@
 //! Which keys a write of differences leaves out, and which it has to add.
 
-use super::{Owner, WritePlan, is_below, nothing_below};
+use bytes::Bytes;
+
+use super::{Owner, Put, WritePlan, is_below, nothing_below};
 use crate::key::Key;
 use crate::revision::Revision;
 use crate::schema::{Encoded, Tree};
 use crate::store::{Compare, Condition, Expiry};
 
 impl Owner {
+    /// Like [`replace`](Self::replace), without the keys that already have their value and this expiry.
+    pub(in crate::handle) fn replace_differences(self, tree: &Tree, encoded: &Encoded, expiry: Expiry) -> WritePlan {
+        let different = encoded.iter().filter(|(key, value)| !is_so(tree, key, value, expiry));
+        let puts = different.map(|(key, value)| Put::new((key.clone(), value.clone()))).collect();
+        WritePlan { puts, ..self.outdated(tree, encoded) }
+    }
+
     /// The conditions that a write may leave out these keys, and that no key exists which the value
     /// does not contain. Only for structs without maps.
     pub(in crate::handle) fn left_out(
@@ -52,18 +61,13 @@ impl Owner {
     }
 }
 
-impl WritePlan {
-    /// Removes the puts of keys that already have their value and this expiry. Returns these keys, and
-    /// when each was written.
-    pub(in crate::handle) fn leave_out(&mut self, tree: &Tree, expiry: Expiry) -> Vec<(String, Revision)> {
-        let mut left_out = Vec::new();
-        self.puts.retain(|put| match tree.get(&put.key) {
-            Some(stored) if stored.value == put.value && stored.expiry() == expiry => {
-                left_out.push((put.key.clone(), stored.modified));
-                false
-            }
-            _ => true,
-        });
-        left_out
-    }
+/// Whether a key already has this value and this expiry.
+fn is_so(tree: &Tree, key: &str, value: &Bytes, expiry: Expiry) -> bool {
+    tree.get(key).is_some_and(|stored| stored.value == *value && stored.expiry() == expiry)
+}
+
+/// The keys that already have their value and this expiry, and when each was written.
+pub(in crate::handle) fn unchanged_keys(tree: &Tree, encoded: &Encoded, expiry: Expiry) -> Vec<(String, Revision)> {
+    let unchanged = encoded.iter().filter(|(key, value)| is_so(tree, key, value, expiry));
+    unchanged.filter_map(|(key, _)| Some((key.clone(), tree.get(key)?.modified))).collect()
 }
