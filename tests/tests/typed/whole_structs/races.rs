@@ -32,8 +32,7 @@ async fn raced<F: AsyncFn(&Client)>(before: AsyncFnOf<'_>, rival: F, set: AsyncF
         gate.add_permits(100);
     };
     tokio::join!(writing, racing);
-    let sent = sent.lock().unwrap().clone();
-    sent
+    sent.lock().unwrap().clone()
 }
 
 type AsyncFnOf<'f> = &'f dyn Fn(Client) -> futures_util::future::BoxFuture<'static, ()>;
