@@ -24,8 +24,11 @@ impl Schema {
 }
 ///A handle to the directory of [`Schema`]: one handle for each field, and the methods of [`Dir`](::etcd_typed::Dir).
 #[allow(
+    clippy::all,
+    clippy::pedantic,
     dead_code,
     missing_docs,
+    nonstandard_style,
     private_bounds,
     private_interfaces,
     unreachable_pub,
@@ -33,9 +36,9 @@ impl Schema {
     deprecated
 )]
 struct SchemaDir {
-    __dir: ::etcd_typed::Dir<Schema>,
     good: ::etcd_typed::Entry<u8>,
     typo: ::etcd_typed::Entry<u8>,
+    __dir: ::etcd_typed::Dir<Schema>,
 }
 impl SchemaDir {
     ///Opens the directory `/a/{env}`. Each parameter is escaped, so that it stays within its segment.
@@ -99,8 +102,11 @@ impl ::core::fmt::Debug for SchemaDir {
 }
 ///A change of one field of [`Schema`].
 #[allow(
+    clippy::all,
+    clippy::pedantic,
     dead_code,
     missing_docs,
+    nonstandard_style,
     private_bounds,
     private_interfaces,
     unreachable_pub,

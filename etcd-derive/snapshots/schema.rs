@@ -3,7 +3,7 @@
 impl<T> Checkout<T>
 where
     Database: ::etcd_typed::EtcdSchema,
-    Region: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::__private::NestedIn<Checkout<T>, 5usize>,
     String: ::etcd_typed::MapKey,
     String: ::etcd_typed::MapKey,
     Common: ::etcd_typed::EtcdSchema,
@@ -84,7 +84,7 @@ where
 impl<T> ::etcd_typed::Schema for Checkout<T>
 where
     Database: ::etcd_typed::EtcdSchema,
-    Region: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::__private::NestedIn<Checkout<T>, 5usize>,
     String: ::etcd_typed::MapKey,
     String: ::etcd_typed::MapKey,
     Common: ::etcd_typed::EtcdSchema,
@@ -117,7 +117,10 @@ where
                 segment: "regions",
                 kind: ::etcd_typed::Kind::DirMap {
                     key: <String as ::etcd_typed::EtcdValue>::TYPE,
-                    table: <Region as ::etcd_typed::Schema>::TABLE,
+                    table: <Region as ::etcd_typed::__private::NestedIn<
+                        Checkout<T>,
+                        5usize,
+                    >>::SCHEMAS_CANNOT_CONTAIN_EACH_OTHER,
                 },
                 presence: ::etcd_typed::Presence::Optional,
                 ..::etcd_typed::__private::FIELD
@@ -222,8 +225,11 @@ where
 }
 ///A handle to the directory of [`Checkout`]: one handle for each field, and the methods of [`Dir`](::etcd_typed::Dir).
 #[allow(
+    clippy::all,
+    clippy::pedantic,
     dead_code,
     missing_docs,
+    nonstandard_style,
     private_bounds,
     private_interfaces,
     unreachable_pub,
@@ -233,14 +239,13 @@ where
 pub struct CheckoutDir<T>
 where
     Database: ::etcd_typed::EtcdSchema,
-    Region: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::__private::NestedIn<Checkout<T>, 5usize>,
     String: ::etcd_typed::MapKey,
     String: ::etcd_typed::MapKey,
     Common: ::etcd_typed::EtcdSchema,
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
-    __dir: ::etcd_typed::Dir<Checkout<T>>,
     ///Requests per second.
     #[deprecated]
     #[allow(non_snake_case, reason = "of another program")]
@@ -252,11 +257,12 @@ where
     pub regions: ::etcd_typed::DirMap<String, Region>,
     pub quotas: ::etcd_typed::EntryMap<String, u64>,
     pub common: <Common as ::etcd_typed::EtcdSchema>::Handle,
+    __dir: ::etcd_typed::Dir<Checkout<T>>,
 }
 impl<T> CheckoutDir<T>
 where
     Database: ::etcd_typed::EtcdSchema,
-    Region: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::__private::NestedIn<Checkout<T>, 5usize>,
     String: ::etcd_typed::MapKey,
     String: ::etcd_typed::MapKey,
     Common: ::etcd_typed::EtcdSchema,
@@ -286,11 +292,13 @@ None at present: characters that a key cannot contain are escaped.*/
     }
 }
 #[automatically_derived]
+impl<T> ::etcd_typed::__private::NestedIn<Checkout<T>, 5usize> for Region {}
+#[automatically_derived]
 #[allow(deprecated)]
 impl<T> ::etcd_typed::EtcdSchema for Checkout<T>
 where
     Database: ::etcd_typed::EtcdSchema,
-    Region: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::__private::NestedIn<Checkout<T>, 5usize>,
     String: ::etcd_typed::MapKey,
     String: ::etcd_typed::MapKey,
     Common: ::etcd_typed::EtcdSchema,
@@ -319,7 +327,7 @@ where
 impl<T> ::core::ops::Deref for CheckoutDir<T>
 where
     Database: ::etcd_typed::EtcdSchema,
-    Region: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::__private::NestedIn<Checkout<T>, 5usize>,
     String: ::etcd_typed::MapKey,
     String: ::etcd_typed::MapKey,
     Common: ::etcd_typed::EtcdSchema,
@@ -336,7 +344,7 @@ where
 impl<T> ::core::clone::Clone for CheckoutDir<T>
 where
     Database: ::etcd_typed::EtcdSchema,
-    Region: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::__private::NestedIn<Checkout<T>, 5usize>,
     String: ::etcd_typed::MapKey,
     String: ::etcd_typed::MapKey,
     Common: ::etcd_typed::EtcdSchema,
@@ -352,7 +360,7 @@ where
 impl<T> ::core::fmt::Debug for CheckoutDir<T>
 where
     Database: ::etcd_typed::EtcdSchema,
-    Region: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::__private::NestedIn<Checkout<T>, 5usize>,
     String: ::etcd_typed::MapKey,
     String: ::etcd_typed::MapKey,
     Common: ::etcd_typed::EtcdSchema,
@@ -367,8 +375,11 @@ where
 ///A change of one field of [`Checkout`].
 #[derive(Clone)]
 #[allow(
+    clippy::all,
+    clippy::pedantic,
     dead_code,
     missing_docs,
+    nonstandard_style,
     private_bounds,
     private_interfaces,
     unreachable_pub,
@@ -379,7 +390,7 @@ where
 pub enum CheckoutChange<T>
 where
     Database: ::etcd_typed::EtcdSchema,
-    Region: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::__private::NestedIn<Checkout<T>, 5usize>,
     String: ::etcd_typed::MapKey,
     String: ::etcd_typed::MapKey,
     Common: ::etcd_typed::EtcdSchema,
@@ -404,7 +415,7 @@ where
 impl<T> ::core::fmt::Debug for CheckoutChange<T>
 where
     Database: ::etcd_typed::EtcdSchema,
-    Region: ::etcd_typed::EtcdSchema,
+    Region: ::etcd_typed::__private::NestedIn<Checkout<T>, 5usize>,
     String: ::etcd_typed::MapKey,
     String: ::etcd_typed::MapKey,
     Common: ::etcd_typed::EtcdSchema,

@@ -18,7 +18,11 @@ use crate::serde_attrs;
 pub(crate) enum Place {
     /// On a struct that derives `EtcdSchema`.
     Struct,
-    /// On a field of such a struct.
+    /// On an enum that derives `EtcdSchema`.
+    Enum,
+    /// On a variant of such an enum.
+    Tagged,
+    /// On a field of such a struct or variant.
     Field,
     /// On a type that derives `EtcdValue`.
     Value,
@@ -63,6 +67,24 @@ const STRUCT: &[Known] = &[
     known("crate", Takes::Path, "crate = path::to::etcd_typed"),
 ];
 
+const ENUM: &[Known] = &[
+    known("prefix", Takes::Text, "prefix = \"/{env}/app\""),
+    known("tag", Takes::Text, "tag = \"kind\""),
+    known("rename_all", Takes::Text, "rename_all = \"kebab-case\""),
+    known("rename_all_fields", Takes::Text, "rename_all_fields = \"kebab-case\""),
+    known("validate", Takes::Path, "validate = path::to::function"),
+    known("change", Takes::Paths, "change(Clone, PartialEq)"),
+    known("strict", Takes::Nothing, "strict"),
+    known("crate", Takes::Path, "crate = path::to::etcd_typed"),
+];
+
+const TAGGED: &[Known] = &[
+    known("rename", Takes::Text, "rename = \"text\""),
+    known("alias", Takes::Text, "alias = \"old-text\""),
+    known("rename_all", Takes::Text, "rename_all = \"kebab-case\""),
+    known("other", Takes::Nothing, "other"),
+];
+
 const FIELD: &[Known] = &[
     known("rename", Takes::Text, "rename = \"segment\""),
     known("alias", Takes::Text, "alias = \"old-segment\""),
@@ -97,6 +119,8 @@ impl Place {
     fn knows(self) -> &'static [Known] {
         match self {
             Self::Struct => STRUCT,
+            Self::Enum => ENUM,
+            Self::Tagged => TAGGED,
             Self::Field => FIELD,
             Self::Value => VALUE,
             Self::Variant => VARIANT,
@@ -107,6 +131,8 @@ impl Place {
     fn other(self) -> Self {
         match self {
             Self::Struct => Self::Field,
+            Self::Enum => Self::Tagged,
+            Self::Tagged => Self::Enum,
             Self::Field => Self::Struct,
             Self::Value => Self::Variant,
             Self::Variant => Self::Value,
@@ -116,6 +142,8 @@ impl Place {
     fn words(self) -> &'static str {
         match self {
             Self::Struct => "the struct",
+            Self::Enum => "the enum",
+            Self::Tagged => "a variant",
             Self::Field => "a field",
             Self::Value => "the type",
             Self::Variant => "a variant",

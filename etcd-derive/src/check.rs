@@ -2,13 +2,86 @@
 
 use std::collections::HashMap;
 
+use proc_macro2::Ident;
+
 use crate::ctxt::Ctxt;
-use crate::model::{Kind, Schema, Shape, Text, Value};
+use crate::model::{Kind, Schema, Shape, Tagged, Text, Value};
 
 /// Checks that no two fields have the same segment or the same change variant.
 pub(crate) fn schema(ctxt: &Ctxt, schema: &mut Schema) {
     segments(ctxt, schema);
     variants(ctxt, schema);
+    if let Some(choice) = &mut schema.choice {
+        tagged(ctxt, choice);
+    }
+}
+
+/// Checks the variants of an enum: each by itself, and that no two have the same tag or handle.
+fn tagged(ctxt: &Ctxt, choice: &mut Tagged) {
+    choice.variants.iter_mut().for_each(|variant| schema(ctxt, &mut variant.fields));
+    handles(ctxt, choice);
+    keys_and_directories(ctxt, choice);
+    let mut tags = HashMap::new();
+    let mut other: Option<&Ident> = None;
+    for variant in &choice.variants {
+        for field in &variant.fields.fields {
+            let aliases: &[Text] = if let Kind::Leaf(leaf) = &field.kind { &leaf.aliases } else { &[] };
+            for Text { text, span } in std::iter::once(&field.segment).chain(aliases).filter(|text| text.text == choice.tag.text) {
+                let message = format_args!(
+                    "`{text}` is the key of the tag: rename this field, or name the tag with `#[etcd(tag = \"...\")]` on the enum"
+                );
+                ctxt.push(syn::Error::new(*span, message));
+            }
+        }
+        for Text { text, span } in &variant.tags {
+            if let Some(taken) = tags.insert(text, &variant.ident) {
+                ctxt.push(syn::Error::new(*span, format_args!("`{text}` is already the tag of `{taken}`: rename one of them")));
+            }
+        }
+        if let (true, Some(first)) = (variant.other, other) {
+            ctxt.error(&variant.ident, format_args!("`{first}` already stands for every other tag: remove one `other`"));
+        }
+        other = other.or(variant.other.then_some(&variant.ident));
+    }
+}
+
+/// Removes a variant whose handle has a name that is already taken, so that the generated handle is
+/// valid.
+fn handles(ctxt: &Ctxt, choice: &mut Tagged) {
+    let mut seen = HashMap::new();
+    choice.variants.retain(|variant| {
+        let (ident, handle) = (&variant.ident, &variant.handle);
+        let Some(other) = seen.insert(handle.to_string(), ident.clone()) else { return true };
+        let message = format_args!(
+            "the handles of `{other}` and `{ident}` would both be `{handle}`: give one variant another name, and with `#[etcd(rename = \"...\")]` \
+             the tag that it has now"
+        );
+        ctxt.error(ident, message);
+        false
+    });
+}
+
+/// Checks that no segment is a key in one variant and a directory in another one.
+fn keys_and_directories(ctxt: &Ctxt, choice: &Tagged) {
+    let mut seen: HashMap<&str, (&Ident, bool)> = HashMap::new();
+    for variant in &choice.variants {
+        for field in &variant.fields.fields {
+            let (aliases, is_key): (&[Text], bool) = match &field.kind {
+                Kind::Leaf(leaf) => (&leaf.aliases, true),
+                Kind::Dir { .. } | Kind::DirMap(_) | Kind::Entries(..) => (&[], false),
+                Kind::Flatten(_) | Kind::Skip(_) => continue,
+            };
+            for Text { text, span } in std::iter::once(&field.segment).chain(aliases) {
+                let (other, other_is_key) = *seen.entry(text).or_insert((&variant.ident, is_key));
+                if other_is_key != is_key {
+                    let what = if is_key { "a key here, and a directory" } else { "a directory here, and a key" };
+                    let message =
+                        format_args!("`{text}` would be {what} in `{other}`, which etcd v2 cannot hold: rename one of the fields");
+                    ctxt.push(syn::Error::new(*span, message));
+                }
+            }
+        }
+    }
 }
 
 fn segments(ctxt: &Ctxt, schema: &Schema) {

@@ -8,6 +8,7 @@ pub(crate) mod handle;
 mod limits;
 mod schema;
 mod shown;
+pub(crate) mod tagged;
 mod value;
 
 use proc_macro2::{Ident, Span, TokenStream};
@@ -18,6 +19,9 @@ use crate::model::{Field, Kind, Schema};
 
 /// Everything that `#[derive(EtcdSchema)]` generates.
 pub(crate) fn schema(model: &Schema) -> TokenStream {
+    if let Some(choice) = &model.choice {
+        return tagged::tagged(model, choice);
+    }
     let parts = codecs::parts(model);
     let codecs = codecs::codecs(model, &parts);
     let schema = schema::schema(model, &parts);
@@ -56,5 +60,5 @@ fn doc(text: &str) -> Option<TokenStream> {
 
 /// Disables lints on generated code, since the user cannot fix them there.
 fn allowed() -> impl ToTokens {
-    quote!(#[allow(dead_code, missing_docs, private_bounds, private_interfaces, unreachable_pub, unnameable_types, deprecated)])
+    quote!(#[allow(clippy::all, clippy::pedantic, dead_code, missing_docs, nonstandard_style, private_bounds, private_interfaces, unreachable_pub, unnameable_types, deprecated)])
 }

@@ -4,7 +4,7 @@
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 
-use crate::expand::{bounds, change, codecs, handle};
+use crate::expand::{bounds, change, codecs, handle, tagged};
 use crate::model::{Schema, Value};
 
 /// The errors, and the items of `expand::schema`.
@@ -15,17 +15,21 @@ pub(crate) fn schema(model: &Schema, errors: &syn::Error) -> TokenStream {
     let name = format_ident!("{ident}Change");
     let generics = bounds::of_schema(model);
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
-    let parts = codecs::parts(model);
-    let codecs = codecs::codecs(model, &parts);
-    let handle = handle::handle(model, &parts);
-    let change = change::change(model);
+    let items = match &model.choice {
+        Some(choice) => tagged::items(model, choice),
+        None => {
+            let parts = codecs::parts(model);
+            let codecs = codecs::codecs(model, &parts);
+            let handle = handle::handle(model, &parts);
+            let change = change::change(model);
+            quote! { #codecs #handle #change }
+        }
+    };
     let change_generics = change::generics(model);
     let (_, change_generics, _) = change_generics.split_for_impl();
     quote! {
         #errors
-        #codecs
-        #handle
-        #change
+        #items
 
         impl #impl_generics #krate::Schema for #ident #ty_generics #where_clause {
             type Change = #name #change_generics;

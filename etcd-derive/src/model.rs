@@ -4,7 +4,7 @@
 use proc_macro2::Ident;
 use syn::{Attribute, Expr, ExprArray, Generics, Member, Path, Type, Visibility};
 
-/// A struct that derives `EtcdSchema`.
+/// A struct or an enum that derives `EtcdSchema`, or the fields of one variant of such an enum.
 pub(crate) struct Schema {
     /// Name, visibility, generics and runtime crate.
     pub(crate) item: Item,
@@ -21,8 +21,56 @@ pub(crate) struct Schema {
     /// The traits that its change enum derives in addition to `Debug`.
     pub(crate) change_derives: Vec<Path>,
     /// The fields, in the order of the struct. A field with a mistake may be missing; an error is
-    /// then recorded.
+    /// then recorded. Empty for an enum.
     pub(crate) fields: Vec<Field>,
+    /// The number of the first field. Fields of a variant are numbered after those of the variants
+    /// before it; all others from zero.
+    pub(crate) first: usize,
+    /// The variants of an enum. `None` for a struct.
+    pub(crate) choice: Option<Tagged>,
+}
+
+impl Schema {
+    /// The fields of the struct, or of all variants of the enum.
+    pub(crate) fn all_fields(&self) -> impl Iterator<Item = &Field> {
+        let variants = self.choice.iter().flat_map(|choice| &choice.variants);
+        self.fields.iter().chain(variants.flat_map(|variant| &variant.fields.fields))
+    }
+}
+
+/// An enum of which a key, the tag, says which variant is stored.
+pub(crate) struct Tagged {
+    /// The segment of the tag.
+    pub(crate) tag: Text,
+    /// The variants; at least one.
+    pub(crate) variants: Vec<TaggedVariant>,
+}
+
+/// One variant of a tagged enum.
+pub(crate) struct TaggedVariant {
+    pub(crate) ident: Ident,
+    /// The name of its handle in the handle of the enum. It is unique in the enum.
+    pub(crate) handle: Ident,
+    /// `deprecated` and the lint attributes, as for a field.
+    pub(crate) attrs: Vec<Attribute>,
+    pub(crate) doc: String,
+    /// The values of the tag: the one that is written, then the aliases. Each is unique in the enum.
+    pub(crate) tags: Vec<Text>,
+    /// Whether the variant stands for every other value of the tag. It has no fields then.
+    pub(crate) other: bool,
+    pub(crate) shape: VariantShape,
+    /// The fields, with the item of the enum and without documentation. For a struct in the variant
+    /// this is one flattened field.
+    pub(crate) fields: Schema,
+}
+
+/// How the fields of a variant are written in Rust.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum VariantShape {
+    Unit,
+    Named,
+    /// One unnamed field, which is a struct.
+    Newtype,
 }
 
 /// What a key in a struct's directory means that is no key of the struct.
@@ -36,6 +84,7 @@ pub(crate) enum Unknown {
 }
 
 /// What both derives need to know about their type.
+#[derive(Clone)]
 pub(crate) struct Item {
     /// The path of the runtime crate.
     pub(crate) krate: Path,

@@ -4,6 +4,7 @@
 mod limits;
 mod modes;
 mod prefix;
+mod tagged;
 mod types;
 mod value;
 
@@ -19,14 +20,16 @@ use crate::ctxt::Ctxt;
 use crate::model::{Codec, DirDefault, Field, Form, Item, Kind, Leaf, Map, Module, Presence, Schema, Text, Unknown};
 
 use modes::{Mode, refuse_what_does_not_go};
-pub(crate) use types::{is_secret, source};
+pub(crate) use types::{is_pointer, is_secret, source};
 pub(crate) use value::value;
 
-/// Parses the struct that derives `EtcdSchema`. Always returns a model, since the fallback for
+/// Parses the struct or enum that derives `EtcdSchema`. Always returns a model, since the fallback for
 /// errors needs one.
 pub(crate) fn schema(ctxt: &Ctxt, input: &DeriveInput) -> Schema {
-    let attrs = Attrs::read(ctxt, &input.attrs, Place::Struct);
-    let around = Around { case: case(ctxt, &attrs), of: &input.ident, default: container_default(&attrs, &input.ident) };
+    let place = if matches!(input.data, Data::Enum(_)) { Place::Enum } else { Place::Struct };
+    let attrs = Attrs::read(ctxt, &input.attrs, place);
+    let item = item(ctxt, input, &attrs);
+    let around = Around { case: case(ctxt, &attrs, "rename_all"), of: &input.ident, default: container_default(&attrs, &input.ident) };
     refuse_other_forms(ctxt, &attrs, &input.data);
     let fields = match &input.data {
         Data::Struct(data) => match &data.fields {
@@ -37,21 +40,18 @@ pub(crate) fn schema(ctxt: &Ctxt, input: &DeriveInput) -> Schema {
                 Vec::new()
             }
         },
-        Data::Enum(_) if tag(&attrs).is_some() => Vec::new(),
-        Data::Enum(data) => {
-            ctxt.error(
-                data.enum_token,
-                "a schema is a struct with named fields; for an enum that is one value derive `EtcdValue`, or put `#[etcd(json)]` on the field",
-            );
-            Vec::new()
-        }
+        Data::Enum(_) => Vec::new(),
         Data::Union(data) => {
             ctxt.error(data.union_token, "a schema is a struct with named fields");
             Vec::new()
         }
     };
+    let choice = match &input.data {
+        Data::Enum(data) => tagged::choice(ctxt, input, data, &attrs, &item),
+        _ => None,
+    };
     Schema {
-        item: item(ctxt, input, &attrs),
+        item,
         doc: doc(&input.attrs),
         prefix: attrs.text("prefix").map(|text| prefix::prefix(ctxt, text)),
         validate: attrs.path("validate").cloned(),
@@ -63,6 +63,8 @@ pub(crate) fn schema(ctxt: &Ctxt, input: &DeriveInput) -> Schema {
         has_default: attrs.from(Source::Serde, "default").is_some_and(|given| given.expr().is_none()),
         change_derives: attrs.paths("change").to_vec(),
         fields,
+        first: 0,
+        choice,
     }
 }
 
@@ -97,13 +99,7 @@ fn tag(attrs: &Attrs) -> Option<&Ident> {
 
 /// Refuses attributes of serde with which the struct is stored as something other than its fields.
 fn refuse_other_forms(ctxt: &Ctxt, attrs: &Attrs, data: &Data) {
-    if let (Some(tag), Data::Enum(_)) = (tag(attrs), data) {
-        ctxt.error(
-            tag,
-            "an enum is not a schema, since its keys would differ from variant to variant: take `EtcdSchema` off, and put `#[etcd(json)]` on the \
-             fields of this type, which stores it in one key, as serde writes it",
-        );
-    } else if let Some(tag) = tag(attrs) {
+    if let (Some(tag), false) = (tag(attrs), matches!(data, Data::Enum(_))) {
         ctxt.error(tag, "the name of a struct is not stored: remove this, or put `#[etcd(json)]` on the fields of this type");
     }
     if let Some(given) = attrs.from(Source::Serde, "transparent") {
@@ -138,8 +134,9 @@ fn item(ctxt: &Ctxt, input: &DeriveInput, attrs: &Attrs) -> Item {
     }
 }
 
-fn case(ctxt: &Ctxt, attrs: &Attrs) -> Option<Case> {
-    let text = attrs.text("rename_all")?;
+/// `name`: the attribute that names the case.
+fn case(ctxt: &Ctxt, attrs: &Attrs, name: &str) -> Option<Case> {
+    let text = attrs.text(name)?;
     let found = Case::ALL.iter().find(|(name, _)| *name == text.value());
     if found.is_none() {
         let names: Vec<_> = Case::ALL.iter().map(|(name, _)| format!("`{name}`")).collect();
@@ -279,7 +276,8 @@ fn leaf(ctxt: &Ctxt, attrs: &Attrs, field: &syn::Field, option: Option<&Type>, i
     }
     let of_struct = || field.ident.as_ref().and_then(|ident| around.default_of(ident));
     let given = attrs.find("default");
-    let default = given.and_then(|given| given.expr()).map(|expr| (Box::new(expr.clone()), source(expr)));
+    let is_refused = refuse_text_for_number(ctxt, given, ty);
+    let default = given.and_then(|given| given.expr()).filter(|_| !is_refused).map(|expr| (Box::new(expr.clone()), source(expr)));
     let presence = match (option, given.map(|given| given.source), default) {
         (Some(_), Some(Source::Etcd), _) => {
             if let Some(given) = given {
@@ -296,6 +294,19 @@ fn leaf(ctxt: &Ctxt, attrs: &Attrs, field: &syn::Field, option: Option<&Type>, i
     };
     let aliases = attrs.aliases().iter().map(|alias| segment(ctxt, alias.value(), alias.span(), "")).collect();
     Some(Kind::Leaf(Leaf { ty: option.unwrap_or(ty).clone(), codec, presence, aliases }))
+}
+
+/// Refuses a default in quotes for a number or a boolean. It may be meant as the path of a function,
+/// as serde writes it. Returns whether an error was recorded.
+fn refuse_text_for_number(ctxt: &Ctxt, given: Option<&Given>, ty: &Type) -> bool {
+    let expr = given.filter(|given| given.source == Source::Etcd).and_then(Given::expr);
+    let (Some(Expr::Lit(ExprLit { lit: Lit::Str(text), .. })), Some(number)) = (expr, types::number(ty)) else { return false };
+    let reason = match text.parse::<Ident>() {
+        Ok(function) => format!("call the function: `default = {function}()`"),
+        Err(_) => format!("a `{number}` is needed here, and this is a text: write the value without quotes"),
+    };
+    ctxt.error(text, reason);
+    true
 }
 
 /// `optional`: whether the field is an `Option`. `None` if a module of serde cannot apply, since it

@@ -14,7 +14,7 @@ const FLAGS: [&str; 9] =
     ["flatten", "skip", "skip_serializing", "skip_deserializing", "deny_unknown_fields", "transparent", "untagged", "other", "default"];
 
 /// The attributes whose argument is a text, also if there is one for each direction.
-const TEXTS: [&str; 8] = ["rename", "rename_all", "alias", "tag", "content", "from", "try_from", "into"];
+const TEXTS: [&str; 9] = ["rename", "rename_all", "rename_all_fields", "alias", "tag", "content", "from", "try_from", "into"];
 
 /// Reads serde's attributes of a struct, an enum, a field or a variant, in order. `own` are those of
 /// `#[etcd(...)]`, which win.

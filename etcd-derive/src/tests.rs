@@ -52,6 +52,29 @@ fn schema_with_every_kind_of_field() {
 }
 
 #[test]
+fn schema_of_an_enum() {
+    let input: DeriveInput = parse_quote! {
+        /// Where files are stored.
+        #[etcd(prefix = "/{env}/storage", validate = check)]
+        #[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+        pub enum Storage {
+            /// A directory of this machine.
+            LocalDisk {
+                base_path: PathBuf,
+                #[serde(skip)]
+                cache: Cache,
+            },
+            #[serde(alias = "aws")]
+            S3(S3Config),
+            None,
+            #[serde(other)]
+            Unknown,
+        }
+    };
+    assert_snapshot("enum", crate::schema(&input));
+}
+
+#[test]
 fn enum_and_newtype_values() {
     let level: DeriveInput = parse_quote! {
         #[etcd(rename_all = "kebab-case")]

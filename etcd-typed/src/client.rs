@@ -170,6 +170,7 @@ impl Client {
             upstreams: Arc::new(Upstreams::new(runtimes)),
             lease_pool,
             claims: Vec::new(),
+            tags: Vec::new(),
             name: None,
         };
         Self { context: Arc::new(context), namespace, hand_over: Arc::default() }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 pub use self::observe::LeaderChanges;
 use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::key::{Key, KeyError};
-use crate::lease::Lost;
+use crate::lease::{BorrowedLease, Lease, Lost};
 use crate::queue::{Contender, ContenderQueue, Guard, Token};
 use crate::revision::{LeaseId, Revision};
 use crate::telemetry;
@@ -108,6 +108,24 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         self
     }
 
+    /// Attaches the keys of this client's candidates to a lease that the caller keeps, instead of one
+    /// lease for each campaign. The time to live is that of the lease; [`ttl`](Self::ttl) has no
+    /// effect. [`NamedLock::lease`](crate::NamedLock::lease) says what such a lease can serve, and
+    /// what happens when a guard or the lease ends.
+    ///
+    /// # Errors
+    ///
+    /// A campaign fails with `LeaseLost` if the lease has ended, and so does [`lead`](Self::lead). It
+    /// fails with `Unsupported` on v2, which has no leases that guards can share; use
+    /// [`ttl`](Self::ttl) there. [`adopt`](Self::adopt) fails with `Unsupported`, since the leadership
+    /// that it takes over needs another lease than before.
+    pub fn lease(mut self, lease: &Lease) -> Self {
+        if let Ok(queue) = &mut self.queue {
+            queue.lease = Some(BorrowedLease::of(lease));
+        }
+        self
+    }
+
     /// Sets a function that [`lead`](Self::lead) calls each time it has lost the leadership, with the
     /// reason. The work was dropped before. The function must not block; a panic in it ends `lead`.
     ///
@@ -139,7 +157,7 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     /// # Cancel safety
     ///
     /// Dropping the future at any point leaves the queue: the lease is revoked in the background,
-    /// which deletes the key.
+    /// which deletes the key. With [`lease`](Self::lease) the key alone is deleted in the background.
     pub async fn campaign(&self, value: &T) -> Result<Leader<T>> {
         let (queue, value) = self.proposal(value)?;
         queue.acquire(value).await.map(Leader::of)
@@ -431,7 +449,8 @@ impl<T> Leader<T> {
 
     /// Keeps the leadership but stops renewing its lease, so that the owner of the token can
     /// [adopt](Election::adopt), [renew](Election::renew) or [release](Election::release_token) it.
-    /// This must happen within the time to live, which starts anew now.
+    /// This must happen within the time to live, which starts anew now. On a lease of
+    /// [`Election::lease`], the leadership lasts until that lease ends.
     pub fn into_token(self) -> Token {
         self.guard.into_token()
     }

@@ -1,9 +1,13 @@
 //! `Lease`: a lease that is kept alive as long as its guard lives. [`pool`] supplies leases,
-//! [`validity`] tells how long a lease is safe to trust, and [`shared`] attaches the keys of
-//! several owners to one lease.
+//! [`validity`] tells how long a lease is safe to trust. [`shared`] attaches the keys of several
+//! owners to one lease of the client, and [`borrowed`] attaches them to a lease that the caller
+//! keeps.
 
 mod adopt;
+mod borrowed;
 mod delayed_start;
+mod key_lease;
+mod owners;
 mod pool;
 mod shared;
 mod validity;
@@ -16,10 +20,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 pub use self::adopt::AdoptLease;
+pub(crate) use self::borrowed::{BorrowedLease, Ownership, Removal};
 pub(crate) use self::delayed_start::DelayedStart;
+pub(crate) use self::key_lease::KeyLease;
 use self::pool::IDLE;
 pub(crate) use self::pool::LeasePool;
-pub(crate) use self::shared::Share;
+use self::shared::Share;
 use self::validity::EndsWith;
 pub(crate) use self::validity::Validity;
 pub use self::validity::{Lost, LostReason};
@@ -39,7 +45,9 @@ pub(crate) const TTL: Duration = Duration::from_secs(15);
 const NAMES: u32 = 4;
 
 /// A lease. Keys that are written with it (`.lease(&lease)`) are deleted when it ends: when the
-/// guard is dropped or revoked, or when the client could not renew the lease in time.
+/// guard is dropped or revoked, or when the client could not renew the lease in time. Locks,
+/// elections and published values have a lease of their own, or get this one with their
+/// `.lease(&lease)`, and then end with it.
 ///
 /// A background task renews it three times within its time to live. Dropping the guard revokes it
 /// in the background; if that fails, the keys are deleted when the time to live has passed.
@@ -87,6 +95,8 @@ pub struct Lease {
     orders: mpsc::UnboundedSender<Order>,
     /// The runtimes that the task can move to, for a lease that may outlive its client.
     runtimes: Option<Arc<Runtimes>>,
+    /// Whether another component granted it.
+    adopted: bool,
 }
 
 /// An order to the task of a lease.
@@ -117,7 +127,7 @@ impl Lease {
         prepared.start(applicant.run(task, received, answer));
         let gone = |_| Error::new(ErrorKind::Unavailable, "the runtime ended before the lease was granted").outcome_unknown();
         let (id, ttl, validity) = answered.await.map_err(gone)??;
-        Ok(Self { id, ttl, asked, store, validity, orders, runtimes: None })
+        Ok(Self { id, ttl, asked, store, validity, orders, runtimes: None, adopted: false })
     }
 
     /// Lets the lease's task move to other runtimes even after the client is dropped.

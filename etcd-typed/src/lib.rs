@@ -508,6 +508,97 @@ pub use watch::Interruption;
 /// # Ok(()) }
 /// ```
 ///
+/// # On an enum
+///
+/// An enum with data is a directory: one key, the tag, names the variant, and the fields of this
+/// variant are next to it. In a field, in an `Option` and in a map, the enum is used like a struct,
+/// with `dir` or `flatten`.
+///
+/// ```
+/// # use etcd_typed::{Client, ErrorKind, EtcdSchema};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+/// #[derive(EtcdSchema, Debug, PartialEq)]
+/// enum Storage {
+///     Local { path: String },
+///     S3(S3), // the keys of the struct are next to the tag
+///     Memory,
+/// }
+///
+/// #[derive(EtcdSchema, Debug, PartialEq)]
+/// struct S3 {
+///     bucket: String,
+///     #[etcd(default = 4)]
+///     connections: u16,
+/// }
+///
+/// let client = Client::connect("memory:").await?;
+/// let storage = client.dir::<Storage>("/storage")?;
+/// storage.set(&Storage::Local { path: "/data".to_owned() }).await?; // kind = local, path = /data
+/// storage.local.path.set("/mnt").await?;
+///
+/// // A switch is one transaction. It removes everything below the directory.
+/// storage.set(&Storage::S3(S3 { bucket: "b".to_owned(), connections: 8 })).await?;
+///
+/// // The fields of a variant are written only while the enum has this variant.
+/// let error = storage.local.path.set("/mnt").await.unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::Conflict);
+/// storage.s3.connections.set(&16).await?;
+/// assert_eq!(*storage.get().await?, Storage::S3(S3 { bucket: "b".to_owned(), connections: 16 }));
+/// # Ok(()) }
+/// ```
+///
+/// A variant has named fields, one unnamed field that is a struct (or a tagged enum) with
+/// `EtcdSchema`, or no data. The named fields take the attributes of a field.
+///
+/// **Reading.** The tag alone decides. Keys that only other variants have are ignored, and
+/// [`Dir::check`] lists them. If the tag names a variant and the keys of its required fields do not
+/// exist, the error lists these keys. The enum exists if its tag exists; this decides for an `Option`
+/// and an entry of a map. A tag that names no variant is a problem of the read: a
+/// [live view](Dir::live) keeps its last good state.
+///
+/// **Writing.** A write of the enum that changes its variant deletes everything below the directory,
+/// including keys that are not in the schema and names that begin with `_`, and writes the new variant.
+/// This is one read and one transaction. A flattened enum shares its directory with a struct, so such a
+/// write deletes only the keys of the enum's own variants. A write that keeps the variant leaves keys
+/// that are not in the schema. [`Transaction::set_dir`] refuses structs that contain an enum, since the
+/// keys to delete depend on what is stored.
+///
+/// **Writing one field.** Each variant with fields has handles: `storage.local.path`, `storage.s3`. A
+/// write through them, also in a [`Transaction`], requires in the same request that the tag names the
+/// variant. Otherwise it fails with [`Conflict`](ErrorKind::Conflict), and nothing is written. A read
+/// through them does not look at the tag, and returns the value at the key. [`Entry::publish`] is
+/// refused there.
+///
+/// **Changes.** `StorageChange::Variant` has the old and the new value of the tag. When the variant
+/// changes, the fields of the old variant are deleted and those of the new one are created, in the same
+/// [`Update`]. If a variant is called `Variant`, the change of the tag is `Variant_`.
+///
+/// **On etcd v2** a write of the whole enum needs `.non_atomic()`. It writes the fields of the new
+/// variant, then the tag, and then deletes the other keys. A reader may see the old variant with a new
+/// value of a field that both variants have. A write through the handle of one variant is refused with
+/// [`Unsupported`](ErrorKind::Unsupported). Two variants cannot have a key and a directory of the same
+/// name, which v2 cannot hold.
+///
+/// ## `tag = "kind"`, `rename_all = "kebab-case"`, `rename_all_fields = "kebab-case"`
+///
+/// `tag` names the key of the tag; it is `kind` without this. `rename_all` is the case of the tag's
+/// values, and `rename_all_fields` that of the fields of all variants. Without `rename_all`, the value
+/// is the variant's name in `snake_case`, or with serde's `tag` the name itself, as serde writes it.
+/// `prefix`, `validate`, `change` and `strict` are as on a struct. A key of any variant is a key of the
+/// schema for `strict`.
+///
+/// ## On a variant: `rename = "text"`, `alias = "text"`, `rename_all = "kebab-case"`
+///
+/// `rename` sets the value of the tag. Each `alias` is another value that is read as this variant.
+/// `rename_all` is the case of the variant's fields.
+///
+/// ## On a variant: `other`
+///
+/// Every value of the tag that names no variant is read as this one, which has no data. So an older
+/// program can read what a newer one writes. An [`update`](Dir::update) that leaves the variant as it is
+/// keeps what is stored. Every other write of it is refused with [`Invalid`](ErrorKind::Invalid), since
+/// it would destroy the tag and the fields that this program does not know.
+///
 /// # Attributes of serde
 ///
 /// The derive reads `#[serde(...)]`, so a struct that serde reads from a file needs no second set of
@@ -569,10 +660,11 @@ pub use watch::Interruption;
 /// | `skip_serializing`, `skip_deserializing` | both together are `skip`. One alone is refused, since a key is written and read: `#[etcd(skip)]` leaves the field out, and any other attribute in `#[etcd(...)]`, such as `secret`, stores it. A [`Secret`] with `skip_serializing` is stored |
 /// | `with`, `serialize_with`, `deserialize_with` | the functions make the stored value, as described below |
 /// | `deny_unknown_fields` | a [live view](Dir::live) logs once that its directory has unknown keys; reads ignore them. `#[etcd(strict)]` refuses them |
-/// | `tag`, `content`, `untagged` | refused on a schema: `#[etcd(json)]` on the field stores the enum in one key |
+/// | `tag`, `rename_all_fields`, `other` on an enum | as the attributes of the same name [above](#on-an-enum). `tag` on a struct is refused |
+/// | `content`, `untagged` | refused on a schema: `#[etcd(json)]` on the field stores the enum in one key |
 /// | `transparent` | refused on a schema: derive [`EtcdValue`](derive@EtcdValue) |
 /// | `from`, `try_from`, `into` | refused, since the fields of another type are meant: derive `EtcdSchema` for that type, or use `#[etcd(json)]`. If the other type is a value, derive [`EtcdValue`](derive@EtcdValue) with `try_from` |
-/// | `rename_all_fields`, `bound`, `borrow`, `crate`, `expecting`, `getter`, `remote` | ignored |
+/// | `bound`, `borrow`, `crate`, `expecting`, `getter`, `remote` | ignored |
 ///
 /// A field with a module of serde (`with`) is stored as what the module makes of its value. A string, a
 /// number or a boolean is stored as its text; everything else is stored as JSON. A read passes the
@@ -645,6 +737,10 @@ pub use watch::Interruption;
 /// attributes of a field (`allow`, `warn`, `deny`, and `expect` as `allow`) apply to the handle and the
 /// change too. A field that `#[cfg]` removes is in neither. The handle also implements `Clone` and
 /// `Debug`. A generic struct has a generic handle, whose bounds follow from the fields.
+///
+/// For an enum, the handle and the change enum have a field and a variant for each variant with data. A
+/// variant with named fields adds two types, such as `StorageLocalDir` (its handles) and
+/// `StorageLocalChange`.
 #[cfg(feature = "derive")]
 pub use etcd_derive::EtcdSchema;
 /// Implements [`EtcdValue`](trait@EtcdValue) for an enum without data or a newtype, so that it can be
@@ -745,8 +841,8 @@ pub use etcd_derive::EtcdSchema;
 ///
 /// Attributes with which serde writes another form are refused unless `#[etcd(...)]` chooses the form
 /// with `text` or `try_from`. For `from`, `try_from` and `into`, write `#[etcd(try_from = Type)]` with
-/// the same type. For `tag`, `content` and `untagged`, take the derive off, and put `#[etcd(json)]` on
-/// the fields of the type.
+/// the same type. For `content` and `untagged`, take the derive off, and put `#[etcd(json)]` on the
+/// fields of the type. An enum with `tag` can derive [`EtcdSchema`](derive@EtcdSchema) instead.
 ///
 /// # What is generated
 ///

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::key::{Key, KeyError};
+use crate::lease::{BorrowedLease, Lease};
 use crate::queue::{Contender, ContenderQueue, Guard, Token};
 use crate::revision::{LeaseId, Revision};
 
@@ -90,6 +91,45 @@ impl NamedLock {
         self
     }
 
+    /// Attaches the keys of this lock to a lease that the caller keeps, instead of one lease for each
+    /// acquisition. The time to live is that of the lease; [`ttl`](Self::ttl) has no effect.
+    ///
+    /// One lease can serve any number of locks, candidacies and
+    /// [published values](crate::Publish::lease). It can also serve several places in the queue of
+    /// one lock: each acquisition has a key of its own, and the acquisitions exclude each other. All
+    /// guards are lost when the lease ends, and a waiter gets `LeaseLost`. A guard that ends deletes
+    /// its key and keeps the lease.
+    ///
+    /// A key may be created by a request whose answer was lost, after its guard has ended. With a
+    /// lease of its own, the end of the lease removes such a key. Here a task of the client deletes
+    /// the key when it appears.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+    /// # let client = etcd_typed::Client::connect("memory:").await?;
+    /// use std::time::Duration;
+    ///
+    /// let lease = client.lease(Duration::from_secs(10)).await?;
+    /// let migrate = client.lock("/locks/migrate").lease(&lease).acquire().await?;
+    /// let leader = client.election::<String>("/scheduler").lease(&lease).campaign(&"a".to_owned()).await?;
+    ///
+    /// migrate.release().await?;
+    /// assert!(lease.is_held() && leader.is_held());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Acquiring fails with `LeaseLost` if the lease has ended, and with `Unsupported` on v2, which
+    /// has no leases that guards can share; use [`ttl`](Self::ttl) there. [`adopt`](Self::adopt) fails
+    /// with `Unsupported`, since the lock that it takes over needs another lease than before.
+    pub fn lease(mut self, lease: &Lease) -> Self {
+        if let Ok(queue) = &mut self.queue {
+            queue.lease = Some(BorrowedLease::of(lease));
+        }
+        self
+    }
+
     /// Sets the text that [`holder`](Self::holder) and [`queue`](Self::queue) show for this
     /// process, instead of its host, process number, program and time.
     pub fn info(mut self, text: impl Into<String>) -> Self {
@@ -111,7 +151,7 @@ impl NamedLock {
     /// # Cancel safety
     ///
     /// Dropping the future at any point leaves the queue: the lease is revoked in the background,
-    /// which deletes the key.
+    /// which deletes the key. With [`lease`](Self::lease) the key alone is deleted in the background.
     pub async fn acquire(&self) -> Result<Lock> {
         self.valid_queue()?.acquire(self.value()).await.map(Lock)
     }
@@ -214,9 +254,9 @@ impl NamedLock {
 /// A lock that is held; dropping it releases the lock. It derefs to [`Guard`], which has more
 /// methods.
 ///
-/// A drop releases the lock in the background, in the task that keeps the lease alive. If that
-/// fails (no runtime is left, the server does not answer), the lock is free when the time to live
-/// has passed. [`release`](Self::release) waits for the answer and returns it.
+/// A drop releases the lock in the background, in the task that keeps the lease alive, or in another
+/// one if the caller keeps the lease. If that fails (no runtime is left, the server does not answer),
+/// the lock is free when the time to live has passed. [`release`](Self::release) waits for the answer and returns it.
 #[derive(Debug)]
 #[must_use = "a lock is released when its guard is dropped"]
 pub struct Lock(Guard);
@@ -227,8 +267,9 @@ impl Lock {
     /// # Errors
     ///
     /// `GuardLost` if the lock was lost before; another process may have held it since. After
-    /// `Unavailable`, `Timeout` and other errors the lease is revoked in the background; if that
-    /// fails too, the lock is free when the time to live has passed.
+    /// `Unavailable`, `Timeout` and other errors the lease is revoked in the background (or the key
+    /// deleted, if the caller keeps the lease); if that fails too, the lock is free when the time to
+    /// live has passed.
     ///
     /// # Cancel safety
     ///
@@ -239,7 +280,8 @@ impl Lock {
 
     /// Keeps the lock held but stops renewing its lease, so that the owner of the token can
     /// [adopt](NamedLock::adopt), [renew](NamedLock::renew) or [release](NamedLock::release_token)
-    /// it. This must happen within the time to live, which starts anew now.
+    /// it. This must happen within the time to live, which starts anew now. On a lease of
+    /// [`NamedLock::lease`], the lock stays held until that lease ends.
     pub fn into_token(self) -> Token {
         self.0.into_token()
     }

@@ -46,13 +46,94 @@ pub const fn distinct(table: &Table) {
     }
 }
 
+/// Fails the build if a variant of the enum has a field with the segment of the tag, or if a segment
+/// is a key in one variant and a directory in another one.
+pub const fn distinct_variants(table: &Table) {
+    let (mut rest, mut tag) = (table.fields, "");
+    if let Some((first, variants)) = rest.split_first() {
+        (tag, rest) = (first.segment, variants);
+    }
+    while let Some((field, after)) = rest.split_first() {
+        if let Kind::Variant { table: one, .. } = field.kind {
+            distinct(one);
+            if has_segment(one, usize::MAX, tag) {
+                panic!("a field of a variant has the key of the tag: rename one of them");
+            }
+            let mut others = after;
+            while let Some((other, after)) = others.split_first() {
+                if let Kind::Variant { table: other, .. } = other.kind
+                    && is_key_and_directory(one, other)
+                {
+                    panic!(
+                        "two variants would have a key and a directory of the same name, which etcd v2 cannot hold: rename one of the fields"
+                    );
+                }
+                others = after;
+            }
+        }
+        rest = after;
+    }
+}
+
+/// Whether a field in `one` that is a key has the segment of a field in `other` that is a directory, or
+/// the other way round.
+const fn is_key_and_directory(one: &Table, other: &Table) -> bool {
+    let mut rest = one.fields;
+    while let Some((field, after)) = rest.split_first() {
+        let is = match field.kind {
+            Kind::Flatten(inner) | Kind::Variant { table: inner, .. } => is_key_and_directory(inner, other),
+            _ => {
+                let is_key = matches!(field.kind, Kind::Leaf(_));
+                let mut found = has_other_kind(other, field.segment, is_key);
+                let mut aliases = field.aliases;
+                while let Some((alias, others)) = aliases.split_first() {
+                    found |= has_other_kind(other, alias, is_key);
+                    aliases = others;
+                }
+                found
+            }
+        };
+        if is {
+            return true;
+        }
+        rest = after;
+    }
+    false
+}
+
+/// Whether a field has this segment, and is not a key if `is_key`, or not a directory otherwise.
+const fn has_other_kind(table: &Table, segment: &str, is_key: bool) -> bool {
+    let mut rest = table.fields;
+    while let Some((field, after)) = rest.split_first() {
+        let is = match field.kind {
+            Kind::Flatten(inner) | Kind::Variant { table: inner, .. } => has_other_kind(inner, segment, is_key),
+            Kind::Leaf(_) if is_key => false,
+            Kind::Leaf(_) => {
+                let mut found = same(field.segment, segment);
+                let mut aliases = field.aliases;
+                while let Some((alias, others)) = aliases.split_first() {
+                    found |= same(alias, segment);
+                    aliases = others;
+                }
+                found
+            }
+            _ => is_key && same(field.segment, segment),
+        };
+        if is {
+            return true;
+        }
+        rest = after;
+    }
+    false
+}
+
 /// Whether a field in `inner` has the segment of a field in `outer`, ignoring the field `except` of
 /// `outer`.
 const fn share_a_segment(inner: &Table, outer: &Table, except: usize) -> bool {
     let mut rest = inner.fields;
     while let Some((field, after)) = rest.split_first() {
         let shares = match field.kind {
-            Kind::Flatten(inner) => share_a_segment(inner, outer, except),
+            Kind::Flatten(inner) | Kind::Variant { table: inner, .. } => share_a_segment(inner, outer, except),
             _ => {
                 let mut found = has_segment(outer, except, field.segment);
                 let mut aliases = field.aliases;
@@ -76,7 +157,7 @@ const fn has_segment(table: &Table, except: usize, segment: &str) -> bool {
     while let Some((field, after)) = rest.split_first() {
         let has = match field.kind {
             _ if at == except => false,
-            Kind::Flatten(inner) => has_segment(inner, usize::MAX, segment),
+            Kind::Flatten(inner) | Kind::Variant { table: inner, .. } => has_segment(inner, usize::MAX, segment),
             _ => {
                 let mut found = same(field.segment, segment);
                 let mut aliases = field.aliases;
@@ -161,6 +242,15 @@ pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> s
     T::deserialize(from)
 }
 
+/// A schema in field number `AT` of the struct `P`, which may contain `P` in turn. The derive of `P`
+/// implements it without conditions, and the other code that it generates requires it. So the
+/// compiler does not follow a circle of structs when it looks for implementations, but only when it
+/// evaluates the constant. There it finds the circle, and shows the name of the constant.
+pub trait NestedIn<P, const AT: usize>: EtcdSchema {
+    /// The table of the schema.
+    const SCHEMAS_CANNOT_CONTAIN_EACH_OTHER: &'static Table = Self::TABLE;
+}
+
 /// Converts the result of `validate = path`.
 pub fn verdict<V: Verdict>(verdict: V) -> std::result::Result<(), ValueError> {
     verdict.verdict()
@@ -194,7 +284,7 @@ pub const fn value<T: EtcdValue>() -> Codec<T> {
 }
 
 /// [`Codec::json`] as a function, for the same reason.
-pub const fn json<T: Serialize + DeserializeOwned>() -> Codec<T> {
+pub const fn json<T: Serde>() -> Codec<T> {
     Codec::json()
 }
 
@@ -370,9 +460,14 @@ pub trait NotComparable<T> {
 
 impl<T> NotComparable<T> for Comparable<T> {}
 
-/// The bound of `#[etcd(json)]` on a generic type.
+/// The bound of `#[etcd(json)]`: one trait, so that a type without both traits of serde is one error.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be stored as JSON: derive serde's `Serialize` and `Deserialize` for it and for the types in it",
+    label = "not `Serialize` and `Deserialize`"
+)]
 pub trait Serde: Serialize + DeserializeOwned {}
 
+#[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned> Serde for T {}
 
 /// Converts a static text to a stored value.

@@ -5,7 +5,8 @@
 //! Each publication has one task, which owns the lease and makes the decisions. A watch event is
 //! only a reason to look: each decision needs a linearizable answer, so late or repeated events do
 //! no harm. A value is ours if its key is attached to our lease, whose ID is random. Values with
-//! the same time to live share leases; a key is never attached twice to the same lease.
+//! the same time to live share leases; a key is never attached twice to the same lease. With a lease
+//! of the caller it may be: the key belongs to the newest value of this client then.
 
 mod guard;
 mod keeper;
@@ -24,7 +25,7 @@ pub use self::status::PublishedStatus;
 use self::status::SharedStatus;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::lease::{LeasePool, Share};
+use crate::lease::{BorrowedLease, KeyLease, LeasePool};
 use crate::revision::Revision;
 use crate::runtime::{Patience, Task, sleep_until};
 use crate::store::{Expiry, Op, Store, Txn};
@@ -36,6 +37,8 @@ pub(crate) struct Target {
     pub(crate) lease_pool: Arc<LeasePool>,
     pub(crate) key: Key,
     pub(crate) ttl: Duration,
+    /// The lease that the caller keeps for the value. Without one the client chooses a lease.
+    pub(crate) lease: Option<BorrowedLease>,
     /// The label for the key in metrics and events.
     pub(crate) pattern: Pattern,
 }
@@ -69,11 +72,30 @@ impl Target {
         Ok(Publication { key, shared, sets, end: Some(end), task, lease_pool })
     }
 
-    async fn share(&self) -> Result<Share> {
-        self.lease_pool.share(self.ttl, &self.key).await.map_err(|error| error.at(&self.key))
+    async fn share(&self) -> Result<KeyLease> {
+        self.check()?;
+        match &self.lease {
+            Some(lease) => Ok(KeyLease::borrowed(&self.lease_pool, lease, &self.key)),
+            None => self.lease_pool.share(self.ttl, &self.key).await.map(KeyLease::Shared).map_err(|error| error.at(&self.key)),
+        }
     }
 
-    fn put(&self, value: &Bytes, lease: &Share) -> Op {
+    /// Checks that the value can be put.
+    ///
+    /// # Errors
+    ///
+    /// The errors of a lease that the caller keeps.
+    fn check(&self) -> Result<()> {
+        let checked = self.lease.as_ref().map_or(Ok(()), |lease| lease.check(&**self.store()));
+        checked.map_err(|error| error.at(&self.key))
+    }
+
+    /// Whether the value is lost for good, because the lease that the caller kept for it is.
+    fn is_over(&self) -> bool {
+        self.lease.as_ref().is_some_and(|lease| !lease.validity().is_held())
+    }
+
+    fn put(&self, value: &Bytes, lease: &KeyLease) -> Op {
         Op::Put { key: self.key.clone(), value: value.clone(), expiry: Expiry::With(lease.id()), previous: false }
     }
 

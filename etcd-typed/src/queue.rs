@@ -35,11 +35,12 @@ pub(crate) use self::contender::Contender;
 use self::contender::is_contender;
 pub use self::guard::Guard;
 pub(crate) use self::hand_over::HandOver;
+use self::member::Member;
 pub use self::token::{Token, TokenError};
 use self::waiter::{End, Patience, Waiter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, KeyError};
-use crate::lease::{Lease, LeasePool, TTL};
+use crate::lease::{BorrowedLease, LeasePool, TTL};
 use crate::retry::{RetryPolicy, until};
 use crate::runtime;
 use crate::store::{Compare, Condition, KeyValue, Op, Range, Span, Store, Txn};
@@ -58,6 +59,8 @@ pub(crate) struct ContenderQueue {
     pub(crate) directory: Key,
     /// The time to live that new leases ask for.
     pub(crate) ttl: Duration,
+    /// The lease that the caller keeps for the keys. Without one each key gets a lease of its own.
+    pub(crate) lease: Option<BorrowedLease>,
     /// `lock` or `election`, for metrics and messages.
     pub(crate) kind: &'static str,
 }
@@ -83,7 +86,7 @@ impl ContenderQueue {
         } else {
             namespace.then(name)
         };
-        Ok(Self { lease_pool, hand_over, directory, ttl: TTL, kind })
+        Ok(Self { lease_pool, hand_over, directory, ttl: TTL, lease: None, kind })
     }
 
     /// Waits to become the holder, through outages. An error in the first attempt is returned.
@@ -96,10 +99,10 @@ impl ContenderQueue {
         let mut backoff = self.lease_pool.retry().backoff();
         // One call's time limit covers both getting the lease and joining the queue.
         let mut deadline = self.retry().deadline();
-        let mut lease = until(deadline, self.lease_pool.take(self.ttl)).await;
+        let mut member = until(deadline, self.member(true)).await;
         let mut waited = false;
         loop {
-            match self.attempt(lease, &value, Patience::Wait, deadline).await {
+            match self.attempt(member, &value, Patience::Wait, deadline).await {
                 Ok(End::First(guard)) => {
                     telemetry::queue_front_reached(self.kind, begun.elapsed());
                     return Ok(*guard);
@@ -112,7 +115,7 @@ impl ContenderQueue {
             deadline = self.retry().deadline();
             // The next attempt takes a new lease and no spare one: if the server has forgotten one
             // lease, it has forgotten all.
-            lease = until(deadline, self.lease_pool.grant(self.ttl)).await;
+            member = until(deadline, self.member(false)).await;
         }
     }
 
@@ -124,9 +127,9 @@ impl ContenderQueue {
     async fn try_to_acquire(&self, value: Bytes) -> Result<Option<Guard>> {
         let (begun, deadline) = (Instant::now(), self.retry().deadline());
         let mut backoff = self.lease_pool.retry().backoff();
-        let mut lease = self.lease_pool.take(self.ttl).await;
+        let mut member = self.member(true).await;
         loop {
-            match self.attempt(lease, &value, Patience::None, deadline).await? {
+            match self.attempt(member, &value, Patience::None, deadline).await? {
                 End::First(guard) => {
                     telemetry::queue_front_reached(self.kind, begun.elapsed());
                     return Ok(Some(*guard));
@@ -134,7 +137,7 @@ impl ContenderQueue {
                 End::Busy => return Ok(None),
                 End::Gone => sleep(backoff.next_delay()).await,
             }
-            lease = self.lease_pool.grant(self.ttl).await;
+            member = self.member(false).await;
         }
     }
 
@@ -152,9 +155,20 @@ impl ContenderQueue {
         tokio::time::timeout(time, self.acquire(value)).await.map_err(late)?
     }
 
+    /// A contender that has no key yet, with the caller's lease or with a lease of its own, which may
+    /// be a `spare` one.
+    async fn member(&self, spare: bool) -> Result<Member> {
+        if let Some(lease) = &self.lease {
+            lease.check(&**self.store())?;
+            return Ok(Member::borrowing(&self.lease_pool, lease));
+        }
+        let own = if spare { self.lease_pool.take(self.ttl).await } else { self.lease_pool.grant(self.ttl).await };
+        own.map(|lease| Member::new(lease, true))
+    }
+
     /// One attempt to become the holder. The key must be created before `deadline`.
-    async fn attempt(&self, lease: Result<Lease>, value: &Bytes, patience: Patience, deadline: Instant) -> Result<End> {
-        let attempt = async { Waiter::new(self, lease?, deadline).run(value, patience).await };
+    async fn attempt(&self, member: Result<Member>, value: &Bytes, patience: Patience, deadline: Instant) -> Result<End> {
+        let attempt = async { Waiter::new(self, member?, deadline).run(value, patience).await };
         attempt.await.map_err(|error| error.at(&self.directory))
     }
 

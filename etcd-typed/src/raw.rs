@@ -182,6 +182,7 @@ fn operation(op: &'static str) -> Operation {
 
 /// The answer to a read of a range.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RawPage {
     /// The revision of the read. Another read [`at`](RawRange::at) this revision shows the same
     /// state.
@@ -276,6 +277,7 @@ impl IntoFuture for RawRange {
 
 /// The answer to a [`RawPut`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RawWritten {
     /// The revision of the write.
     pub revision: Revision,
@@ -346,6 +348,7 @@ impl fmt::Debug for RawPut {
 
 /// The answer to a [`RawDelete`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RawDeleted {
     /// The revision of the deletion, or of the store if no key existed.
     pub revision: Revision,

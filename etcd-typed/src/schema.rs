@@ -19,6 +19,7 @@ mod presence;
 #[cfg(feature = "snapshot")]
 mod read_keys;
 mod serialize;
+mod tagged;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -48,6 +49,7 @@ pub(crate) use missing::{Base, FieldKeys};
 pub(crate) use presence::{Removable, removable_in_map};
 #[cfg(feature = "snapshot")]
 pub(crate) use read_keys::{Look, NeededSecret};
+pub(crate) use tagged::EnumAround;
 
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
@@ -347,12 +349,13 @@ const UNKNOWN: &str = "not a key of the schema";
 /// Returns every problem in `directory`: those that a read would report, failed validations, and
 /// keys that no read looks at. The validation of a struct as a whole runs only if all its fields
 /// could be read. `owns` decides whether a key is in the schema. `around` lists the directories
-/// around a key that may be absent.
+/// around a key that may be absent, and `enums` the enums around it.
 pub(crate) fn check<'t, T, F>(
     directory: &Key,
     tree: &'t Tree,
     owns: impl Fn(&str) -> bool,
     around: impl Fn(&'t str) -> Vec<Removable<'t>>,
+    enums: impl Fn(&str) -> Vec<EnumAround>,
     read: F,
 ) -> Vec<Problem>
 where
@@ -371,7 +374,10 @@ where
         if is_reserved || was_read.contains(relative.as_str()) {
             return None;
         }
-        let reason = if owns(relative) { presence::left_over(&around(relative), tree)? } else { UNKNOWN.to_owned() };
+        let reason = match owns(relative) {
+            true => presence::left_over(&around(relative), tree).or_else(|| tagged::of_other_variant(&enums(relative), relative, tree))?,
+            false => UNKNOWN.to_owned(),
+        };
         let (key, revision) = (directory.descend(relative), Some(stored.modified));
         Some(Problem { key, kind: ProblemKind::Unknown, reason, revision })
     }));
@@ -387,8 +393,25 @@ pub(crate) type Encoded = BTreeMap<String, Bytes>;
 ///
 /// `Invalid`, with every field that has no stored form or fails its validation, and every map entry
 /// or optional directory that would have no key.
+#[cfg(test)]
 pub(crate) fn encode<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
-    encode_with(directory, |encoder| encoder.whole(value))
+    encode_over(directory, None, value, false)
+}
+
+/// Encodes a struct for a write that leaves what does not differ from `old`. `present`: whether the
+/// struct exists only if it has a key.
+///
+/// # Errors
+///
+/// The errors of [`encode`], and of [`encode_present`] if `present`.
+pub(crate) fn encode_over<S: Schema>(directory: &Key, old: Option<&Encoded>, value: &S, present: bool) -> Result<Encoded> {
+    let mut encoder = Encoder::new(directory, Validation::Run).keeping(old);
+    if present {
+        encoder.present(value)
+    } else {
+        encoder.whole(value)
+    }
+    encoder.finish().map_err(|error| error.at(directory))
 }
 
 /// Encodes a struct that exists only if it has at least one key.
@@ -397,7 +420,7 @@ pub(crate) fn encode<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
 ///
 /// The errors of [`encode`], and `Invalid` if the struct has no key.
 pub(crate) fn encode_present<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
-    encode_with(directory, |encoder| encoder.present(value))
+    encode_over(directory, None, value, true)
 }
 
 /// Encodes a struct that was read, without validation: an existing invalid value must not prevent a

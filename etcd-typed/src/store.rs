@@ -1117,6 +1117,7 @@ pub struct Member {
 
 /// Which statistics to return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum StatsKind {
     /// Counts of operations, kept by one member.
     Store,

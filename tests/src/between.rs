@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 use etcd_typed::testing::Etcd;
 use tempfile::TempDir;
 
-/// How long a program may take until it listens. Far more than it needs, since tests share the
+/// How long a program may take until it listens. The limit is generous because tests share the
 /// machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// How often another port is tried when a different process took one first.
+/// How many ports are tried. Another process may take a port before the proxy listens on it.
 const PORT_ATTEMPTS: usize = 10;
 
-/// A proxy in front of one server, as a child process. It ends when this is dropped, or when the
-/// test process ends.
+/// A proxy in front of one server, as a child process. The process ends when this value is dropped,
+/// or when the test process ends.
 pub struct Between {
     port: u16,
     process: Process,
@@ -24,7 +24,7 @@ pub struct Between {
 }
 
 impl Between {
-    /// Starts `etcd grpc-proxy`, from the program that [`Etcd`] runs.
+    /// Starts `etcd grpc-proxy` with the same etcd program that [`Etcd`] runs.
     ///
     /// # Panics
     ///
@@ -38,8 +38,8 @@ impl Between {
             command.args(["-c", WATCHED, "watched", &binary, "grpc-proxy", "start"]);
             command.arg(format!("--endpoints={}", etcd.endpoint()));
             command.arg(format!("--listen-addr=127.0.0.1:{port}"));
-            // The health check of the proxy connects to this address, and ends the program if it
-            // cannot (3.5.35).
+            // The proxy's health check connects to this address. If it cannot, the proxy ends
+            // (3.5.35).
             command.arg(format!("--advertise-client-url=127.0.0.1:{port}"));
             command.arg(format!("--data-dir={}", dir.path().join("data").display()));
             command
@@ -50,7 +50,7 @@ impl Between {
     ///
     /// # Panics
     ///
-    /// Panics if there is no nginx, or the proxy does not start.
+    /// Panics if nginx is not installed or does not start.
     #[must_use]
     pub fn nginx(etcd: &Etcd) -> Self {
         let binary =
@@ -79,26 +79,26 @@ impl Between {
         })
     }
 
-    /// The port for clients.
+    /// Returns the port for clients.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The address for clients, `127.0.0.1:PORT`.
+    /// Returns the address for clients, `127.0.0.1:PORT`.
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The program's log.
+    /// Returns the program's log.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
             + &fs::read_to_string(self.dir.path().join("error.log")).unwrap_or_default()
     }
 
-    /// Whether the program runs.
+    /// Returns whether the program is still running.
     pub fn is_running(&mut self) -> bool {
         matches!(self.process.0.try_wait(), Ok(None))
     }
@@ -125,8 +125,8 @@ impl Between {
     }
 }
 
-/// Runs a program until the script's input ends, which happens when the test process ends in any
-/// way, or until the program ends.
+/// A shell script that runs a program until the program ends, or until the script's standard input
+/// ends. The input ends when the test process ends, for whatever reason.
 const WATCHED: &str = r#"exec 3<&0
 "$@" </dev/null & program=$!
 (read -r _ <&3; kill "$program") 2>/dev/null & watchdog=$!
@@ -137,7 +137,7 @@ struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The end of the input makes the script end the program and itself.
+        // Without input, the script ends the program and then itself.
         drop(self.0.stdin.take());
         let _ = self.0.wait();
     }

@@ -21,7 +21,7 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// The authority's own certificate.
+    /// Returns the authority's own certificate.
     #[must_use]
     pub fn pem(&self) -> Vec<u8> {
         self.0.pem().into_bytes()
@@ -54,7 +54,7 @@ impl Authority {
         self.finish(params)
     }
 
-    /// The certificate of the authority itself, with its key.
+    /// Returns the authority's own certificate and private key.
     #[must_use]
     pub fn identity(&self) -> Identity {
         (self.pem(), self.0.key().serialize_pem().into_bytes())
@@ -74,21 +74,21 @@ impl Default for Authority {
     }
 }
 
-/// A self-signed certificate of X.509 version 1, and its key. Created by `openssl x509 -req`, since
-/// `rcgen` creates version 3 only.
+/// Returns a self-signed certificate of X.509 version 1, and its key. Uses `openssl x509 -req`,
+/// since `rcgen` creates version 3 only.
 #[must_use]
 pub fn version_1() -> Identity {
     (include_bytes!("certificates/version-1.pem").to_vec(), include_bytes!("certificates/version-1.key").to_vec())
 }
 
-/// The key of [`version_1`], encrypted with a passphrase: as PKCS #8, and in the older form of
-/// OpenSSL.
+/// Returns the private key of [`version_1`], encrypted with a passphrase: first as PKCS #8, then in
+/// OpenSSL's older format.
 #[must_use]
 pub fn encrypted_keys() -> [Vec<u8>; 2] {
     [include_bytes!("certificates/encrypted.key").to_vec(), include_bytes!("certificates/encrypted-traditional.key").to_vec()]
 }
 
-/// A directory that is removed after the test.
+/// A temporary directory. It is removed when this value is dropped.
 pub struct Files(PathBuf);
 
 impl Files {
@@ -101,7 +101,7 @@ impl Files {
         Self(directory)
     }
 
-    /// Writes a file in it, and returns its path.
+    /// Writes a file in the directory, and returns the file's path.
     #[must_use]
     pub fn put(&self, name: &str, content: &[u8]) -> PathBuf {
         let path = self.0.join(name);

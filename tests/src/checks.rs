@@ -1,10 +1,10 @@
-//! Checks of what clients reported. They are pure, so that `tests/checks.rs` can feed them the
-//! reports of broken clients.
+//! Checks of the changes and holders that clients reported. The checks do no I/O, so that
+//! `tests/tests/without_server/checks.rs` can apply them to the reports of broken clients.
 
 use std::collections::VecDeque;
 use std::fmt;
 
-/// A promise that was broken.
+/// A promise of this library that a report breaks.
 #[allow(missing_docs, reason = "the variants say what the numbers are")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Violation {
@@ -20,7 +20,7 @@ pub enum Violation {
     WrongOld { old: Option<u64>, after: u64 },
     /// A watch reported a resync although history was kept.
     Resynced { after: u64 },
-    /// A watch ended before the last change, or reported one that was never written.
+    /// The last value that a watch reported is not the last value that was written.
     WrongEnd { value: u64, written: u64 },
     /// Two guards of one lock were held at the same time.
     HeldTwice { fences: [u64; 2], from: u64, until: u64 },
@@ -39,16 +39,16 @@ impl fmt::Display for Violation {
 pub struct Told {
     /// The revision of the change.
     pub revision: u64,
-    /// Whether values may have been skipped before it.
+    /// Whether the watch may have skipped values before this change.
     pub resynced: bool,
-    /// The value before it.
+    /// The value before the change.
     pub old: Option<u64>,
-    /// The value after it.
+    /// The value after the change.
     pub new: Option<u64>,
 }
 
-/// Checks a watch of a counter. Each write adds one to the counter, so the number shows lost and
-/// repeated changes.
+/// A check of a watch of a counter. Each write adds one to the counter, so the reported values
+/// reveal lost and repeated changes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counted {
     /// The last reported value. Zero stands for a counter that does not exist yet.
@@ -62,7 +62,7 @@ pub struct Counted {
 }
 
 impl Counted {
-    /// The watch begins when the counter has this value.
+    /// Creates a check for a watch that begins when the counter has this value.
     #[must_use]
     pub fn from(value: u64) -> Self {
         Self { last: value, ..Self::default() }
@@ -74,7 +74,7 @@ impl Counted {
         Self { may_resync: true, ..self }
     }
 
-    /// The revision of the last reported change.
+    /// Returns the revision of the last reported change.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision
@@ -84,7 +84,8 @@ impl Counted {
     ///
     /// # Errors
     ///
-    /// The promise that the change breaks. In any case the next change is checked against this one.
+    /// Returns the promise that the change breaks. Even then, the next change is checked against
+    /// this change.
     pub fn tell(&mut self, told: Told) -> Result<(), Violation> {
         let Self { last, revision, .. } = *self;
         let value = told.new.unwrap_or(0);
@@ -121,16 +122,18 @@ impl Counted {
     }
 }
 
-/// Checks the two halves of a transaction, which always have the same number.
+/// Checks that a watch reported both halves of a transaction. Each transaction writes the same
+/// number to both.
 ///
 /// # Errors
 ///
-/// If they were reported with different numbers.
+/// If the reported numbers differ.
 pub fn whole(left: Option<u64>, right: Option<u64>) -> Result<(), Violation> {
     if left == right { Ok(()) } else { Err(Violation::Torn { left, right }) }
 }
 
-/// Checks the holders of one lock. They may be reported in any order, within the newest sixty-four.
+/// A check that a lock has one holder at a time. Holders may be reported in any order: each is
+/// compared with the 64 holders that were reported last.
 #[derive(Clone, Debug, Default)]
 pub struct Tenures {
     newest: VecDeque<Tenure>,
@@ -144,12 +147,12 @@ struct Tenure {
 }
 
 impl Tenures {
-    /// Records that a guard reported to be held at both times, which are from one clock for all
-    /// holders. A guard may report this again later.
+    /// Records that a guard was held at `from` and at `until`. All holders read these times from
+    /// the same clock. The same guard may be reported again later.
     ///
     /// # Errors
     ///
-    /// If another guard was held at the same time, or one with a larger fence was held before.
+    /// If another guard was held at the same time, or a guard with a larger fence was held earlier.
     pub fn held(&mut self, fence: u64, from: u64, until: u64) -> Result<(), Violation> {
         let mut tenure = Tenure { fence, from, until };
         if let Some(known) = self.newest.iter().position(|known| known.fence == fence).and_then(|index| self.newest.remove(index)) {
@@ -178,8 +181,8 @@ impl Tenure {
     }
 }
 
-/// Checks the writes under one lock: each holder reads the count and writes the next one, with its
-/// fence.
+/// A check of the writes under one lock. Each holder reads the count, adds one, and writes the sum
+/// together with the holder's fence.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Fenced {
     fence: u64,
@@ -188,11 +191,12 @@ pub struct Fenced {
 }
 
 impl Fenced {
-    /// Records that a watch reported a write, after a resync or not.
+    /// Records a write that a watch reported. After a resync, counts may have been skipped.
     ///
     /// # Errors
     ///
-    /// If a holder that had lost the lock wrote, or two holders wrote the same count.
+    /// If a holder wrote after it had lost the lock, two holders wrote the same count, or a count
+    /// is missing.
     pub fn wrote(&mut self, fence: u64, count: u64, resynced: bool) -> Result<(), Violation> {
         let before = *self;
         *self = Self { fence, count };
@@ -209,9 +213,9 @@ impl Fenced {
     }
 }
 
-/// Whether a former leader of this version, after a pause, revokes leases that expired by its own
-/// clock although their holders renew them at the new leader (etcd issue 15247, fixed in 3.4.31 and
-/// 3.5.13).
+/// Returns true if this version of etcd can revoke leases that are still renewed. There, a former
+/// leader that was paused revokes leases that expired by its own clock. It does so although their
+/// holders renew the leases at the new leader (etcd issue 15247, fixed in 3.4.31 and 3.5.13).
 #[must_use]
 pub fn has_faithless_leaders(version: &str) -> bool {
     let mut numbers = version.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));

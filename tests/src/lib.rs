@@ -23,8 +23,8 @@ pub mod checks;
 pub mod waiting;
 pub mod yielding;
 
-/// Returns the etcd program of the minor version after that of `ETCD_BIN`, which the environment
-/// variable `ETCD_NEXT_BIN` names.
+/// Returns the path in the environment variable `ETCD_NEXT_BIN`: an etcd program that is one minor
+/// version newer than `ETCD_BIN`.
 ///
 /// # Panics
 ///
@@ -36,10 +36,10 @@ pub fn next_etcd() -> PathBuf {
                 .expect("ETCD_NEXT_BIN names an etcd of the minor version after that of ETCD_BIN: `tests/servers/build 3.7` builds one and prints its directory")
 }
 
-/// The etcd command-line client: the program in the environment variable `ETCDCTL_BIN`, or else
-/// `etcdctl` on the `PATH`. It uses v3, unless `ETCDCTL_API=2` is set, which 3.4 and 3.5 support.
-/// The host's `ETCDCTL_*` variables are removed, since the program fails if a variable contradicts
-/// a flag.
+/// Returns a command that runs the etcd command-line client: the program in the environment
+/// variable `ETCDCTL_BIN`, or else `etcdctl` on the `PATH`. The client uses v3, unless
+/// `ETCDCTL_API=2` is set, which 3.4 and 3.5 support. The host's `ETCDCTL_*` variables are removed,
+/// since the client fails if a variable contradicts a flag.
 #[must_use]
 pub fn etcdctl() -> Command {
     let path = std::env::var_os("ETCDCTL_BIN").filter(|path| !path.is_empty());
@@ -55,8 +55,8 @@ pub(crate) fn remove_variables(command: &mut Command, prefix: &str) {
     }
 }
 
-/// Starts a server, a client for its address and a runtime, for tests that are not async, such as
-/// property tests. The runtime comes first, so that it is dropped last.
+/// Starts a runtime, a server and a client of the server, for tests that are not async, such as
+/// property tests. The runtime comes first in the tuple, so that it is dropped last.
 ///
 /// # Panics
 ///
@@ -72,9 +72,10 @@ pub fn server(address: impl FnOnce(&Etcd) -> String) -> (Runtime, Etcd, Client) 
     (runtime, etcd, client)
 }
 
-/// Returns the server that all tests of this process share under this name. Each file uses a name of
-/// its own: the v2 API keeps the last 1000 events of a whole server, and the tests of one file know
-/// how many they write. The server ends with the process.
+/// Returns the server that all tests of this process share under this name. The server ends with
+/// the process. The v2 API keeps only the last 1000 events of a whole server, so tests that share a
+/// server must know how many events they write together. Therefore each test file uses another
+/// name.
 ///
 /// # Panics
 ///
@@ -104,8 +105,8 @@ pub async fn mixed_cluster(members: usize) -> Cluster {
 
 /// Turns each case, an `async fn(Bench)`, into a test on each store: `on_every_store! { "typed":
 /// case case }`. `Bench` is defined in the calling file, with a field `client`. The client uses an
-/// in-memory store of its own, or the namespace `/typed-case` of the server that is [`shared`] under
-/// the name `typed`.
+/// in-memory store of its own, or the namespace `/typed-case` of the server that is [`shared`]
+/// under the name `typed`.
 #[macro_export]
 macro_rules! on_every_store {
     ($namespace:literal: $($case:ident)*) => {

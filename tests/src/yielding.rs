@@ -1,4 +1,4 @@
-//! A store that yields around each call, for tests that drop a future at each point where it waits.
+//! A store that yields around each call, for tests that drop a future at each of its await points.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,8 +25,8 @@ impl Granted {
     }
 }
 
-/// Wraps a store so that it yields once before and after each call and before each item of a watch.
-/// A watch also delays each item by `late`.
+/// Wraps a store. The wrapper yields once before and after each call, and before each item of a
+/// watch. It also delays each item by `late`.
 #[must_use]
 pub fn yielding(memory: &MemoryStore, late: Duration) -> (HookedStore, Granted) {
     let granted = Granted::default();

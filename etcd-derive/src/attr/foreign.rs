@@ -21,9 +21,8 @@ pub(super) fn counterpart(name: &str, place: Place) -> Option<String> {
             "this is an attribute of serde: write it in `#[serde(...)]`"
         }
         "transparent" => "a newtype is stored as its value without an attribute: derive `EtcdValue` for it, and remove this",
-        "tag" | "content" | "untagged" | "other" => {
-            "an enum with data is stored as JSON in one key: put `#[etcd(json)]` on the fields of its type"
-        }
+        "tag" | "other" => "an enum with data is a directory if it derives `EtcdSchema`: `tag` goes on the enum, and `other` on a variant",
+        "content" | "untagged" => "such an enum is stored as JSON in one key: put `#[etcd(json)]` on the fields of its type",
         "nested" | "subcommand" | "section" if is_on_field => {
             "write `dir` for a struct with a key for each field, or `flatten` for keys in this directory"
         }

@@ -7,14 +7,15 @@ use proc_macro2::{Group, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::{GenericParam, Generics, Type, WhereClause, WherePredicate, parse_quote};
 
-use super::here;
-use crate::model::{Codec, Form, Inner, Item, Kind, Presence, Schema, Shape, Value};
+use super::{here, stored};
+use crate::model::{Codec, Field, Form, Inner, Item, Kind, Presence, Schema, Shape, Value};
+use crate::parse::is_pointer;
 
 /// The generics of everything that is generated for this struct.
 pub(crate) fn of_schema(model: &Schema) -> Generics {
     let mut bounds = Bounds::new(&model.item);
-    for field in &model.fields {
-        bounds.nested(&field.kind);
+    for (at, field) in numbered(model) {
+        bounds.nested(at, &field.kind);
     }
     if bounds.parameters.is_empty() {
         return bounds.generics;
@@ -26,7 +27,7 @@ pub(crate) fn of_schema(model: &Schema) -> Generics {
     for lifetime in model.item.generics.lifetimes() {
         bounds.add(&lifetime.lifetime, quote!('static));
     }
-    for field in &model.fields {
+    for field in model.all_fields() {
         match &field.kind {
             Kind::Leaf(leaf) => {
                 bounds.value(&leaf.ty, &leaf.codec);
@@ -53,6 +54,51 @@ pub(crate) fn of_schema(model: &Schema) -> Generics {
         bounds.add(&quote!(#ident #ty_generics), quote!(::core::default::Default));
     }
     bounds.generics
+}
+
+/// Implements the bounds that [`of_schema`] adds for structs that may contain this struct.
+pub(crate) fn nested(model: &Schema) -> TokenStream {
+    let bounds = Bounds::new(&model.item);
+    let (impl_generics, _, where_clause) = model.item.generics.split_for_impl();
+    let one = |(at, field): (usize, &Field)| {
+        let ty = bounds.containing(&field.kind)?;
+        let bound = each_token(nested_in(&model.item, at), &|_| here(ty));
+        Some(quote!(#[automatically_derived] impl #impl_generics #bound for #ty #where_clause {}))
+    };
+    numbered(model).filter_map(one).collect()
+}
+
+/// The fields that have keys, also those of variants, each with its number.
+fn numbered(model: &Schema) -> impl Iterator<Item = (usize, &Field)> {
+    let variants = model.choice.iter().flat_map(|choice| &choice.variants).map(|variant| &variant.fields);
+    std::iter::once(model).chain(variants).flat_map(|fields| stored(fields).map(|(at, field)| (fields.first + at, field)))
+}
+
+/// The table of the struct in the field with this index.
+pub(crate) fn table(model: &Schema, at: usize, field: &Field) -> TokenStream {
+    let krate = &model.item.krate;
+    let Some(ty) = nested_type(&field.kind) else { return TokenStream::new() };
+    if Bounds::new(&model.item).containing(&field.kind).is_none() {
+        return quote_spanned!(here(ty)=> <#ty as #krate::Schema>::TABLE);
+    }
+    let nested_in = nested_in(&model.item, model.first + at);
+    quote_spanned!(here(ty)=> <#ty as #nested_in>::SCHEMAS_CANNOT_CONTAIN_EACH_OTHER)
+}
+
+/// The struct in a field.
+fn nested_type(kind: &Kind) -> Option<&Type> {
+    match kind {
+        Kind::Dir { ty, .. } | Kind::Flatten(ty) => Some(ty),
+        Kind::DirMap(map) => Some(&map.value),
+        Kind::Entries(..) | Kind::Leaf(_) | Kind::Skip(_) => None,
+    }
+}
+
+/// The bound of the struct in field number `at`.
+fn nested_in(item: &Item, at: usize) -> TokenStream {
+    let (krate, ident) = (&item.krate, &item.ident);
+    let (_, ty_generics, _) = item.generics.split_for_impl();
+    quote!(#krate::__private::NestedIn<#ident #ty_generics, #at>)
 }
 
 /// The generics of `impl EtcdValue`.
@@ -99,24 +145,37 @@ impl<'a> Bounds<'a> {
     /// Adds the bounds for `ty` if it depends on a parameter. For other types the compiler checks
     /// them anyway, with a better error message.
     fn add(&mut self, ty: &impl ToTokens, bounds: TokenStream) {
-        if !words(ty.to_token_stream()).is_disjoint(&self.parameters) {
+        if self.depends(ty) {
             self.generics.make_where_clause().predicates.push(parse_quote!(#ty: #bounds));
         }
     }
 
+    /// Whether `ty` depends on a parameter.
+    fn depends(&self, ty: &impl ToTokens) -> bool {
+        !words(ty.to_token_stream()).is_disjoint(&self.parameters)
+    }
+
+    /// The struct in a field, if it may contain the struct of the field. A circle of structs has a map
+    /// or a pointer in it, since the compiler refuses all others.
+    fn containing<'k>(&self, kind: &'k Kind) -> Option<&'k Type> {
+        let is_indirect = |ty: &&Type| matches!(kind, Kind::DirMap(_)) || is_pointer(ty);
+        nested_type(kind).filter(is_indirect).filter(|ty| !self.depends(ty))
+    }
+
     /// Adds the bounds for a nested struct and for the key of a map, also if they depend on no
-    /// parameter. Each generated item has them, so that the compiler reports a missing
-    /// implementation at the type, in the same words for each item and therefore once, and assumes
-    /// the implementation within the items.
-    fn nested(&mut self, kind: &Kind) {
+    /// parameter. Each generated item has them, so that the compiler assumes the implementation
+    /// within the items. It reports a missing key implementation at the type, in the same words for
+    /// each item and therefore once.
+    fn nested(&mut self, at: usize, kind: &Kind) {
         let krate = &self.item.krate;
-        let (schema, key) = match kind {
-            Kind::Dir { ty, .. } | Kind::Flatten(ty) => (Some(ty), None),
-            Kind::DirMap(map) => (Some(&map.value), Some(&map.key)),
-            Kind::Entries(map, _) => (None, Some(&map.key)),
-            Kind::Leaf(_) | Kind::Skip(_) => (None, None),
+        let key = match kind {
+            Kind::DirMap(map) | Kind::Entries(map, _) => Some(&map.key),
+            Kind::Dir { .. } | Kind::Flatten(_) | Kind::Leaf(_) | Kind::Skip(_) => None,
         };
-        let schema = schema.map(|ty| (ty, quote!(#krate::EtcdSchema)));
+        let schema = match self.containing(kind) {
+            Some(ty) => Some((ty, nested_in(self.item, at))),
+            None => nested_type(kind).map(|ty| (ty, quote!(#krate::EtcdSchema))),
+        };
         let key = key.map(|ty| (ty, quote!(#krate::MapKey)));
         for (ty, bound) in schema.into_iter().chain(key) {
             let bound = each_token(bound, &|_| here(ty));

@@ -2,20 +2,21 @@
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
-use syn::{Generics, Visibility};
+use syn::{Generics, Path, Visibility};
 
-use super::{allowed, bounds, change_name, doc, here, local, stored};
+use super::{allowed, bounds, change_name, doc, here, local, stored, tagged};
 use crate::model::{Codec, Field, Kind, Schema};
 
 pub(crate) fn change(model: &Schema) -> TokenStream {
-    let vis = &model.item.vis;
-    let name = change_name(model);
-    let allowed = allowed();
     let intro = format!("A change of one field of [`{}`].", model.item.ident);
-    let derives = (!model.change_derives.is_empty()).then(|| {
-        let derives = &model.change_derives;
-        quote!(#[derive(#(#derives),*)])
-    });
+    change_of(model, &change_name(model), &intro, &model.change_derives)
+}
+
+/// Generates a change enum with this name and documentation.
+pub(crate) fn change_of(model: &Schema, name: &Ident, intro: &str, derives: &[Path]) -> TokenStream {
+    let vis = &model.item.vis;
+    let allowed = allowed();
+    let derives = derived(derives);
     // Other crates do not see all fields of the struct, so they must expect further changes.
     let words = |vis: &Visibility| vis.to_token_stream().to_string();
     let is_hidden = |field: &Field| !matches!(field.vis, Visibility::Public(_)) && words(&field.vis) != words(&model.item.vis);
@@ -54,17 +55,25 @@ pub(crate) fn change(model: &Schema) -> TokenStream {
     }
 }
 
+/// The attribute that derives these traits, if there are any.
+pub(super) fn derived(derives: &[Path]) -> Option<TokenStream> {
+    (!derives.is_empty()).then(|| quote!(#[derive(#(#derives),*)]))
+}
+
 /// The generics of the enum.
 pub(crate) fn generics(model: &Schema) -> Generics {
     bounds::only_used(&bounds::of_schema(model), &types(model))
 }
 
 fn types(model: &Schema) -> Vec<TokenStream> {
+    if let Some(choice) = &model.choice {
+        return choice.variants.iter().filter_map(|variant| tagged::change_type(model, variant)).collect();
+    }
     stored(model).map(|(_, field)| ty(model, field)).collect()
 }
 
 /// The payload of a field's variant.
-fn ty(model: &Schema, field: &Field) -> TokenStream {
+pub(super) fn ty(model: &Schema, field: &Field) -> TokenStream {
     let krate = &model.item.krate;
     match &field.kind {
         Kind::Leaf(leaf) => {

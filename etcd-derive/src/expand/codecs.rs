@@ -31,10 +31,15 @@ pub(crate) struct LeafTuple<'a> {
 
 /// The parts of the struct, in the order of the table.
 pub(crate) fn parts(model: &Schema) -> Vec<Part<'_>> {
+    parts_in(model, &constant())
+}
+
+/// The parts of a struct, or of one variant of an enum. `constant` is that of their codecs.
+pub(crate) fn parts_in<'m>(model: &'m Schema, constant: &Ident) -> Vec<Part<'m>> {
     let mut parts = Vec::new();
     let mut places = (0..).map(|place| {
         let place = Index::from(place);
-        quote!(Self::__CODECS.#place)
+        quote!(Self::#constant.#place)
     });
     for (at, field) in stored(model) {
         match (&field.kind, parts.last_mut()) {
@@ -53,6 +58,16 @@ pub(crate) fn parts(model: &Schema) -> Vec<Part<'_>> {
 /// Generates `Checkout::__CODECS`: a tuple with an element for each group of adjacent leaves and a
 /// codec for each map of values.
 pub(crate) fn codecs(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
+    codecs_in(model, parts, &constant())
+}
+
+/// The name of the constant of a struct's codecs.
+fn constant() -> Ident {
+    Ident::new("__CODECS", Span::call_site())
+}
+
+/// Like [`codecs`], with another name.
+pub(crate) fn codecs_in(model: &Schema, parts: &[Part<'_>], constant: &Ident) -> TokenStream {
     let krate = &model.item.krate;
     let ident = &model.item.ident;
     let (mut types, mut values) = (Vec::new(), Vec::new());
@@ -90,7 +105,7 @@ pub(crate) fn codecs(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
         #[automatically_derived]
         #[allow(deprecated)]
         impl #impl_generics #ident #ty_generics #where_clause {
-            const __CODECS: &'static (#(#types,)*) = &(#(#values,)*);
+            const #constant: &'static (#(#types,)*) = &(#(#values,)*);
         }
     }
 }

@@ -11,27 +11,33 @@ use crate::model::{Field, Kind, Piece, Prefix, Schema};
 
 pub(crate) fn handle(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let krate = &model.item.krate;
-    let (vis, ident) = (&model.item.vis, &model.item.ident);
-    let name = format_ident!("{}Dir", ident);
-    let hidden = hidden_field(model);
-    let allowed = allowed();
+    let ident = &model.item.ident;
     let intro = format!(
         "A handle to the directory of [`{ident}`]: one handle for each field, and the methods of [`Dir`]({krate}::Dir).",
         krate = path(krate)
     );
-    let generics = bounds::of_schema(model);
-    let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
-    let (dir, fields) = (local("__dir"), local("__fields"));
+    let (leaves, values) = values(parts, &local("__fields"), 0);
+    item(model, &intro, &declared(model), &leaves, &values)
+}
+
+/// The fields of the handle.
+pub(super) fn declared(model: &Schema) -> Vec<TokenStream> {
     let declared = stored(model).map(|(_, field)| {
         let (doc, Field { ident, vis, attrs, .. }, ty) = (doc(&field.doc), field, ty(model, field));
         quote!(#doc #(#attrs)* #vis #ident: #ty,)
     });
+    declared.collect()
+}
+
+/// The statements that make the handles of leaves, and the values of the fields. The statements use
+/// local variables from the number `first` on.
+pub(super) fn values(parts: &[Part<'_>], fields: &Ident, first: usize) -> (Vec<TokenStream>, Vec<TokenStream>) {
     let (mut leaves, mut values) = (Vec::new(), Vec::new());
     for part in parts {
         match part {
             Part::LeafTuple(run) => {
                 let names: Vec<_> = run.leaves.iter().map(|(field, _)| &field.ident).collect();
-                let locals: Vec<_> = (0..names.len()).map(|at| local(&format!("__{}", values.len() + at))).collect();
+                let locals: Vec<_> = (0..names.len()).map(|at| local(&format!("__{}", first + values.len() + at))).collect();
                 let place = &run.place;
                 leaves.push(quote!(let (#(#locals,)*) = #place.entries(&#fields);));
                 values.extend(names.iter().zip(&locals).map(|(name, local)| quote!(#name: #local,)));
@@ -46,17 +52,33 @@ pub(crate) fn handle(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
             }
         }
     }
+    (leaves, values)
+}
+
+/// Generates the handle with these fields.
+pub(super) fn item(model: &Schema, intro: &str, declared: &[TokenStream], leaves: &[TokenStream], values: &[TokenStream]) -> TokenStream {
+    let krate = &model.item.krate;
+    let (vis, ident) = (&model.item.vis, &model.item.ident);
+    let name = format_ident!("{}Dir", ident);
+    let hidden = hidden_field(model);
+    let allowed = allowed();
+    let generics = bounds::of_schema(model);
+    let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
+    let nested = bounds::nested(model);
+    let (dir, fields) = (local("__dir"), local("__fields"));
     let open = model.prefix.as_ref().map(|prefix| open(model, prefix));
     let formatter = local("__f");
     quote! {
         #[doc = #intro]
         #allowed
         #vis struct #name #generics #where_clause {
-            #hidden: #krate::Dir<#ident #ty_generics>,
             #(#declared)*
+            #hidden: #krate::Dir<#ident #ty_generics>,
         }
 
         #open
+
+        #nested
 
         #[automatically_derived]
         #[allow(deprecated)]
@@ -102,13 +124,15 @@ pub(crate) fn handle(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
 /// A name that no field of the struct has.
 fn hidden_field(model: &Schema) -> Ident {
     let mut name = "__dir".to_owned();
-    while model.fields.iter().any(|field| field.ident.unraw() == name) {
+    let variants: Vec<_> = model.choice.iter().flat_map(|choice| &choice.variants).map(|variant| &variant.handle).collect();
+    while model.fields.iter().map(|field| &field.ident).chain(variants.iter().copied()).any(|ident| ident.unraw() == name) {
         name.push('_');
     }
     format_ident!("{name}")
 }
 
-fn ty(model: &Schema, field: &Field) -> TokenStream {
+/// The handle of a field.
+pub(super) fn ty(model: &Schema, field: &Field) -> TokenStream {
     let krate = &model.item.krate;
     match &field.kind {
         Kind::Leaf(leaf) => {
@@ -176,6 +200,6 @@ fn open(model: &Schema, prefix: &Prefix) -> TokenStream {
 }
 
 /// A path, as it is written in documentation.
-fn path(krate: &syn::Path) -> String {
+pub(super) fn path(krate: &syn::Path) -> String {
     crate::parse::source(krate)
 }

@@ -14,9 +14,10 @@ pub(super) fn schema(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let generics = bounds::of_schema(model);
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
     let change = change_name(model);
+    let name = ident.to_string();
     let change_generics = super::change::generics(model);
     let (_, change_generics, _) = change_generics.split_for_impl();
-    let table = table(model, parts);
+    let table = table(model, &name, rows(model, parts));
     // The derive sees only the struct's own keys. The compiler compares them with the keys of a
     // flattened struct when it evaluates `TABLE`: always for a struct without generic parameters,
     // otherwise only where the generic struct is used.
@@ -27,17 +28,10 @@ pub(super) fn schema(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let at_once = distinct.as_ref().filter(|_| !is_generic).map(|distinct| quote!(const _: () = #distinct;));
     let when_used = distinct.as_ref().filter(|_| is_generic).map(|distinct| quote!(const { #distinct };));
     let (decoder, encoder, delta, out) = (local("__decoder"), local("__encoder"), local("__delta"), local("__out"));
-    let decode = decode(model, parts, &decoder);
-    let encode = parts.iter().map(|part| encode(krate, part, &encoder));
-    let changes = parts.iter().map(|part| changes(model, part, &delta, &out));
-    let validate = model.validate.as_ref().map(|check| {
-        let check = quote_spanned!(here(check)=> #krate::__private::verdict(#check(self)));
-        quote! {
-            fn validate(&self) -> ::core::result::Result<(), #krate::ValueError> {
-                #check
-            }
-        }
-    });
+    let decode = decode(model, &quote!(Self), parts, &decoder);
+    let encode = parts.iter().map(|part| encode(krate, part, &encoder, &|ident| quote!(&self.#ident)));
+    let changes = parts.iter().map(|part| changes(&change, part, &delta, &out));
+    let validate = validate(model);
     quote! {
         #[automatically_derived]
         #[allow(deprecated)]
@@ -68,9 +62,22 @@ pub(super) fn schema(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     }
 }
 
-fn table(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
+/// The validation of the struct or enum as a whole.
+pub(super) fn validate(model: &Schema) -> Option<TokenStream> {
     let krate = &model.item.krate;
-    let name = model.item.ident.to_string();
+    model.validate.as_ref().map(|check| {
+        let check = quote_spanned!(here(check)=> #krate::__private::verdict(#check(self)));
+        quote! {
+            fn validate(&self) -> ::core::result::Result<(), #krate::ValueError> {
+                #check
+            }
+        }
+    })
+}
+
+/// The table with these rows.
+pub(super) fn table(model: &Schema, name: &str, rows: Vec<TokenStream>) -> TokenStream {
+    let krate = &model.item.krate;
     let doc = &model.doc;
     let prefix = match &model.prefix {
         Some(prefix) => {
@@ -79,17 +86,22 @@ fn table(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
         }
         None => quote!(::core::option::Option::None),
     };
-    let fields = parts.iter().flat_map(|part| match part {
-        Part::LeafTuple(run) => leaves(krate, run),
-        Part::Dir(_, field) => vec![row(krate, field, None)],
-        Part::Entries(_, field, codec) => vec![row(krate, field, Some(codec))],
-    });
     let unknown = match model.unknown {
         Unknown::Ignored => quote!(Ignored),
         Unknown::Reported => quote!(Reported),
         Unknown::Refused => quote!(Refused),
     };
-    quote!(#krate::Table { name: #name, doc: #doc, prefix: #prefix, fields: &[#(#fields),*], unknown: #krate::UnknownKeys::#unknown })
+    quote!(#krate::Table { name: #name, doc: #doc, prefix: #prefix, fields: &[#(#rows),*], unknown: #krate::UnknownKeys::#unknown })
+}
+
+/// The rows of the table.
+pub(super) fn rows(model: &Schema, parts: &[Part<'_>]) -> Vec<TokenStream> {
+    let rows = parts.iter().flat_map(|part| match part {
+        Part::LeafTuple(run) => leaves(&model.item.krate, run),
+        Part::Dir(at, field) => vec![row(model, *at, field, None)],
+        Part::Entries(at, field, codec) => vec![row(model, *at, field, Some(codec))],
+    });
+    rows.collect()
 }
 
 /// The rows of adjacent leaves. Values that a codec knows come from the codec.
@@ -122,7 +134,9 @@ fn default(krate: &Path, leaf: &Leaf, place: &TokenStream) -> TokenStream {
 }
 
 /// The row of a directory or a map. All other values are those of `FIELD`.
-fn row(krate: &Path, field: &Field, codec: Option<&TokenStream>) -> TokenStream {
+fn row(model: &Schema, at: usize, field: &Field, codec: Option<&TokenStream>) -> TokenStream {
+    let krate = &model.item.krate;
+    let table = bounds::table(model, at, field);
     let name = field.ident.to_string();
     let segment = &field.segment.text;
     let doc = doc(field);
@@ -137,10 +151,10 @@ fn row(krate: &Path, field: &Field, codec: Option<&TokenStream>) -> TokenStream 
     };
     let mut flags = TokenStream::new();
     let kind = match &field.kind {
-        Kind::Dir { ty, .. } => quote_spanned!(here(ty)=> Dir(<#ty as #krate::Schema>::TABLE)),
+        Kind::Dir { ty, .. } => quote_spanned!(here(ty)=> Dir(#table)),
         Kind::DirMap(map) => {
-            let (key, value) = (&map.key, &map.value);
-            quote!(DirMap { key: <#key as #krate::EtcdValue>::TYPE, table: <#value as #krate::Schema>::TABLE })
+            let key = &map.key;
+            quote!(DirMap { key: <#key as #krate::EtcdValue>::TYPE, table: #table })
         }
         Kind::Entries(map, of) => {
             flags = self::flags(of);
@@ -149,7 +163,7 @@ fn row(krate: &Path, field: &Field, codec: Option<&TokenStream>) -> TokenStream 
             let key = &map.key;
             quote!(Entries { key: <#key as #krate::EtcdValue>::TYPE, value: #codec.type_name() })
         }
-        Kind::Flatten(ty) => quote_spanned!(here(ty)=> Flatten(<#ty as #krate::Schema>::TABLE)),
+        Kind::Flatten(ty) => quote_spanned!(here(ty)=> Flatten(#table)),
         Kind::Leaf(_) | Kind::Skip(_) => TokenStream::new(),
     };
     quote! {
@@ -168,7 +182,8 @@ fn flags(codec: &Codec) -> TokenStream {
 
 /// Generates `decode`. It reads every field before it checks the first result, so that every
 /// problem is recorded. One `match` compiles faster than a `?` per part.
-fn decode(model: &Schema, parts: &[Part<'_>], decoder: &Ident) -> TokenStream {
+/// `path` is that of the struct or the variant.
+pub(super) fn decode(model: &Schema, path: &TokenStream, parts: &[Part<'_>], decoder: &Ident) -> TokenStream {
     let krate = &model.item.krate;
     let mut locals = (0..).map(|at| local(&format!("__{at}")));
     let (mut reads, mut patterns, mut values) = (Vec::new(), Vec::new(), Vec::new());
@@ -207,7 +222,7 @@ fn decode(model: &Schema, parts: &[Part<'_>], decoder: &Ident) -> TokenStream {
             _ => None,
         }
     });
-    let value = quote!(::core::option::Option::Some(Self { #(#values,)* #(#skipped),* }));
+    let value = quote!(::core::option::Option::Some(#path { #(#values,)* #(#skipped),* }));
     let (read, pattern) = match (reads.as_slice(), patterns.as_slice()) {
         ([], _) => return value,
         ([read], [pattern]) => (quote!(#read), quote!(#pattern)),
@@ -249,34 +264,35 @@ fn read(krate: &Path, at: usize, field: &Field, decoder: &Ident) -> TokenStream 
     quote!(#decoder.#read)
 }
 
-fn encode(krate: &Path, part: &Part<'_>, encoder: &Ident) -> TokenStream {
+/// `value` gives the expression for a reference to a field.
+pub(super) fn encode(krate: &Path, part: &Part<'_>, encoder: &Ident, value: &dyn Fn(&Ident) -> TokenStream) -> TokenStream {
     let (at, field) = match part {
         Part::LeafTuple(run) => {
-            let (place, idents) = (&run.place, run.leaves.iter().map(|(field, _)| &field.ident));
-            return quote!(#place.encode(#encoder, (#(&self.#idents,)*)););
+            let (place, values) = (&run.place, run.leaves.iter().map(|(field, _)| value(&field.ident)));
+            return quote!(#place.encode(#encoder, (#(#values,)*)););
         }
         Part::Entries(at, field, codec) => {
-            let ident = &field.ident;
-            return quote!(#encoder.entries(#at, &self.#ident, &#codec););
+            let value = value(&field.ident);
+            return quote!(#encoder.entries(#at, #value, &#codec););
         }
         Part::Dir(at, field) => (at, field),
     };
-    let ident = &field.ident;
+    let value = value(&field.ident);
     match &field.kind {
         Kind::Dir { ty, optional, default: Some(default) } => {
             let (method, default) = dir_default(krate, ty, *optional, default);
-            quote_spanned!(here(ty)=> #encoder.#method(#at, &self.#ident, #default);)
+            quote_spanned!(here(ty)=> #encoder.#method(#at, #value, #default);)
         }
-        Kind::Dir { ty, optional: false, .. } => quote_spanned!(here(ty)=> #encoder.dir(#at, &self.#ident);),
-        Kind::Dir { ty, optional: true, .. } => quote_spanned!(here(ty)=> #encoder.dir_opt(#at, &self.#ident);),
-        Kind::DirMap(_) => quote!(#encoder.dir_map(#at, &self.#ident);),
-        Kind::Flatten(_) => quote!(#encoder.flatten(&self.#ident);),
+        Kind::Dir { ty, optional: false, .. } => quote_spanned!(here(ty)=> #encoder.dir(#at, #value);),
+        Kind::Dir { ty, optional: true, .. } => quote_spanned!(here(ty)=> #encoder.dir_opt(#at, #value);),
+        Kind::DirMap(_) => quote!(#encoder.dir_map(#at, #value);),
+        Kind::Flatten(_) => quote!(#encoder.flatten(#value);),
         Kind::Leaf(_) | Kind::Entries(..) | Kind::Skip(_) => TokenStream::new(),
     }
 }
 
-fn changes(model: &Schema, part: &Part<'_>, delta: &Ident, out: &Ident) -> TokenStream {
-    let change = change_name(model);
+/// `change` is the name of the change enum.
+pub(super) fn changes(change: &Ident, part: &Part<'_>, delta: &Ident, out: &Ident) -> TokenStream {
     let (at, field) = match part {
         Part::LeafTuple(run) => {
             let (place, variants) = (&run.place, run.leaves.iter().map(|(field, _)| &field.variant));

@@ -71,6 +71,18 @@ pub(crate) fn is_secret(ty: &Type) -> bool {
     last(ty).is_some_and(|last| last.ident == "Secret" || arguments(last).into_iter().any(is_secret))
 }
 
+/// The name of the type, if it is a number or a boolean.
+pub(super) fn number(ty: &Type) -> Option<&Ident> {
+    const NUMBERS: [&str; 15] =
+        ["bool", "f32", "f64", "i8", "i16", "i32", "i64", "i128", "isize", "u8", "u16", "u32", "u64", "u128", "usize"];
+    last(ty).map(|last| &last.ident).filter(|ident| NUMBERS.iter().any(|number| ident == number))
+}
+
+/// Whether the type is named `Box` or `Arc`.
+pub(crate) fn is_pointer(ty: &Type) -> bool {
+    last(ty).is_some_and(|last| last.ident == "Box" || last.ident == "Arc")
+}
+
 /// Whether this is the path of `etcd_typed::serialize_masked`.
 pub(super) fn is_mask(function: &Expr) -> bool {
     matches!(function, Expr::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "serialize_masked"))

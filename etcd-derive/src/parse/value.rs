@@ -14,7 +14,7 @@ use crate::serde_attrs;
 /// needs one.
 pub(crate) fn value(ctxt: &Ctxt, input: &DeriveInput) -> Value {
     let attrs = Attrs::read(ctxt, &input.attrs, Place::Value);
-    let case = case(ctxt, &attrs);
+    let case = case(ctxt, &attrs, "rename_all");
     refuse_other_forms(ctxt, &attrs);
     let shape = match &input.data {
         Data::Union(data) => {

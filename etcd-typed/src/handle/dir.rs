@@ -54,8 +54,8 @@ macro_rules! pointers {
             type Handle = S::Handle;
 
             fn handle(dir: Dir<Self>) -> S::Handle {
-                let Dir { context, key, enclosing, removable, older, .. } = dir;
-                S::handle(Dir { context, key, enclosing, removable, older, schema: PhantomData })
+                let Dir { context, key, enclosing, flattened, removable, older, .. } = dir;
+                S::handle(Dir { context, key, enclosing, flattened, removable, older, schema: PhantomData })
             }
         }
     )+};
@@ -76,7 +76,8 @@ pointers!(Box, Arc);
 ///
 /// - **When it exists:** if one of its required keys exists. Required is a field without a default
 ///   that is neither an `Option` nor a map, also in a required directory or a flattened struct
-///   inside it. A struct without required keys exists if any of its keys exists.
+///   inside it. A struct without required keys exists if any of its keys exists. An enum exists if
+///   its tag exists.
 /// - **Leftover keys** are keys of a struct that has none of its required keys. No read returns
 ///   them, and they make no read fail. A program with an older schema, or one that deletes single
 ///   keys, may leave such keys. [`check`](Self::check) lists them. A write of the entry deletes or
@@ -144,6 +145,8 @@ pub struct Dir<S> {
     pub(super) key: Key,
     /// The enclosing struct, if there is one.
     pub(super) enclosing: Option<Arc<EnclosingStruct>>,
+    /// Whether the directory also has keys of the enclosing struct.
+    flattened: bool,
     /// Whether the struct is a map entry or an optional directory. Then it exists only if it has a
     /// key, and is removed as a whole.
     removable: bool,
@@ -154,11 +157,12 @@ pub struct Dir<S> {
 
 impl<S> Clone for Dir<S> {
     fn clone(&self) -> Self {
-        let Self { context, key, enclosing, removable, older, .. } = self;
+        let Self { context, key, enclosing, flattened, removable, older, .. } = self;
         Self {
             context: context.clone(),
             key: key.clone(),
             enclosing: enclosing.clone(),
+            flattened: *flattened,
             removable: *removable,
             older: older.clone(),
             schema: PhantomData,
@@ -174,7 +178,7 @@ impl<S: Schema> fmt::Debug for Dir<S> {
 
 impl<S: Schema> Dir<S> {
     pub(crate) fn new(context: SharedContext, key: Key) -> Self {
-        Self { context, key, enclosing: None, removable: false, older: None, schema: PhantomData }
+        Self { context, key, enclosing: None, flattened: false, removable: false, older: None, schema: PhantomData }
     }
 
     /// Sets the directory that is read while the struct does not exist in its own.
@@ -186,6 +190,12 @@ impl<S: Schema> Dir<S> {
     /// Marks the handle as part of this struct.
     pub(super) fn within(mut self, enclosing: Option<Arc<EnclosingStruct>>) -> Self {
         self.enclosing = enclosing;
+        self
+    }
+
+    /// Marks the handle as that of a flattened struct.
+    pub(super) fn flattened(mut self) -> Self {
+        self.flattened = true;
         self
     }
 
@@ -213,19 +223,7 @@ impl<S: Schema> Dir<S> {
     // each struct.
     #[allow(clippy::manual_async_fn)]
     pub fn get(&self) -> impl Future<Output = Result<Versioned<S>>> + Send {
-        async {
-            let found = self.context.find("get", S::TABLE, &self.key).await?;
-            match &self.older {
-                Some(older) if !found.tree.keys().any(|relative| self.exists_by(relative)) => {
-                    let before = self.context.find("get", S::TABLE, older).await?;
-                    match before.tree.is_empty() {
-                        true => found.decode(&self.key).await,
-                        false => before.decode(older).await,
-                    }
-                }
-                _ => found.decode(&self.key).await,
-            }
-        }
+        async { self.context.find_either("get", S::TABLE, &self.key, self.older.as_ref(), self.removable).await?.decode().await }
     }
 
     /// Whether any key of the schema exists. A map entry or an optional struct exists under the
@@ -245,7 +243,8 @@ impl<S: Schema> Dir<S> {
 
     /// Writes every field, and deletes what the value does not contain: the keys of fields that are
     /// `None`, and the directories of optional structs that are `None` and of entries that are no
-    /// longer in their map ([everything below them](Self#structs-that-may-be-absent)).
+    /// longer in their map ([everything below them](Self#structs-that-may-be-absent)). If the variant
+    /// of an enum changes, everything below the enum's directory is deleted.
     ///
     /// Keys that already have their value are left out, so that watchers see only what changes. This is
     /// one read, and one transaction with the differences. Its conditions are that the keys that are
@@ -302,7 +301,7 @@ impl<S: Schema> Dir<S> {
     ///
     /// Dropping the future is safe: it only reads.
     pub async fn diff(&self, value: &S) -> Result<Diff> {
-        let read = Diff::read(&self.context, &self.key, Self::OWNER, self.encode(value)?);
+        let read = Diff::read(&self.context, &self.key, self.owner(), self.encode(value)?);
         Self::operation("diff").run(read).await
     }
 
@@ -326,7 +325,7 @@ impl<S: Schema> Dir<S> {
     ///
     /// Dropping the future is safe: it only reads.
     pub async fn check(&self) -> Result<Check> {
-        Self::operation("check").run(Check::read(&self.context, &self.key, Self::OWNER, |decoder| decoder.whole::<S>())).await
+        Self::operation("check").run(Check::read(&self.context, &self.key, self.owner(), |decoder| decoder.whole::<S>())).await
     }
 
     /// Writes every field if no key of the schema exists. A map entry or an optional struct is
@@ -515,20 +514,26 @@ impl<S: Schema> Dir<S> {
 
     /// Encodes `value` into keys and values.
     pub(super) fn encode(&self, value: &S) -> Result<Encoded> {
-        let encoded = if self.removable { schema::encode_present(&self.key, value) } else { schema::encode(&self.key, value) };
-        encoded.map(|encoded| self.context.stored(encoded))
+        self.encode_over(None, value)
+    }
+
+    /// Like [`encode`](Self::encode), for a write that leaves what does not differ from `old`.
+    fn encode_over(&self, old: Option<&Encoded>, value: &S) -> Result<Encoded> {
+        schema::encode_over(&self.key, old, value, self.removable).map(|encoded| self.context.stored(encoded))
     }
 
     /// Whether a key, relative to the directory, shows that the struct exists.
     fn exists_by(&self, relative: &str) -> bool {
-        if self.removable { S::TABLE.is_present_by(relative) } else { S::TABLE.owns(relative) }
+        S::TABLE.exists_by(self.removable, relative)
     }
 
     pub(super) fn enclosing(&self) -> Option<&Arc<EnclosingStruct>> {
         self.enclosing.as_ref()
     }
 
-    const OWNER: Owner = Owner::Struct(S::TABLE);
+    pub(super) fn owner(&self) -> Owner {
+        if self.flattened { Owner::Flattened(S::TABLE) } else { Owner::Struct(S::TABLE) }
+    }
 
     fn operation(op: &'static str) -> Operation {
         Operation::new(op, S::TABLE.pattern())

@@ -230,6 +230,7 @@ impl Check {
             &schema::tree(directory, reply.kvs),
             |relative| owner.owns(relative),
             |relative| owner.removable_around(relative),
+            |relative| owner.enums_around(relative),
             read,
         );
         problems.extend(nameless);

@@ -7,16 +7,17 @@ use super::SharedContext;
 use super::dir::{Dir, EtcdSchema};
 use super::entry::Entry;
 use super::expiry::EnclosingStruct;
+use super::guarded::TagClaim;
 use super::map::{DirMap, EntryMap};
 use crate::key::Key;
-use crate::schema::{Fallback, LeafTuple, MapPath, OneLeaf, Presence, Schema, Table};
+use crate::schema::{Fallback, Kind, LeafTuple, MapPath, OneLeaf, Presence, Schema, Table};
 use crate::value::Codec;
 
 /// The fields of one struct's directory. The derive generates one call for each directory or map,
 /// with the index of the field in the table, and one call for each group of adjacent leaves.
 #[derive(Debug)]
 pub struct Fields<'a> {
-    context: &'a SharedContext,
+    context: SharedContext,
     directory: &'a Key,
     table: &'static Table,
     /// The struct itself.
@@ -29,13 +30,13 @@ impl<S: Schema> Dir<S> {
     /// Used by the derive.
     #[doc(hidden)]
     pub fn __fields(&self) -> Fields<'_> {
-        Fields::new(&self.context, &self.key, S::TABLE, self.enclosing.clone()).older(self.older.as_ref())
+        Fields::new(self.context.clone(), &self.key, S::TABLE, self.enclosing.clone()).older(self.older.as_ref())
     }
 }
 
 impl<'a> Fields<'a> {
     /// Creates the fields of a struct, which may itself be part of another one.
-    fn new(context: &'a SharedContext, directory: &'a Key, table: &'static Table, outer: Option<Arc<EnclosingStruct>>) -> Self {
+    fn new(context: SharedContext, directory: &'a Key, table: &'static Table, outer: Option<Arc<EnclosingStruct>>) -> Self {
         Self { context, directory, table, enclosing: EnclosingStruct::new(directory.clone(), table, outer), older: None }
     }
 
@@ -59,9 +60,20 @@ impl<'a> Fields<'a> {
         N::handle(Dir::new(self.context.clone(), self.key(field)).older(older).within(Some(self.enclosing.clone())).removable(optional))
     }
 
+    /// The fields of one variant of an enum. Their writes require that the tag names the variant.
+    pub fn variant(&self, field: usize) -> Self {
+        let tag = TagClaim::new(self.directory, self.table, field);
+        let table = match self.table.fields.get(field).map(|field| &field.kind) {
+            Some(Kind::Variant { table, .. }) => table,
+            _ => Table::EMPTY,
+        };
+        let (directory, enclosing, older) = (self.directory, self.enclosing.clone(), self.older);
+        Self { context: self.context.within_variant(tag), directory, table, enclosing, older }
+    }
+
     /// The handle of a struct whose keys are in this struct's own directory.
     pub fn flatten<N: EtcdSchema>(&self) -> N::Handle {
-        let dir = Dir::new(self.context.clone(), self.directory.clone()).older(self.older.cloned());
+        let dir = Dir::new(self.context.clone(), self.directory.clone()).older(self.older.cloned()).flattened();
         N::handle(dir.within(Some(self.enclosing.clone())))
     }
 

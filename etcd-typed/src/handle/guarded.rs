@@ -4,16 +4,63 @@
 //! `guarded_by` on a builder adds the guard to the builder's own [`Context`]. So no commit can miss
 //! the guard. A read that decides a write is from a revision at which the guard was held, even if
 //! nothing is written afterwards.
+//!
+//! A handle of one variant's field in an enum requires in the same way that the tag names the variant.
 
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::{Context, SharedContext};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::queue::{Claim, Guard};
 use crate::revision::Revision;
-use crate::schema::{self, Tree};
-use crate::store::{Committed, Compare, Op, OpResult, Range, RangeReply, Span, Txn};
+use crate::schema::{self, Table, Tree};
+use crate::store::{Committed, Compare, Condition, Op, OpResult, Range, RangeReply, Span, Txn};
+
+/// The requirement that the tag of an enum names one variant.
+#[derive(Clone, Debug)]
+pub(crate) struct TagClaim {
+    /// The key of the tag.
+    key: Key,
+    /// The enum.
+    table: &'static Table,
+    /// The index of the variant in the table.
+    variant: usize,
+}
+
+impl TagClaim {
+    /// The claim for a variant of the enum in this directory.
+    pub(super) fn new(directory: &Key, table: &'static Table, variant: usize) -> Self {
+        Self { key: table.tag().map_or_else(|| directory.clone(), |tag| directory.descend(tag.segment)), table, variant }
+    }
+
+    /// The form of the tag that this library writes.
+    fn written(&self) -> Bytes {
+        Bytes::from_static(self.table.tag_of(self.variant).unwrap_or_default().as_bytes())
+    }
+
+    fn compare(&self, stored: Bytes) -> Compare {
+        Compare::key(&self.key, Condition::Value(stored))
+    }
+
+    /// The stored form of the tag, from the answer to a read.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` if the tag does not name the variant.
+    fn stored(&self, reply: &RangeReply) -> Result<Bytes> {
+        let stored = reply.kvs.first().map(|kv| &kv.value);
+        if let Some(stored) = stored.filter(|stored| self.table.variant(stored) == Some(self.variant)) {
+            return Ok(stored.clone());
+        }
+        let name = self.table.tag_of(self.variant).unwrap_or_default();
+        let now = stored.map_or_else(|| "does not exist".to_owned(), |stored| format!("is `{}`", String::from_utf8_lossy(stored).trim()));
+        let message = format!("this handle is for the variant `{name}`, and the tag {} {now}", self.key);
+        Err(Error::new(ErrorKind::Conflict, message))
+    }
+}
 
 impl Context {
     /// Returns a copy whose writes also require that this guard is held.
@@ -23,27 +70,43 @@ impl Context {
         Arc::new(context)
     }
 
-    /// Returns the context with the guards of another one in addition.
+    /// Returns a copy for the fields of a variant: its writes also require that the tag names it.
+    pub(super) fn within_variant(&self, tag: TagClaim) -> SharedContext {
+        let mut context = self.clone();
+        context.tags.push(tag);
+        Arc::new(context)
+    }
+
+    /// Returns the context with the guards and the tags of another one in addition.
     pub(super) fn with_guards_of(self: &Arc<Self>, other: &Self) -> SharedContext {
         if !other.is_guarded() {
             return self.clone();
         }
         let mut context = Self::clone(self);
         context.claims.extend(other.claims.iter().cloned());
+        let is_new = |tag: &&TagClaim| !self.tags.iter().any(|own| own.key == tag.key && own.variant == tag.variant);
+        context.tags.extend(other.tags.iter().filter(is_new).cloned());
         Arc::new(context)
     }
 
+    /// Whether writes have the conditions of guards or of the tags of enums.
     pub(super) fn is_guarded(&self) -> bool {
-        !self.claims.is_empty()
+        !self.claims.is_empty() || self.is_in_variant()
     }
 
-    /// The conditions that the guards add to a transaction.
+    /// Whether the handle is that of one variant's field.
+    pub(super) fn is_in_variant(&self) -> bool {
+        !self.tags.is_empty()
+    }
+
+    /// The conditions that the guards and the tags add to a transaction.
     pub(super) fn guard_compares(&self) -> Vec<Compare> {
-        self.claims.iter().flat_map(Claim::compares).collect()
+        let tags = self.tags.iter().map(|tag| tag.compare(tag.written()));
+        self.claims.iter().flat_map(Claim::compares).chain(tags).collect()
     }
 
-    /// Checks that the guards may still be held, and that the store can check them in the
-    /// transaction of the write.
+    /// Checks that the guards may still be held, and that the store can check them, and the tags, in
+    /// the transaction of the write.
     ///
     /// # Errors
     ///
@@ -51,36 +114,76 @@ impl Context {
     pub(super) fn check_guards(&self) -> Result<()> {
         let capabilities = self.store.capabilities();
         if self.is_guarded() && !capabilities.transactions {
-            let message = format!(
-                "{} has no transaction over two keys, so a write cannot require that a guard is held; `verify()` checks the guard before a \
-                 write and `while_held` stops the writer (both leave a short gap), or use etcd v3",
-                capabilities.name
-            );
+            let what = match self.claims.is_empty() {
+                true => {
+                    "the enum has this variant; write the whole enum with `.non_atomic()`, with `update` or `set` of the handle of its \
+                     directory, or use etcd v3"
+                }
+                false => {
+                    "a guard is held; `verify()` checks the guard before a write and `while_held` stops the writer (both leave a short \
+                     gap), or use etcd v3"
+                }
+            };
+            let message = format!("{} has no transaction over two keys, so a write cannot require that {what}", capabilities.name);
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
         self.claims.iter().try_for_each(Claim::check)
     }
 
-    /// Sends the transaction of a write, with the conditions of the guards. A lost guard is an
-    /// error. So if the result says that a condition failed, it is one of the write's own
-    /// conditions.
+    /// Sends the transaction of a write, with the conditions of the guards and the tags. A lost guard
+    /// is an error, and so is a tag of another variant. So if the result says that a condition
+    /// failed, it is one of the write's own conditions.
     ///
     /// # Errors
     ///
-    /// `GuardLost` if a guard was not held, whether or not other conditions failed. The same answer
-    /// shows this, so it is from the same revision.
+    /// `GuardLost` if a guard was not held, whether or not other conditions failed. `Conflict` if a
+    /// tag names another variant. The same answer shows this, so it is from the same revision.
     pub(crate) async fn commit(&self, mut txn: Txn) -> Result<Committed> {
         if !self.is_guarded() {
             return self.asked().commit(txn).await;
         }
         self.check_guards()?;
         let conditional = !txn.compares.is_empty();
-        txn.compares.extend(self.guard_compares());
+        txn.compares.extend(self.claims.iter().flat_map(Claim::compares));
         txn.otherwise.extend(self.claims.iter().map(Claim::look));
-        let mut committed = self.asked().commit(txn).await?;
-        if committed.succeeded {
-            return Ok(committed);
+        if !self.is_in_variant() {
+            let mut committed = self.asked().commit(txn).await?;
+            if !committed.succeeded {
+                self.check_refused(&mut committed)?;
+            }
+            return has_reason(committed, conditional);
         }
+        txn.otherwise.extend(self.tags.iter().map(|tag| Op::Get(Span::Key(tag.key.clone()))));
+        let own = txn.compares.len();
+        let mut stored: Vec<Bytes> = self.tags.iter().map(TagClaim::written).collect();
+        loop {
+            txn.compares.truncate(own);
+            txn.compares.extend(self.tags.iter().zip(&stored).map(|(tag, stored)| tag.compare(stored.clone())));
+            let mut committed = self.asked().commit(txn.clone()).await?;
+            if committed.succeeded {
+                return Ok(committed);
+            }
+            let looks = committed.results.split_off(committed.results.len().saturating_sub(self.tags.len()));
+            self.check_refused(&mut committed)?;
+            let found = self.tags.iter().zip(&looks).map(|(tag, look)| match look {
+                OpResult::Get(reply) => tag.stored(reply),
+                OpResult::Put(_) | OpResult::Delete { .. } | OpResult::Done => Ok(tag.written()),
+            });
+            let found = found.collect::<Result<Vec<_>>>()?;
+            if found == stored {
+                return has_reason(committed, conditional);
+            }
+            // The tag is stored as an alias, or with white space.
+            stored = found;
+        }
+    }
+
+    /// Takes the reads of the guards from a refused transaction.
+    ///
+    /// # Errors
+    ///
+    /// `GuardLost`.
+    fn check_refused(&self, committed: &mut Committed) -> Result<()> {
         let looks = committed.results.split_off(committed.results.len().saturating_sub(self.claims.len()));
         let lost = self.claims.iter().zip(&looks).find(|(claim, look)| match look {
             OpResult::Get(reply) => !claim.holds(reply),
@@ -88,10 +191,7 @@ impl Context {
         });
         match lost {
             Some((claim, _)) => Err(claim.lost()),
-            None if conditional => Ok(committed),
-            // A caller without conditions of its own does not look at `succeeded`, so this must be
-            // an error.
-            None => Err(Error::new(ErrorKind::Server, "a write was refused although its only condition, a guard, holds")),
+            None => Ok(()),
         }
     }
 
@@ -117,4 +217,13 @@ impl Context {
         let reply = self.read_to_write(Span::Below(directory.clone())).await.map_err(|error| error.at(directory))?;
         Ok((schema::tree_in_steps(directory, reply.kvs).await, reply.revision))
     }
+}
+
+/// Returns the answer of a transaction whose guards are held. A caller without conditions of its own
+/// does not look at `succeeded`, so a refused write of such a caller must be an error.
+fn has_reason(committed: Committed, conditional: bool) -> Result<Committed> {
+    if committed.succeeded || conditional {
+        return Ok(committed);
+    }
+    Err(Error::new(ErrorKind::Server, "a write was refused although its only conditions, a guard or the tag of an enum, hold"))
 }

@@ -27,6 +27,7 @@ pub use map::{DirMap, EntryMap, EntryPages, MapWrite, PerEntry};
 pub use previous::Previous;
 pub use transaction::{Reads, Transaction, TransactionReads};
 
+use self::guarded::TagClaim;
 use crate::error::Result;
 use crate::key::{self, Key};
 use crate::lease::LeasePool;
@@ -51,6 +52,8 @@ pub(crate) struct Context {
     pub(crate) lease_pool: Arc<LeasePool>,
     /// The guards of a write. Empty except in a builder that was given guards.
     pub(crate) claims: Vec<Claim>,
+    /// The variants of enums that the handle is part of. Its writes require that the tags name them.
+    pub(crate) tags: Vec<TagClaim>,
     /// The name of the handle in metrics and events. `None` for the name of its type.
     pub(crate) name: Option<Pattern>,
 }
@@ -109,11 +112,31 @@ impl Context {
     /// Reads the current state of a whole directory, for the operation `op` on a struct with this
     /// table. This part does not depend on the struct and is compiled once; [`Found::decode`] is
     /// compiled for each struct.
-    async fn find(&self, op: &'static str, table: &Table, directory: &Key) -> Result<Found> {
+    async fn find<'k>(&self, op: &'static str, table: &Table, directory: &'k Key) -> Result<Found<'k>> {
         let ongoing = Operation::new(op, table.pattern()).begin();
         let read = ongoing.run(self.read(Span::Below(directory.clone()), false));
         let reply = read.await.map_err(|error| error.at(directory))?;
-        Ok(Found { tree: schema::tree_in_steps(directory, reply.kvs).await, revision: reply.revision, ongoing })
+        Ok(Found { directory, tree: schema::tree_in_steps(directory, reply.kvs).await, revision: reply.revision, ongoing })
+    }
+
+    /// Like [`find`](Self::find). If no key of the struct exists in the directory, and there are keys in
+    /// the directory with its older name, reads that one.
+    async fn find_either<'k>(
+        &self,
+        op: &'static str,
+        table: &Table,
+        directory: &'k Key,
+        older: Option<&'k Key>,
+        removable: bool,
+    ) -> Result<Found<'k>> {
+        let found = self.find(op, table, directory).await?;
+        match older {
+            Some(older) if !found.tree.keys().any(|relative| table.exists_by(removable, relative)) => {
+                let before = self.find(op, table, older).await?;
+                Ok(if before.tree.is_empty() { found } else { before })
+            }
+            _ => Ok(found),
+        }
     }
 
     /// Opens a live view of a directory, or of keys in it.
@@ -127,16 +150,17 @@ impl Context {
 }
 
 /// The contents of a directory.
-struct Found {
+struct Found<'k> {
+    directory: &'k Key,
     tree: Tree,
     revision: Revision,
     /// The operation, which also covers the decoding.
     ongoing: Ongoing,
 }
 
-impl Found {
-    async fn decode<S: Schema>(self, directory: &Key) -> Result<Versioned<S>> {
-        self.ongoing.run(schema::decode_in_steps(directory, &self.tree, self.revision)).await
+impl Found<'_> {
+    async fn decode<S: Schema>(self) -> Result<Versioned<S>> {
+        self.ongoing.run(schema::decode_in_steps(self.directory, &self.tree, self.revision)).await
     }
 }
 

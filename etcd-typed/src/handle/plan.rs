@@ -3,6 +3,7 @@
 
 mod commit;
 mod differences;
+mod switch;
 
 use bytes::Bytes;
 
@@ -85,6 +86,8 @@ impl Put {
 #[derive(Clone, Copy)]
 pub(super) enum Owner {
     Struct(&'static Table),
+    /// A struct whose directory also has keys of the enclosing struct.
+    Flattened(&'static Table),
     /// A map of structs.
     Dirs {
         /// The struct of an entry.
@@ -104,7 +107,7 @@ pub(super) enum Owner {
 impl Owner {
     pub(super) fn owns(self, relative: &str) -> bool {
         match self {
-            Self::Struct(table) => table.owns(relative),
+            Self::Struct(table) | Self::Flattened(table) => table.owns(relative),
             Self::Entries { levels, .. } => is_entry(relative, levels) && is_written(relative),
             Self::Dirs { table, levels } => match split_levels(relative, levels) {
                 Some((child, Some(rest))) => is_written(child) && table.owns(rest),
@@ -116,7 +119,7 @@ impl Owner {
     /// Whether the value of a key must not be shown.
     pub(super) fn is_secret(self, relative: &str) -> bool {
         match self {
-            Self::Struct(table) => table.is_secret(relative),
+            Self::Struct(table) | Self::Flattened(table) => table.is_secret(relative),
             Self::Dirs { table, levels } => {
                 split_levels(relative, levels).and_then(|(_, rest)| rest).is_some_and(|rest| table.is_secret(rest))
             }
@@ -124,31 +127,34 @@ impl Owner {
         }
     }
 
-    /// Whether the set of keys depends on what is stored.
-    pub(super) fn has_maps(self) -> bool {
+    /// Whether the keys to delete depend on what is stored: the entries of maps, and everything below
+    /// an enum whose variant changes.
+    pub(super) fn depends_on_stored(self) -> bool {
         match self {
-            Self::Struct(table) => !table.map_directories().is_empty(),
+            Self::Struct(table) | Self::Flattened(table) => table.has_enums() || !table.map_directories().is_empty(),
             Self::Dirs { .. } | Self::Entries { .. } => true,
         }
     }
 
     fn fixed_keys(self) -> Vec<String> {
         match self {
-            Self::Struct(table) => table.fixed_keys(),
+            Self::Struct(table) | Self::Flattened(table) => table.fixed_keys(),
             Self::Dirs { .. } | Self::Entries { .. } => Vec::new(),
         }
     }
 
     fn absent_keys(self, encoded: &Encoded) -> Vec<String> {
         match self {
-            Self::Struct(table) => table.absent_keys(encoded),
+            Self::Struct(table) | Self::Flattened(table) => table.absent_keys(encoded),
             Self::Dirs { .. } | Self::Entries { .. } => Vec::new(),
         }
     }
 
     fn map_directories(self, directory: &Key) -> Vec<Key> {
         match self {
-            Self::Struct(table) => table.map_directories().iter().map(|relative| directory.descend(relative)).collect(),
+            Self::Struct(table) | Self::Flattened(table) => {
+                table.map_directories().iter().map(|relative| directory.descend(relative)).collect()
+            }
             Self::Dirs { .. } | Self::Entries { .. } => vec![directory.clone()],
         }
     }
@@ -157,14 +163,14 @@ impl Owner {
     /// outermost to the innermost.
     pub(super) fn removable_around(self, relative: &str) -> Vec<Removable<'_>> {
         match self {
-            Self::Struct(table) => table.removable_around(relative),
+            Self::Struct(table) | Self::Flattened(table) => table.removable_around(relative),
             Self::Dirs { table, levels } => removable_in_map(table, levels, relative),
             Self::Entries { .. } => Vec::new(),
         }
     }
 
     /// Plans a write without knowledge of what is stored: puts everything in `encoded`, and deletes
-    /// all other keys that belong to the handle. Only for structs without maps.
+    /// all other keys that belong to the handle. Only if these do not depend on what is stored.
     pub(super) fn overwrite(self, encoded: Encoded) -> WritePlan {
         let mut plan = WritePlan::default();
         for key in self.absent_keys(&encoded) {
@@ -173,8 +179,8 @@ impl Owner {
         WritePlan { puts: encoded.into_iter().map(Put::new).collect(), ..plan.each_once() }
     }
 
-    /// Plans the same write when the stored keys are known. Writes with maps use it, and `diff`
-    /// uses it to predict every write.
+    /// Plans the same write when the stored keys are known. Writes with maps or enums use it, and
+    /// `diff` uses it to predict every write.
     pub(super) fn replace(self, tree: &Tree, encoded: Encoded) -> WritePlan {
         let outdated = self.outdated(tree, &encoded);
         WritePlan { puts: encoded.into_iter().map(Put::new).collect(), ..outdated }
@@ -183,7 +189,8 @@ impl Owner {
     /// The part of [`replace`](Self::replace) that deletes.
     fn outdated(self, tree: &Tree, encoded: &Encoded) -> WritePlan {
         let mut plan = WritePlan::default();
-        for key in self.superseded(tree.keys(), encoded) {
+        let rest = self.sweep(tree.keys(), |key| tree.get(key).map(|stored| &stored.value), encoded, &mut plan);
+        for key in self.superseded(rest.into_iter(), encoded) {
             self.delete(key, encoded, &mut plan);
         }
         // Removes the directory of an optional struct that the new value lacks, even if the
@@ -199,14 +206,16 @@ impl Owner {
 
     /// Plans to write only the differences. `old` is the decoded state. Leftover keys of a struct
     /// that is absent before and after are kept, since another client may just be writing that
-    /// struct key by key. They are deleted if the enclosing struct is added.
+    /// struct key by key. They are deleted if the enclosing struct is added. Keys of the variants
+    /// that an enum does not have before and after are kept too.
     pub(super) fn difference<'k>(self, stored: impl Iterator<Item = &'k String>, old: &Encoded, new: &Encoded) -> WritePlan {
         let stored: Vec<&String> = stored.collect();
         let mut puts: Encoded =
             new.iter().filter(|(key, bytes)| old.get(*key) != Some(bytes)).map(|(key, bytes)| (key.clone(), bytes.clone())).collect();
         self.complete_defaults(&stored, old, new, &mut puts);
         let mut plan = WritePlan::whole(puts);
-        let superseded = self.superseded(stored.into_iter(), new);
+        let rest = self.sweep(stored.into_iter(), |key| old.get(key), new, &mut plan);
+        let superseded = self.superseded(rest.into_iter(), new);
         // A value at a key of an earlier version is deleted there, so it is put at its own key.
         let renamed = superseded.iter().filter_map(|key| new.get_key_value(&key::with_plain_underscores(key)?));
         let renamed: Vec<Put> = renamed
@@ -215,6 +224,9 @@ impl Owner {
             .collect();
         plan.puts.extend(renamed);
         for key in superseded {
+            if !old.contains_key(key) && self.is_of_other_variant(key, old, new) {
+                continue;
+            }
             let around = self.removable_around(key);
             let (present, absent) = around.split_at(around.iter().take_while(|removable| removable.is_encoded(new)).count());
             let is_left_over = absent.first().is_some_and(|removable| !removable.is_encoded(old));

@@ -13,7 +13,7 @@ use super::dir::Dir;
 use super::directory::{Directory, Sweep};
 use super::entry::{Entry, EntryWrite};
 use super::expiry::{EnclosingExpiry, RequestedExpiry, found_in, same_expiry};
-use super::plan::{Owner, unchanged};
+use super::plan::unchanged;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::queue::Guard;
@@ -262,17 +262,18 @@ impl Transaction {
     ///
     /// # Errors
     ///
-    /// `Unsupported` for a struct with maps, since the entries to delete depend on what is stored.
+    /// `Unsupported` for a struct with maps or enums, since the keys to delete depend on what is stored.
     /// Use [`Dir::update`] instead.
     pub fn set_dir<S: Schema>(mut self, dir: &Dir<S>, value: &S) -> Self {
-        let owner = Owner::Struct(S::TABLE);
-        if owner.has_maps() {
-            let message =
-                "the entries to delete from its maps depend on what is stored; use `update` on the directory, or set single fields";
+        let owner = dir.owner();
+        if owner.depends_on_stored() {
+            let message = "the keys to delete from its maps and enums depend on what is stored; use `update` on the directory, or set \
+                           single fields";
             return self.failed(Error::new(ErrorKind::Unsupported, message).at(dir.key()));
         }
         match dir.encode(value) {
             Ok(encoded) => {
+                self.context = self.context.with_guards_of(&dir.context);
                 let from = self.ops.len();
                 self.ops.extend(owner.overwrite(encoded).into_ops(dir.key(), &EnclosingExpiry::default()));
                 let enclosing_expiry = EnclosingExpiry::of(dir.enclosing(), dir.key());
@@ -287,6 +288,7 @@ impl Transaction {
 
     /// Deletes a key, and the aliases of its field. A key that does not exist is not an error.
     pub fn delete<T: Send + Sync + 'static>(mut self, entry: &Entry<T>) -> Self {
+        self.context = self.context.with_guards_of(&entry.context);
         self.ops.extend(entry.deletes());
         self
     }

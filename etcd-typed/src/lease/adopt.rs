@@ -62,7 +62,7 @@ impl AdoptLease {
         let (retry, from) = (pool.retry().clone(), Arc::downgrade(&pool));
         let keeper = LeaseKeeper { store: store.clone(), retry, pool: from, id, ttl, validity: validity.clone(), manner, _over: over };
         prepared.start(async move { keeper.run(sent, &mut received).await });
-        let lease = Lease { id, ttl, asked: ttl, store, validity, orders, runtimes: None };
+        let lease = Lease { id, ttl, asked: ttl, store, validity, orders, runtimes: None, adopted: true };
         Ok(lease.by_itself(&pool))
     }
 }

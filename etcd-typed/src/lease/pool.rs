@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::Lease;
 use super::delayed_start::DelayedStarts;
+use super::owners::Owners;
 use super::shared::{Share, SharedLeases};
 use crate::error::{Error, Result};
 use crate::key::Key;
@@ -34,6 +35,7 @@ pub(crate) struct LeasePool {
     retry: RetryPolicy,
     spares: Mutex<Vec<Spare>>,
     shared: SharedLeases,
+    owners: Owners,
     delayed_starts: Arc<DelayedStarts>,
     /// Dropped after the spare leases, since it may own their tasks.
     runtimes: Arc<Runtimes>,
@@ -47,7 +49,16 @@ struct Spare {
 impl LeasePool {
     pub(crate) fn new(store: Arc<dyn Store>, retry: RetryPolicy, runtimes: Arc<Runtimes>) -> Self {
         let roaming = roaming(store.clone(), &runtimes);
-        Self { store, roaming, retry, spares: Mutex::default(), shared: SharedLeases::default(), delayed_starts: Arc::default(), runtimes }
+        Self {
+            store,
+            roaming,
+            retry,
+            spares: Mutex::default(),
+            shared: SharedLeases::default(),
+            owners: Owners::default(),
+            delayed_starts: Arc::default(),
+            runtimes,
+        }
     }
 
     /// The store for callers, who use the client on the current runtime.
@@ -71,6 +82,11 @@ impl LeasePool {
 
     pub(crate) fn retry(&self) -> &RetryPolicy {
         &self.retry
+    }
+
+    /// The values that are published with leases of the caller.
+    pub(super) fn owners(&self) -> &Owners {
+        &self.owners
     }
 
     /// Returns a lease that has no other user, a spare one if there is one.

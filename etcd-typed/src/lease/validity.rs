@@ -188,6 +188,11 @@ impl Validity {
         .await;
         // The task reports the loss too, unless it has no runtime.
         self.lose(reason);
+        self.loss(reason)
+    }
+
+    /// The loss of the lease for this reason.
+    pub(crate) fn loss(&self, reason: LostReason) -> Lost {
         Lost { lease: self.0.lease, key: None, reason, cause: self.cause(reason) }
     }
 

@@ -81,7 +81,7 @@ impl<S: Schema> StructView<S> {
             key: directory.descend(&field.key),
             source: if completed.from_base.contains(&field.key) { FieldSource::Base } else { FieldSource::Store },
         };
-        self.sources = base.fields().iter().map(status).collect();
+        self.sources = base.fields(&completed).map(status).collect();
         schema::decode_completed_in_steps(directory, &completed.tree, &completed.nones, mirror.revision()).await
     }
 }

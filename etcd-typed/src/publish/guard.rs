@@ -22,6 +22,9 @@ use crate::telemetry::{Operation, Pattern};
 /// that this client has given up, the value is overwritten, and readers see no gap. (v2 does not
 /// report leases, so there the value disappears and comes back.)
 ///
+/// A value on a lease of the caller ([`Publish::lease`](crate::Publish::lease)) is put back as long as
+/// that lease lives. When the lease ends, the value stays missing.
+///
 /// An idle guard costs one watch, and three keep-alives within the time to live for a lease that up
 /// to a hundred values with the same time to live share. If an operator revokes that lease, all
 /// these values disappear for a moment.
@@ -72,7 +75,8 @@ impl<T: Send + Sync + 'static> Published<T> {
     /// # Errors
     ///
     /// The errors of [`Entry::set`](crate::Entry::set), and `Conflict` while the key holds the value of another
-    /// client. If the error is about the value itself (`Invalid`, `Encode`, `TooLarge`,
+    /// client. `LeaseLost` if the value is on a lease of the caller that has ended; the value does not
+    /// come back then. If the error is about the value itself (`Invalid`, `Encode`, `TooLarge`,
     /// `Unsupported`), the old value stays published. After every other error the new value is
     /// still published as soon as possible.
     ///

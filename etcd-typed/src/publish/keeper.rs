@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Target;
 use super::status::SharedStatus;
 use crate::error::{Error, ErrorKind, Result};
-use crate::lease::{LostReason, Share, Validity};
+use crate::lease::{KeyLease, LostReason, Ownership, Validity};
 use crate::retry::Backoff;
 use crate::revision::{LeaseId, Revision};
 use crate::runtime::sleep_until;
@@ -36,13 +36,16 @@ pub(super) struct ValueKeeper {
     there: Option<(Bytes, Revision)>,
     /// The lease of our key. `None` while the key holds another publisher's value, which may be for
     /// long.
-    lease: Option<Share>,
+    lease: Option<KeyLease>,
     /// A retired lease that the key may still be attached to.
-    left: Option<Share>,
+    left: Option<KeyLease>,
     /// Whether a request with an unknown outcome may still attach the key to this lease.
     unsure: bool,
     /// The previous lease, as long as the key may be attached to it.
     former: Option<LeaseId>,
+    /// Whether this was the newest value of this client at its key and lease, when that was last
+    /// handled.
+    newest: bool,
     /// A revision at which the key held our value.
     seen: Revision,
     /// When the value was last put back.
@@ -70,7 +73,7 @@ impl ValueKeeper {
         shared: Arc<SharedStatus>,
         sets: mpsc::UnboundedReceiver<Set>,
         value: Bytes,
-        lease: Share,
+        lease: KeyLease,
         seen: Revision,
     ) -> Self {
         let backoff = target.lease_pool.retry().backoff();
@@ -86,6 +89,7 @@ impl ValueKeeper {
             left: None,
             unsure: false,
             former: None,
+            newest: true,
             seen,
             since: Instant::now(),
             due: None,
@@ -113,13 +117,19 @@ impl ValueKeeper {
     async fn keep(&mut self) -> Infallible {
         loop {
             let validity = self.lease.as_ref().map(|lease| lease.validity().clone());
-            let retired = self.lease.as_ref().map(Share::retired);
+            let retired = self.lease.as_ref().and_then(KeyLease::retired);
+            let newest = self.lease.as_ref().and_then(KeyLease::ownership).map(Ownership::newest);
+            let before = self.newest;
             let due = self.due;
             tokio::select! {
                 biased;
                 Some(set) = self.sets.recv() => self.set(set).await,
                 reason = end_of(validity) => self.lose(reason),
-                () = told(retired), if !self.unsure => self.move_on(),
+                () = told(retired, true), if !self.unsure => self.move_on(),
+                () = told(newest, !before) => {
+                    self.newest = !before;
+                    self.due = Some(Instant::now());
+                }
                 () = until(due) => {
                     let found = self.attempt().await;
                     self.conclude(&found);
@@ -161,6 +171,13 @@ impl ValueKeeper {
         if lease.is_sole() {
             return lease.end().await.map(drop).map_err(at);
         }
+        if lease.ownership().is_some_and(|ownership| !ownership.is_newest()) {
+            // The key belongs to a newer value of this client.
+            if !unsure {
+                lease.leave();
+            }
+            return Ok(());
+        }
         delete(lease.id()).await?;
         // A late write of the key is deleted with the lease, which is retired when this is dropped.
         if !unsure {
@@ -193,8 +210,12 @@ impl ValueKeeper {
         if let Some(reason) = self.lease.as_ref().and_then(|lease| lease.validity().reason()) {
             self.lose(reason);
         }
+        self.target.check()?;
+        if self.lease.as_ref().and_then(KeyLease::ownership).is_some_and(|ownership| !ownership.is_newest()) {
+            return Ok(Found::Theirs);
+        }
         let mut found = self.try_to_put().await;
-        if let (Err(error), Some(lease)) = (&found, &self.lease)
+        if let (Err(error), Some(lease @ KeyLease::Shared(_))) = (&found, &self.lease)
             && error.kind() == ErrorKind::LeaseLost
         {
             // This answer shows for the first time that the lease was lost. Try once more with
@@ -237,12 +258,17 @@ impl ValueKeeper {
             if let Some(lease) = &mut self.lease
                 && !lease.end().await?
             {
-                return Err(Error::new(
-                    ErrorKind::Unavailable,
-                    "an earlier write of the value may still be applied until the lease that it shares has ended",
-                ));
+                // The caller's lease stays. If the older value appears, the watch reports it, and it
+                // is overwritten.
+                if let KeyLease::Shared(_) = lease {
+                    return Err(Error::new(
+                        ErrorKind::Unavailable,
+                        "an earlier write of the value may still be applied until the lease that it shares has ended",
+                    ));
+                }
+            } else {
+                self.lease = None;
             }
-            self.lease = None;
             self.unsure = false;
         }
         let lease = match self.lease.take() {
@@ -342,10 +368,17 @@ impl ValueKeeper {
                 self.forget_left();
                 // A late write fails, since its condition was that the key does not exist. If it
                 // succeeds, its key is deleted with the lease.
-                if let Some(lease) = self.lease.take()
-                    && !self.unsure
-                {
-                    lease.leave();
+                match self.lease.take() {
+                    // This value stays among those with the caller's lease, and is told when it is
+                    // the newest again.
+                    Some(KeyLease::Borrowed(lease, ownership)) => {
+                        if self.unsure {
+                            ownership.doubt();
+                        }
+                        self.lease = Some(KeyLease::Borrowed(lease, ownership));
+                    }
+                    Some(lease) if !self.unsure => lease.leave(),
+                    _ => {}
                 }
                 self.unsure = false;
                 self.shared.taken(|| self.taken());
@@ -362,7 +395,10 @@ impl ValueKeeper {
                     self.shared.lost(LostReason::Unverified);
                 }
                 self.shared.failed(error);
-                self.soon();
+                // The caller's lease has ended, and no other lease takes its place.
+                if !self.target.is_over() {
+                    self.soon();
+                }
             }
         }
     }
@@ -455,10 +491,10 @@ async fn end_of(validity: Option<Validity>) -> LostReason {
     }
 }
 
-/// Waits until a lease is retired, or forever if there is none.
-async fn told(retired: Option<watch::Receiver<bool>>) {
-    if let Some(mut retired) = retired
-        && retired.wait_for(|retired| *retired).await.is_ok()
+/// Waits until this has a value, or forever if there is nothing to wait for.
+async fn told(news: Option<watch::Receiver<bool>>, wanted: bool) {
+    if let Some(mut news) = news
+        && news.wait_for(|now| *now == wanted).await.is_ok()
     {
         return;
     }

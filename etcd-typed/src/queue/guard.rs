@@ -60,19 +60,17 @@ pub struct Guard {
     claim: Claim,
     /// `None` once the guard was released.
     member: Mutex<Option<Member>>,
-    /// Whether all requests under the lease were answered.
-    clean: bool,
     watching: Arc<Watching>,
 }
 
 impl Guard {
     /// `key` was created at `fence`, is attached to the lease, and is the first.
-    pub(super) fn new(queue: &ContenderQueue, key: Key, fence: Revision, member: Member, clean: bool) -> Self {
-        let lease = &member.lease;
+    pub(super) fn new(queue: &ContenderQueue, key: Key, fence: Revision, member: Member) -> Self {
         let transactions = queue.store().capabilities().transactions;
-        let claim = Claim { key, fence, lease: lease.id(), hold: Hold::of(lease.validity()), transactions };
-        let watching = Watching::start_delayed(queue, &claim, lease);
-        Self { queue: queue.clone(), claim, member: Mutex::new(Some(member)), clean, watching }
+        let hold = if member.is_borrowed() { Hold::within(member.validity(), &queue.hand_over, &key) } else { Hold::of(member.validity()) };
+        let claim = Claim { key, fence, lease: member.lease_id(), hold, transactions };
+        let watching = Watching::start_delayed(queue, &claim, member.ttl());
+        Self { queue: queue.clone(), claim, member: Mutex::new(Some(member)), watching }
     }
 
     /// The fencing token: larger than that of every earlier holder, within one history of the
@@ -88,9 +86,9 @@ impl Guard {
         &self.claim.key
     }
 
-    /// The lease that the key is attached to. Do not attach other keys to it: after a clean release
-    /// it serves the next guard of this client. For your own keys get a lease from
-    /// [`Client::lease`](crate::Client::lease).
+    /// The lease that the key is attached to. Do not attach other keys to it, unless you passed it to
+    /// `.lease`: after a clean release it serves the next guard of this client. For your own keys get
+    /// a lease from [`Client::lease`](crate::Client::lease).
     #[must_use]
     pub fn lease_id(&self) -> LeaseId {
         self.claim.lease
@@ -211,10 +209,10 @@ impl Guard {
     /// longer held.
     pub(crate) async fn release(&self) -> Result<()> {
         let before = self.claim.hold.reason();
-        // From here on dropping the lease revokes it, which also deletes the key.
+        // From here on dropping the member deletes the key.
         let Some(member) = self.let_go() else { return Err(self.claim.lost()) };
         if let Some(why) = before {
-            // The lease's task revokes it, if it still exists.
+            // The key is deleted in the background, if it still exists.
             return Err(self.claim.lost_since(why));
         }
         let retry = self.queue.lease_pool.retry();
@@ -228,13 +226,12 @@ impl Guard {
                     // keep-alive may have found the key gone, which on v2 looks like a lost lease;
                     // this deletion is the cause. Whether the guard was safe until now depends on
                     // the clock.
-                    if let Some(why) = member.lease.validity().reason().filter(|why| *why != LostReason::Revoked) {
-                        return Err(self.claim.lost_since(why));
-                    }
-                    if self.clean && !sent_before && member.lease.is_held() {
+                    let lost = member.validity().reason().filter(|why| *why != LostReason::Revoked);
+                    // An own lease serves no other guard if a request is in doubt.
+                    if member.is_borrowed() || !(sent_before || lost.is_some()) {
                         member.put_back(&self.queue.lease_pool, &self.queue.hand_over, released.handed);
                     }
-                    return Ok(());
+                    return lost.map_or(Ok(()), |why| Err(self.claim.lost_since(why)));
                 }
                 // An earlier copy of this request may have deleted the key.
                 Ok(_) if sent_before => return Ok(()),
@@ -253,15 +250,15 @@ impl Guard {
     /// Releases the guard in the background.
     pub(crate) fn release_unseen(&self) {
         if let Some(member) = self.let_go() {
-            member.release(self.request(), &self.queue.lease_pool, self.queue.hand_over.clone(), self.clean);
+            member.release(self.request(), &self.queue.lease_pool, self.queue.hand_over.clone());
         }
         self.watching.end();
     }
 
-    /// Stops renewing the lease, for the owner of the token.
+    /// Stops renewing an own lease, for the owner of the token.
     pub(crate) fn into_token(self) -> Token {
         if let Some(member) = self.let_go() {
-            member.lease.leave();
+            member.leave();
         }
         Token::new(self.claim.key.clone(), self.claim.fence, self.claim.lease)
     }
@@ -272,7 +269,7 @@ impl Guard {
         self.claim.hold.release();
         // No code panics while it holds this lock, so the data of a poisoned lock is consistent.
         let member = self.member.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        member.lease.validity().set_wanted(false);
+        member.set_unwanted();
         Some(member)
     }
 

@@ -40,6 +40,8 @@ struct Entry {
     /// The creation revision, or `None` until it is known.
     created: Option<Revision>,
     validity: Validity,
+    /// Whether the guard of this key was lost, although its lease was not.
+    lost: bool,
     /// The contender that waits for this key.
     next: Option<Next>,
     /// The server's answer that read this key. Set if the answer arrived before the owner of the
@@ -70,7 +72,8 @@ impl HandOver {
     /// Registers a key below this directory, attached to this lease, that is about to be created.
     /// It stays registered until the returned value is dropped.
     pub(super) fn enter(self: &Arc<Self>, directory: &Key, key: &Key, validity: &Validity) -> Registration {
-        let entry = Entry { directory: directory.clone(), created: None, validity: validity.clone(), next: None, handed: None };
+        let entry =
+            Entry { directory: directory.clone(), created: None, validity: validity.clone(), lost: false, next: None, handed: None };
         self.with(|inner| {
             inner.entries.insert(key.clone(), entry);
             let queue = inner.queues.entry(directory.clone()).or_default();
@@ -142,13 +145,25 @@ impl HandOver {
             // behind ours, and waiting for it would never end. If the creation revision is not
             // known yet, `made` checks it.
             let same = entry.created.is_none_or(|created| created == predecessor.created);
-            if !(same && entry.validity.is_held()) {
+            if !same || entry.lost || !entry.validity.is_held() {
                 return None;
             }
             let (wake, here) = oneshot::channel();
             entry.next = Some(Next { key: own.clone(), seen: predecessor.created, wake });
             Some(Predecessor::Waits(Neighbour { validity: entry.validity.clone(), here }))
         })
+    }
+
+    /// The guard of this key was lost, and its lease was not. The contender that waits for the key
+    /// looks for itself from now on.
+    pub(super) fn lost(&self, key: &Key) {
+        let next = self.with(|inner| {
+            let entry = inner.entries.get_mut(key)?;
+            entry.lost = true;
+            entry.next.take()
+        });
+        // Dropping it wakes the waiter, which finds this lock released.
+        drop(next);
     }
 
     /// Hands on the server's answer to a release. The owner of the key that was read may not know

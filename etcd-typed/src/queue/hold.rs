@@ -1,5 +1,6 @@
 //! `Hold`: whether a guard is still held. The guard ends with its lease. It also ends when its key
-//! is gone, or when it is released and the lease serves another guard.
+//! is gone, or when it is released and the lease serves another guard. A lease that the caller keeps
+//! does not end with the guard.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -9,7 +10,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::hand_over::HandOver;
 use crate::error::Error;
+use crate::key::Key;
 use crate::lease::{LostReason, Validity};
 
 /// Shared by a guard and everything that depends on it.
@@ -22,11 +25,22 @@ struct Inner {
     ended: watch::Sender<Option<LostReason>>,
     /// The error that ended the guard.
     cause: OnceLock<Arc<Error>>,
+    /// Where waiters of this client wait for the key, if its lease does not end with the guard.
+    waiters: Option<(Arc<HandOver>, Key)>,
 }
 
 impl Hold {
     pub(super) fn of(validity: &Validity) -> Self {
-        Self(Arc::new(Inner { validity: validity.clone(), ended: watch::Sender::new(None), cause: OnceLock::new() }))
+        Self::new(validity, None)
+    }
+
+    /// For a guard whose lease the caller keeps.
+    pub(super) fn within(validity: &Validity, hand_over: &Arc<HandOver>, key: &Key) -> Self {
+        Self::new(validity, Some((hand_over.clone(), key.clone())))
+    }
+
+    fn new(validity: &Validity, waiters: Option<(Arc<HandOver>, Key)>) -> Self {
+        Self(Arc::new(Inner { validity: validity.clone(), ended: watch::Sender::new(None), cause: OnceLock::new(), waiters }))
     }
 
     /// See [`Validity::tend`].
@@ -69,10 +83,13 @@ impl Hold {
         }
     }
 
-    /// Ends the guard, and its lease too, since the lease belongs to this guard.
+    /// Ends the guard, and its lease too if the lease belongs to this guard.
     pub(super) fn lose(&self, why: LostReason) {
         if self.end(why) {
-            self.0.validity.lose(why);
+            match &self.0.waiters {
+                None => self.0.validity.lose(why),
+                Some((hand_over, key)) => hand_over.lost(key),
+            }
         }
     }
 

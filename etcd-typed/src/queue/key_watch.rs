@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::ContenderQueue;
 use super::claim::Claim;
 use crate::error::{Error, ErrorKind};
-use crate::lease::{DelayedStart, Lease, LostReason};
+use crate::lease::{DelayedStart, LostReason};
 use crate::retry::RetryPolicy;
 use crate::runtime::{Runtimes, Task, sleep};
 use crate::store::{Event, Range, Span, Store, Txn};
@@ -55,10 +55,10 @@ impl DelayedStart for Watchful {
 }
 
 impl Watching {
-    pub(super) fn start_delayed(queue: &ContenderQueue, claim: &Claim, lease: &Lease) -> Arc<Self> {
+    pub(super) fn start_delayed(queue: &ContenderQueue, claim: &Claim, ttl: Duration) -> Arc<Self> {
         let watching = Arc::new(Self::default());
         let (store, retry, claim) = (queue.roaming().clone(), queue.lease_pool.retry().clone(), claim.clone());
-        let (ttl, runtimes) = (lease.ttl(), queue.lease_pool.runtimes());
+        let runtimes = queue.lease_pool.runtimes();
         let watchful = Watchful { watching: Arc::downgrade(&watching), store, retry, claim, ttl, runtimes: Arc::downgrade(runtimes) };
         queue.lease_pool.delayed_starts().begin(SETTLED, runtimes, watchful);
         watching

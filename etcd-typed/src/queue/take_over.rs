@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use super::ContenderQueue;
 use super::contender::Contender;
 use super::guard::Guard;
-use super::member::Member;
+use super::member::{Member, is_on_borrowed_lease};
 use super::token::Token;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lease::Lease;
@@ -19,17 +19,19 @@ use crate::store::{Compare, Condition, Expiry, Op, Span, Txn};
 
 impl ContenderQueue {
     /// Takes over a guard by attaching its key to a new lease, so that the previous holder loses
-    /// it.
+    /// it. On the same lease, the previous guard would stay held.
     pub(crate) async fn adopt(&self, token: &Token, value: Option<Bytes>) -> Result<Guard> {
         self.names(token)?;
+        if self.lease.is_some() {
+            let message = format!("a {} that is taken over gets a lease of its own; leave out `.lease`", self.kind);
+            return Err(Error::new(ErrorKind::Unsupported, message).at(&self.directory));
+        }
         let adopt = async {
             // Takes a new lease and no spare one, which the server may have forgotten.
             let lease = self.lease_pool.grant(self.ttl).await.map_err(|error| error.at(&token.key))?;
             let clean = self.attach(token, &lease, value).await?;
-            // A failure does no harm: no key is attached to the old lease any more, and it runs out
-            // by itself.
-            let _ = self.store().revoke(token.lease).await;
-            Ok(Guard::new(self, token.key.clone(), token.fence, Member::new(lease), clean))
+            self.end_lease(token).await;
+            Ok(Guard::new(self, token.key.clone(), token.fence, Member::new(lease, clean)))
         };
         self.retry().one_call(adopt).await
     }
@@ -40,7 +42,7 @@ impl ContenderQueue {
         let renew = async {
             let lease = self.lease_pool.grant(ttl).await.map_err(|error| error.at(&token.key))?;
             self.attach(token, &lease, None).await?;
-            let _ = self.store().revoke(token.lease).await;
+            self.end_lease(token).await;
             let renewed = Token { lease: lease.id(), ..token.clone() };
             lease.leave();
             Ok(renewed)
@@ -65,8 +67,17 @@ impl ContenderQueue {
                 Err(error) => attempts.failed(error).await.map_err(|error| error.at(&token.key))?,
             }
         }
-        let _ = self.store().revoke(token.lease).await;
+        self.end_lease(token).await;
         Ok(())
+    }
+
+    /// Ends the lease that the token's key was attached to, unless other keys may have it.
+    async fn end_lease(&self, token: &Token) {
+        if !is_on_borrowed_lease(&token.key) {
+            // A failure does no harm: no key is attached to the lease any more, and it runs out by
+            // itself.
+            let _ = self.store().revoke(token.lease).await;
+        }
     }
 
     /// Attaches a guard's key to another lease; its creation revision stays. Returns whether no

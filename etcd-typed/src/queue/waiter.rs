@@ -12,12 +12,11 @@ use super::ContenderQueue;
 use super::contender::{Rank, is_contender};
 use super::guard::Guard;
 use super::hand_over::Predecessor;
-use super::member::Member;
+use super::member::{Member, Sent};
 use super::place::{Before, Input, Outcome, Place, Want};
 use super::release::Joined;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::lease::Lease;
 use crate::retry::{Backoff, answer_until};
 use crate::revision::Revision;
 use crate::runtime;
@@ -55,7 +54,7 @@ struct Following {
     doubt: Option<Instant>,
 }
 
-/// A contender that waits. Dropping it revokes the lease, which deletes the key.
+/// A contender that waits. Dropping it deletes the key.
 pub(super) struct Waiter<'t> {
     queue: &'t ContenderQueue,
     member: Member,
@@ -63,9 +62,6 @@ pub(super) struct Waiter<'t> {
     place: Place,
     /// When the attempt to create the key ends.
     deadline: Instant,
-    /// Whether all requests were answered. If not, a copy may be applied later, as long as the
-    /// lease lives.
-    clean: bool,
     watch: Option<Following>,
     backoff: Backoff,
     /// The delays between watches that fail, even while reads succeed.
@@ -73,24 +69,14 @@ pub(super) struct Waiter<'t> {
 }
 
 impl<'t> Waiter<'t> {
-    pub(super) fn new(queue: &'t ContenderQueue, lease: Lease, deadline: Instant) -> Self {
-        let key = queue.directory.descend(&lease.id().to_string());
+    pub(super) fn new(queue: &'t ContenderQueue, member: Member, deadline: Instant) -> Self {
+        let key = queue.directory.descend(&member.name());
         let backoff = queue.lease_pool.retry().backoff();
-        Self {
-            queue,
-            member: Member::new(lease),
-            key,
-            place: Place::new(),
-            deadline,
-            clean: true,
-            watch: None,
-            rewatch: backoff.clone(),
-            backoff,
-        }
+        Self { queue, member, key, place: Place::new(), deadline, watch: None, rewatch: backoff.clone(), backoff }
     }
 
     pub(super) async fn run(mut self, value: &Bytes, patience: Patience) -> Result<End> {
-        let validity = self.member.lease.validity().clone();
+        let validity = self.member.validity().clone();
         let outcome = tokio::select! {
             biased;
             // The lease is lost, and the key with it: requests under way are dropped.
@@ -98,7 +84,7 @@ impl<'t> Waiter<'t> {
             outcome = self.reach_the_front(value, patience) => outcome?,
         };
         Ok(match outcome {
-            Some(Outcome::First(fence)) => End::First(Box::new(Guard::new(self.queue, self.key, fence, self.member, self.clean))),
+            Some(Outcome::First(fence)) => End::First(Box::new(Guard::new(self.queue, self.key, fence, self.member))),
             Some(Outcome::Gone) => {
                 telemetry::place_lost(self.queue.kind);
                 End::Gone
@@ -111,11 +97,11 @@ impl<'t> Waiter<'t> {
     }
 
     /// Leaves the queue and waits for the answer. Otherwise the next attempt would wait behind this
-    /// one. If the deletion fails, the lease is revoked.
+    /// one. If the deletion fails, it is repeated in the background, or the lease is revoked.
     async fn give_up(self) {
         let gone = Txn { then: vec![Op::delete(&self.key)], ..Txn::default() };
         let outside = self.place.want() == Want::Enter;
-        if self.clean && (outside || self.store().commit(gone).await.is_ok()) {
+        if outside || self.store().commit(gone).await.is_ok() {
             self.member.put_back(&self.queue.lease_pool, &self.queue.hand_over, None);
         }
     }
@@ -147,7 +133,7 @@ impl<'t> Waiter<'t> {
     /// transactions no key was created then.
     async fn enter(&mut self, value: &Bytes, patience: Patience) -> Result<Option<Input>> {
         let deadline = self.deadline;
-        let put = Op::Put { key: self.key.clone(), value: value.clone(), expiry: Expiry::With(self.member.lease.id()), previous: false };
+        let put = Op::Put { key: self.key.clone(), value: value.clone(), expiry: Expiry::With(self.member.lease_id()), previous: false };
         let mut then = vec![put];
         if self.transactions() {
             // Reads our key and the key before it.
@@ -165,8 +151,12 @@ impl<'t> Waiter<'t> {
         loop {
             let answer = match joined.take() {
                 Some(answer) => answer,
-                None => answer_until(deadline, self.store().commit(txn.clone())).await,
+                None => {
+                    self.member.sending();
+                    answer_until(deadline, self.store().commit(txn.clone())).await
+                }
             };
+            self.member.sent(Sent::of(&answer));
             let error = match answer {
                 Ok(committed) => {
                     self.backoff.reset();
@@ -194,10 +184,10 @@ impl<'t> Waiter<'t> {
                     txn = only_if(own.clone());
                     continue;
                 }
-                Err(error) if error.kind() == ErrorKind::LeaseLost => return Ok(Some(Input::Missing)),
+                // The next attempt takes another lease, unless the caller keeps this one.
+                Err(error) if error.kind() == ErrorKind::LeaseLost && !self.member.is_borrowed() => return Ok(Some(Input::Missing)),
                 Err(error) => error,
             };
-            self.clean &= !error.may_have_applied();
             let next = Instant::now() + self.backoff.next_delay();
             // With `NoSpace` the outcome is unknown too, but the server keeps refusing until an
             // operator frees space. If the key was created, it ends with the lease.
@@ -216,9 +206,11 @@ impl<'t> Waiter<'t> {
     async fn join(&mut self, make: &[Op]) -> Option<Result<Committed>> {
         let (hand_over, directory) = (&self.queue.hand_over, &self.queue.directory);
         let joined = hand_over.offer(directory, &self.key, make)?;
+        self.member.sending();
         // Lets other tasks run first, since the holder may be about to release.
         yield_now().await;
         if hand_over.withdraw(directory, &self.key) {
+            self.member.sent(Sent::NotCreated);
             return None;
         }
         // The other contender may be on a runtime that is no longer driven.
@@ -296,7 +288,7 @@ impl<'t> Waiter<'t> {
     /// Waits until the predecessor is gone, a third of the lease's time has passed, or there is
     /// another reason to look.
     async fn wait(&mut self, fence: Revision, predecessor: Rank, since: Revision) -> Input {
-        let look = Instant::now() + self.member.lease.ttl() / 3;
+        let look = Instant::now() + self.member.ttl() / 3;
         let stirred = async {
             match self.queue.hand_over.before(&self.queue.directory, &self.key, &predecessor) {
                 Some(Predecessor::Released(handed)) => Some(handed),
@@ -373,7 +365,7 @@ impl<'t> Waiter<'t> {
 
     fn is_ours(&self, kv: &KeyValue) -> bool {
         // v2 shows no leases. On other stores a key without a lease was detached from ours.
-        let attached = kv.lease.map_or(!self.transactions(), |lease| lease == self.member.lease.id());
+        let attached = kv.lease.map_or(!self.transactions(), |lease| lease == self.member.lease_id());
         attached && kv.key.as_ref() == self.key.as_bytes()
     }
 

@@ -68,6 +68,7 @@ impl fmt::Debug for RawWatching {
 
 /// All changes of one revision to a watched range.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RawUpdate {
     /// The revision of the changes. If `resynced`, the revision of the state after the changes.
     pub revision: Revision,

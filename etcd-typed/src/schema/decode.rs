@@ -24,7 +24,7 @@ use crate::version::{Versioned, Versions};
 pub struct Decoder<'a> {
     directory: &'a Key,
     pub(super) tree: &'a Tree,
-    table: &'static Table,
+    pub(super) table: &'static Table,
     /// The position of the struct in the tree: empty, or segments that each end with `/`. Valid
     /// between two calls.
     pub(super) prefix: String,
@@ -108,6 +108,23 @@ impl<'a> Decoder<'a> {
     /// Every problem, and each key that was read.
     pub(super) fn into_found(self) -> (Vec<Problem>, Vec<(String, Revision)>) {
         (self.found.problems, self.found.basis)
+    }
+
+    /// Reads the tag of an enum with `read`. Also reads it if only maps are read, since the tag
+    /// decides which.
+    pub(super) fn tag_value<T>(&mut self, read: impl FnOnce(&Table, &[u8]) -> std::result::Result<T, ValueError>) -> Option<T> {
+        let (table, segment) = (self.table, self.segment(0)?);
+        let stored = self.tree.get(&[&self.prefix, segment].concat());
+        if self.left.is_some() {
+            return read(table, &stored?.value).ok();
+        }
+        let Some(stored) = stored else {
+            self.problem(segment, ProblemKind::Missing, format!("missing ({})", table.tag_type()), None);
+            return None;
+        };
+        self.note(segment, stored);
+        let value = read(table, &stored.value);
+        value.map_err(|reason| self.problem(segment, ProblemKind::Undecodable, reason.to_string(), Some(stored.modified))).ok()
     }
 
     /// Reads a required field, or a field with a default.
@@ -206,7 +223,7 @@ impl<'a> Decoder<'a> {
 
     /// Reads a struct whose keys are in this struct's own directory.
     pub fn flatten<S: Schema>(&mut self) -> Option<S> {
-        self.fields()
+        self.fields(false)
     }
 
     /// Reads a map of structs.
@@ -223,8 +240,7 @@ impl<'a> Decoder<'a> {
 
     /// Reads a struct at this position. Validates it as a whole if all its fields could be read.
     pub(crate) fn whole<S: Schema>(&mut self) -> Option<S> {
-        let value = self.fields();
-        if S::TABLE.unknown == UnknownKeys::Refused && !self.refuse_unknown_keys(S::TABLE) { None } else { value }
+        self.fields(true)
     }
 
     /// Records a problem for each unknown key in this directory. Returns whether there is none.
@@ -245,16 +261,17 @@ impl<'a> Decoder<'a> {
         self.found.problems.len() == before
     }
 
-    /// Reads the fields of a struct at this position.
-    fn fields<S: Schema>(&mut self) -> Option<S> {
+    /// Reads the fields of a struct at this position. `is_whole`: whether all keys of the directory
+    /// belong to the struct. All that does not depend on the struct is in [`enter`](Self::enter) and
+    /// [`leave`](Self::leave), since this is compiled for each struct.
+    fn fields<S: Schema>(&mut self, is_whole: bool) -> Option<S> {
         let outer = self.enter(S::TABLE);
         let value = S::decode(self);
         let verdict = match &value {
             Some(value) if self.validation == Validation::Run => validated(value),
             _ => Ok(()),
         };
-        self.leave(outer, verdict);
-        value
+        if self.leave(outer, verdict, is_whole) { value } else { None }
     }
 
     /// Starts reading a struct at this position.
@@ -262,13 +279,15 @@ impl<'a> Decoder<'a> {
         Outer { table: std::mem::replace(&mut self.table, table), read: self.found.basis.len() }
     }
 
-    /// Ends reading a struct, and records a failed validation.
-    fn leave(&mut self, outer: Outer, verdict: std::result::Result<(), ValueError>) {
+    /// Ends reading a struct, and records a failed validation. Returns `false` if the struct refuses
+    /// unknown keys and there are some.
+    fn leave(&mut self, outer: Outer, verdict: std::result::Result<(), ValueError>, is_whole: bool) -> bool {
         let table = std::mem::replace(&mut self.table, outer.table);
         if let Err(reason) = verdict {
             let newest = self.found.basis.iter().skip(outer.read).map(|(_, modified)| *modified).max();
             self.problem("", ProblemKind::Rejected, table.masked(reason).to_string(), newest);
         }
+        !is_whole || table.unknown != UnknownKeys::Refused || self.refuse_unknown_keys(table)
     }
 
     /// Reads this directory as a map of structs.

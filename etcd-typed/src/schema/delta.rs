@@ -9,7 +9,7 @@ use super::{ChangedKeys, Fallback, MapPath, Presence, Schema, Stored, Table, Tre
 use crate::error::{Masked, Problem, ProblemKind};
 use crate::key::{self, Key};
 use crate::revision::Revision;
-use crate::value::Codec;
+use crate::value::{Codec, ValueError};
 
 /// A change of one value. `Debug` shows the values of a [secret](Self::secret) as `***`.
 #[derive(Clone, PartialEq, Eq)]
@@ -107,7 +107,7 @@ impl<C> Update<C> {
 #[derive(Debug)]
 pub struct Delta<'a> {
     directory: &'a Key,
-    table: &'static Table,
+    pub(super) table: &'static Table,
     /// The position of the struct in the tree: empty, or segments that each end with `/`. Valid
     /// between two calls.
     prefix: String,
@@ -148,6 +148,26 @@ impl<'a> Delta<'a> {
         let old = if before.is_none() && self.knows_before { default.value() } else { change.old };
         let new = if after.is_none() { default.value() } else { change.new };
         Some(Change { old, new, ..change })
+    }
+
+    /// The change of a field that `decode` reads.
+    pub(super) fn leaf_with<T>(&mut self, field: usize, decode: impl Fn(&[u8]) -> Result<T, ValueError>) -> Option<Change<T>> {
+        let (segment, before, after) = self.leaf_changed(field)?;
+        self.changed_value(segment, before, after, false, |bytes| decode(bytes))
+    }
+
+    /// The stored tag of the enum at this position, before and after the changes.
+    pub(super) fn tags(&self) -> (Option<&'a [u8]>, Option<&'a [u8]>) {
+        let tag = [self.prefix.as_str(), self.table.tag().map_or("", |tag| tag.segment)].concat();
+        let (after, changed) = (self.after, self.changed);
+        let now = after.get(&tag);
+        let was = changed.get(&tag).map_or(now, Option::as_ref);
+        (was.map(|stored| &*stored.value), now.map(|stored| &*stored.value))
+    }
+
+    /// Whether keys may exist that this does not know.
+    pub(super) fn is_partial(&self) -> bool {
+        !self.complete
     }
 
     /// Returns the segment of a changed field, its value before and its value now.
@@ -238,14 +258,28 @@ impl<'a> Delta<'a> {
         if was == is || !has_left_over() {
             return self.whole::<S, C>(make, out);
         }
+        self.between(was, is, |delta| delta.whole::<S, C>(make, out));
+    }
+
+    /// Reads the changes of what existed before if `was`, and exists now if `is`: all of its keys
+    /// appear or disappear with it.
+    pub(super) fn between(&mut self, was: bool, is: bool, read: impl FnOnce(&mut Delta<'_>)) {
+        if was && is {
+            return read(self);
+        }
+        if !was && !is {
+            return;
+        }
+        let (prefix, changed) = (self.prefix.clone(), self.changed);
+        let rest = with_prefix(self.after, &prefix).filter(|(name, _)| !changed.contains_key(name));
+        let rest = rest.map(|(name, stored)| (name, was.then(|| stored.clone())));
         let after: Tree = with_prefix(self.after, &prefix).filter(|_| is).map(|(name, stored)| (name.to_owned(), stored.clone())).collect();
-        let rest = stays().map(|(name, stored)| (name, was.then(|| stored.clone())));
         let changed: ChangedKeys =
             changed.with_prefix(&prefix).map(|key| (key.name, key.before.filter(|_| was).cloned())).chain(rest).collect();
         let (complete, revision, resynced) = (self.complete, self.revision, self.resynced);
         let mut whole = Delta::new(self.directory, &after, &changed, revision, resynced, complete, self.problems);
         whole.prefix = prefix;
-        whole.whole::<S, C>(make, out);
+        read(&mut whole);
     }
 
     /// Adds the changes of this directory as a map of structs.
@@ -328,7 +362,18 @@ impl<'a> Delta<'a> {
         after: Option<&Stored>,
         codec: Codec<T>,
     ) -> Option<Change<T>> {
-        let new = match after.map(|stored| codec.decode_shared(&stored.value)) {
+        self.changed_value(segment, before, after, codec.is_secret(), |bytes| codec.decode_shared(bytes))
+    }
+
+    fn changed_value<T>(
+        &mut self,
+        segment: &str,
+        before: Option<&Stored>,
+        after: Option<&Stored>,
+        secret: bool,
+        decode: impl Fn(&Bytes) -> Result<T, ValueError>,
+    ) -> Option<Change<T>> {
+        let new = match after.map(|stored| decode(&stored.value)) {
             None => None,
             Some(Ok(value)) => Some(value),
             Some(Err(reason)) => {
@@ -338,9 +383,9 @@ impl<'a> Delta<'a> {
                 return None;
             }
         };
-        let old = before.and_then(|stored| codec.decode_shared(&stored.value).ok());
+        let old = before.and_then(|stored| decode(&stored.value).ok());
         let key = self.key(segment);
-        Some(Change { key, old, new, revision: self.revision, resynced: self.resynced, secret: codec.is_secret() })
+        Some(Change { key, old, new, revision: self.revision, resynced: self.resynced, secret })
     }
 
     /// The full key of a segment of the current struct.

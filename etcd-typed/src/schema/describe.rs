@@ -28,6 +28,7 @@ pub struct Table {
 /// What it means if a struct's directory has a key that is not in the schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum UnknownKeys {
     /// Only [`Dir::check`](crate::Dir::check) lists it. This is the default.
     Ignored,
@@ -57,7 +58,7 @@ pub(crate) enum Witnesses {
 pub struct Field {
     /// The field's name.
     pub name: &'static str,
-    /// The segment below the struct's directory. Empty for a flattened field.
+    /// The segment below the struct's directory. Empty for a flattened field and for a variant.
     pub segment: &'static str,
     /// Alternative segments, read if the first one does not exist.
     pub aliases: &'static [&'static str],
@@ -79,6 +80,7 @@ pub struct Field {
 /// What is stored at the segment of a field.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Kind {
     /// One value. Contains the name of its type, for people.
     Leaf(&'static str),
@@ -86,6 +88,17 @@ pub enum Kind {
     Dir(&'static Table),
     /// A struct whose keys are in the enclosing struct's own directory.
     Flatten(&'static Table),
+    /// The fields of one variant of an enum. Their keys are in the enum's own directory. They are read
+    /// while the tag, the first field of the enum's table, names this variant.
+    Variant {
+        /// The values of the tag that name the variant: the one that is written, then its aliases.
+        tags: &'static [&'static str],
+        /// Whether every value of the tag that names no variant stands for this one
+        /// (`#[etcd(other)]`).
+        other: bool,
+        /// The fields of the variant.
+        table: &'static Table,
+    },
     /// A directory with one subdirectory per struct.
     DirMap {
         /// The name of the type of the map's keys, for people.
@@ -105,6 +118,7 @@ pub enum Kind {
 /// What it means if a field has no key.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Presence {
     /// The struct cannot be read.
     Required,
@@ -158,7 +172,7 @@ impl Table {
         self.unknown == UnknownKeys::Reported
             || self.fields.iter().any(|field| match &field.kind {
                 Kind::Leaf(_) | Kind::Entries { .. } => false,
-                Kind::Dir(table) | Kind::DirMap { table, .. } | Kind::Flatten(table) => table.has_reports(),
+                Kind::Dir(table) | Kind::DirMap { table, .. } | Kind::Flatten(table) | Kind::Variant { table, .. } => table.has_reports(),
             })
     }
 
@@ -172,7 +186,7 @@ impl Table {
     fn has(&self, relative: &str, is_name: fn(&str) -> bool) -> bool {
         let (first, rest) = split_first(relative);
         self.fields.iter().any(|field| match (&field.kind, rest) {
-            (Kind::Flatten(table), _) => table.has(relative, is_name),
+            (Kind::Flatten(table) | Kind::Variant { table, .. }, _) => table.has(relative, is_name),
             (Kind::Leaf(_), None) => field.segments().any(|segment| segment == first),
             (Kind::Dir(table), Some(rest)) => field.segment == first && table.has(rest, is_name),
             (Kind::Entries { .. }, Some(rest)) => field.segment == first && !rest.contains('/') && is_name(rest),
@@ -189,7 +203,7 @@ impl Table {
     pub(crate) fn is_secret(&self, relative: &str) -> bool {
         let (first, rest) = split_first(relative);
         self.fields.iter().any(|field| match (&field.kind, rest) {
-            (Kind::Flatten(table), _) => table.is_secret(relative),
+            (Kind::Flatten(table) | Kind::Variant { table, .. }, _) => table.is_secret(relative),
             (Kind::Leaf(_), None) => field.secret && field.segments().any(|segment| segment == first),
             (Kind::Entries { .. }, Some(_)) => field.secret && field.segment == first,
             (Kind::Dir(table), Some(rest)) => field.segment == first && table.is_secret(rest),
@@ -205,7 +219,7 @@ impl Table {
     pub(crate) fn is_required(&'static self, relative: &str) -> bool {
         self.structs_around(relative).pop().is_some_and(|(prefix, table)| {
             let mut is_required = false;
-            table.each_own_leaf(&mut |field| {
+            table.each_own_leaf(true, &mut |field| {
                 let is_it = field.segments().any(|segment| relative.strip_prefix(&prefix) == Some(segment));
                 is_required |= is_it && field.presence == Presence::Required;
             });
@@ -217,6 +231,11 @@ impl Table {
     pub(crate) fn fixed_keys(&self) -> Vec<String> {
         let mut keys = Vec::new();
         self.each_leaf("", &mut |prefix, field| keys.extend(field.segments().map(|segment| format!("{prefix}{segment}"))));
+        if self.has_enums() {
+            // Several variants may have the same key.
+            keys.sort_unstable();
+            keys.dedup();
+        }
         keys
     }
 
@@ -229,6 +248,8 @@ impl Table {
                 keys.extend(field.segments().map(|segment| format!("{prefix}{segment}")));
             }
         });
+        // The alias of one variant's field may be the key of another variant's field.
+        keys.retain(|key| !encoded.contains_key(key));
         keys
     }
 
@@ -248,7 +269,7 @@ impl Table {
     fn has_secret(&self) -> bool {
         self.fields.iter().any(|field| match &field.kind {
             Kind::Leaf(_) | Kind::Entries { .. } => field.secret,
-            Kind::Dir(table) | Kind::Flatten(table) | Kind::DirMap { table, .. } => table.has_secret(),
+            Kind::Dir(table) | Kind::Flatten(table) | Kind::Variant { table, .. } | Kind::DirMap { table, .. } => table.has_secret(),
         })
     }
 
@@ -256,8 +277,8 @@ impl Table {
     /// are required keys. If the struct has none, these are all keys that a write of the whole
     /// struct writes, since each of them alone may be a temporary override.
     ///
-    /// Considers only the struct's own fields, without nested structs and maps, and without the
-    /// field at `except`.
+    /// Considers only the struct's own fields, without nested structs, maps and the fields of
+    /// variants, and without the field at `except`.
     pub(crate) fn witnesses(&self, except: &str) -> Witnesses {
         // One request accepts only a limited number of conditions, and all required keys expire
         // together.
@@ -265,7 +286,7 @@ impl Table {
         const EVERY: usize = 32;
         let mut required = Vec::new();
         let mut every = Vec::new();
-        self.each_own_leaf(&mut |field| {
+        self.each_own_leaf(false, &mut |field| {
             if field.segments().any(|segment| segment == except) {
                 return;
             }
@@ -284,12 +305,14 @@ impl Table {
         }
     }
 
-    fn each_own_leaf(&self, visit: &mut impl FnMut(&Field)) {
+    /// `variants`: whether to visit the fields of an enum's variants too.
+    fn each_own_leaf(&self, variants: bool, visit: &mut impl FnMut(&Field)) {
         for field in self.fields {
             match &field.kind {
                 Kind::Leaf(_) => visit(field),
-                Kind::Flatten(table) => table.each_own_leaf(visit),
-                Kind::Dir(_) | Kind::DirMap { .. } | Kind::Entries { .. } => {}
+                Kind::Flatten(table) => table.each_own_leaf(variants, visit),
+                Kind::Variant { table, .. } if variants => table.each_own_leaf(variants, visit),
+                Kind::Variant { .. } | Kind::Dir(_) | Kind::DirMap { .. } | Kind::Entries { .. } => {}
             }
         }
     }
@@ -310,7 +333,7 @@ impl Table {
     pub(crate) fn aliases_of(&'static self, relative: &str) -> Vec<String> {
         let mut aliases = Vec::new();
         if let Some((prefix, table)) = self.structs_around(relative).pop() {
-            table.each_own_leaf(&mut |field| {
+            table.each_own_leaf(true, &mut |field| {
                 if relative.strip_prefix(&prefix) == Some(field.segment) {
                     aliases.extend(field.aliases.iter().map(|alias| format!("{prefix}{alias}")));
                 }
@@ -330,7 +353,7 @@ impl Table {
                 let (child, rest) = split_first(rest);
                 rest.map(|_| (first.len() + 1 + child.len() + 1, *table))
             }
-            Kind::Flatten(table) => table.struct_within(relative),
+            Kind::Flatten(table) | Kind::Variant { table, .. } => table.struct_within(relative),
             _ => None,
         })
     }
@@ -340,7 +363,7 @@ impl Table {
             match &field.kind {
                 Kind::Leaf(_) => {}
                 Kind::Dir(table) => table.add_map_directories(&format!("{prefix}{}/", field.segment), directories),
-                Kind::Flatten(table) => table.add_map_directories(prefix, directories),
+                Kind::Flatten(table) | Kind::Variant { table, .. } => table.add_map_directories(prefix, directories),
                 Kind::DirMap { .. } | Kind::Entries { .. } => directories.push(format!("{prefix}{}", field.segment)),
             }
         }
@@ -352,7 +375,7 @@ impl Table {
             match &field.kind {
                 Kind::Leaf(_) => visit(prefix, field),
                 Kind::Dir(table) => table.each_leaf(&format!("{prefix}{}/", field.segment), visit),
-                Kind::Flatten(table) => table.each_leaf(prefix, visit),
+                Kind::Flatten(table) | Kind::Variant { table, .. } => table.each_leaf(prefix, visit),
                 Kind::DirMap { .. } | Kind::Entries { .. } => {}
             }
         }
@@ -374,6 +397,10 @@ impl Table {
                     table.write(f, &place)?;
                 }
                 Kind::Flatten(table) => table.write(f, prefix)?,
+                Kind::Variant { tags, other, table } => {
+                    write_variant(f, prefix, field, tags, *other)?;
+                    table.write(f, prefix)?;
+                }
             }
         }
         Ok(())
@@ -410,6 +437,14 @@ impl Field {
         }
         Ok(())
     }
+}
+
+/// Writes the line above the fields of a variant.
+fn write_variant(f: &mut fmt::Formatter<'_>, prefix: &str, field: &Field, tags: &[&str], other: bool) -> fmt::Result {
+    let names: Vec<_> = tags.iter().map(|tag| format!("`{tag}`")).collect();
+    let more = if other { " or any other value" } else { "" };
+    writeln!(f, "{prefix}  variant {}: {}{more}", field.name, names.join(" or "))?;
+    field.doc.lines().try_for_each(|line| writeln!(f, "    {}", line.trim()))
 }
 
 impl fmt::Display for Table {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
+
 use super::{Encoded, Fallback, Map, MapPath, Schema, Table, Validation, place, validated};
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::Key;
@@ -12,12 +14,14 @@ use crate::value::{Codec, ValueError, contained};
 #[derive(Debug)]
 pub struct Encoder<'a> {
     directory: &'a Key,
-    table: &'static Table,
+    pub(super) table: &'static Table,
     /// The position of the struct: empty, or segments that each end with `/`. Valid between two
     /// calls.
     prefix: String,
     out: Encoded,
     validation: Validation,
+    /// The earlier form of the value, if the write leaves what does not differ from it.
+    kept: Option<&'a Encoded>,
     problems: Vec<Problem>,
     /// If set, an `Option` with a default that is `None`, and a directory with a default that has no
     /// key, are noted here instead of being a problem.
@@ -26,7 +30,14 @@ pub struct Encoder<'a> {
 
 impl<'a> Encoder<'a> {
     pub(super) fn new(directory: &'a Key, validation: Validation) -> Self {
-        Self { directory, table: Table::EMPTY, prefix: String::new(), out: Encoded::new(), validation, problems: Vec::new(), nones: None }
+        let (prefix, out, problems) = (String::new(), Encoded::new(), Vec::new());
+        Self { directory, table: Table::EMPTY, prefix, out, validation, kept: None, problems, nones: None }
+    }
+
+    /// Says that the write leaves what does not differ from `old`.
+    pub(super) fn keeping(mut self, old: Option<&'a Encoded>) -> Self {
+        self.kept = old;
+        self
     }
 
     /// From now on, notes the fields that are `None` although they have a default.
@@ -42,6 +53,20 @@ impl<'a> Encoder<'a> {
 
     pub(super) fn finish(self) -> Result<Encoded> {
         if self.problems.is_empty() { Ok(self.out) } else { Err(Error::from_problems(self.problems)) }
+    }
+
+    /// Writes the tag of an enum. `other`: whether it stands for every variant that this program does
+    /// not know. Then the stored tag has another value, which a write of this one would destroy.
+    pub(super) fn tag(&mut self, tag: Bytes, other: bool) {
+        let Some(segment) = self.segment(0) else { return };
+        let key = [&self.prefix, segment].concat();
+        let is_kept = self.kept.is_some_and(|old| old.get(&key) == Some(&tag));
+        if other && self.validation == Validation::Run && !is_kept {
+            let reason = "this variant stands for those that this program does not know, and cannot be written; an `update` that leaves it \
+                          as it is keeps what is stored";
+            self.problem(segment, ProblemKind::Unencodable, &ValueError::new(reason));
+        }
+        self.out.insert(key, tag);
     }
 
     /// Writes a field with one value.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Encoder, Schema, Stored, Table, Tree, Validation, with_prefix};
+use super::{Encoder, EnumAround, Schema, Stored, Table, Tree, Validation, with_prefix};
 use crate::error::Result;
 use crate::key::Key;
 use crate::revision::Revision;
@@ -30,11 +30,39 @@ impl FieldKeys {
         tree.contains_key(&self.key) || self.aliases.iter().any(|alias| tree.contains_key(alias))
     }
 
+    /// Whether a value may give the field to the directory. It may not if the field is in an enum of
+    /// which the directory stores another variant than the value has. `tag` returns the tag of an enum
+    /// in the value.
+    pub(crate) fn fits<'v>(&self, table: &'static Table, tree: &Tree, tag: impl Fn(&str) -> Option<&'v Bytes>) -> bool {
+        fits(table, &self.probe(), tree, tag)
+    }
+
+    /// Whether each enum around the field has a variant with this field in the directory.
+    fn is_of_stored_variant(&self, table: &'static Table, tree: &Tree) -> bool {
+        let variant = |of: &EnumAround| of.table.variant(&tree.get(&of.tag_at(&self.key))?.value);
+        let probe = self.probe();
+        table.enums_around(&probe, 0, true).iter().all(|of| of.variant_has(variant(of), &probe))
+    }
+
+    /// A key of the field.
+    fn probe(&self) -> String {
+        if self.is_map { format!("{}/x", self.key) } else { self.key.clone() }
+    }
+
     /// The keys of a value that belong to this field.
     pub(crate) fn of<'k, V>(&self, value: &'k BTreeMap<String, V>) -> impl Iterator<Item = (&'k String, &'k V)> + use<'k, V> {
         let (first, is_map) = (if self.is_map { format!("{}/", self.key) } else { self.key.clone() }, self.is_map);
         value.range(first.clone()..).take_while(move |(key, _)| if is_map { key.starts_with(&first) } else { **key == first })
     }
+}
+
+/// Implements [`FieldKeys::fits`] for one key.
+fn fits<'v>(table: &'static Table, key: &str, tree: &Tree, tag: impl Fn(&str) -> Option<&'v Bytes>) -> bool {
+    table.enums_around(key, 0, true).iter().all(|of| match (tree.get(&of.tag_at(key)), tag(&of.tag_at(key))) {
+        (Some(stored), Some(given)) => of.table.variant(&stored.value) == of.table.variant(given),
+        (Some(_), None) => false,
+        (None, _) => true,
+    })
 }
 
 /// A value that a live view uses where the store has nothing.
@@ -72,14 +100,17 @@ impl Base {
         Ok(Self { table: S::TABLE, fields: S::TABLE.field_keys(), keys: stored.chain(nones.into_iter().map(|key| (key, None))).collect() })
     }
 
-    /// The fields, in the order of their keys.
-    pub(crate) fn fields(&self) -> &[FieldKeys] {
-        &self.fields
+    /// The fields of a completed directory, in the order of their keys. Leaves out the fields of
+    /// variants that an enum does not have.
+    pub(crate) fn fields<'a>(&'a self, completed: &'a Completed) -> impl Iterator<Item = &'a FieldKeys> {
+        self.fields.iter().filter(|field| field.is_of_stored_variant(self.table, &completed.tree))
     }
 
-    pub(crate) fn complete(&self, tree: &Tree) -> Completed {
-        let (mut tree, mut nones, mut from_base) = (tree.clone(), BTreeSet::new(), BTreeSet::new());
-        let (present, missing): (Vec<&FieldKeys>, Vec<_>) = self.fields.iter().partition(|field| field.is_in(self.table, &tree));
+    pub(crate) fn complete(&self, stored: &Tree) -> Completed {
+        let (mut tree, mut nones, mut from_base) = (stored.clone(), BTreeSet::new(), BTreeSet::new());
+        let tag = |key: &str| self.keys.get(key)?.as_ref();
+        let fields = self.fields.iter().filter(|field| field.fits(self.table, stored, tag));
+        let (present, missing): (Vec<&FieldKeys>, Vec<_>) = fields.partition(|field| field.is_in(self.table, stored));
         for field in missing {
             from_base.insert(field.key.clone());
             let values = field.of(&self.keys).filter_map(|(key, value)| Some((key, value.as_ref()?)));
@@ -87,7 +118,8 @@ impl Base {
         }
         // A key that exists is read, whether it is among these or not.
         let of_store = |key: &String| present.iter().any(|field| field.is_map && field.of(&self.keys).any(|(of, _)| of == key));
-        nones.extend(self.keys.iter().filter(|(key, value)| value.is_none() && !of_store(key)).map(|(key, _)| key.clone()));
+        let is_none = |key: &String, value: &Option<Bytes>| value.is_none() && !of_store(key) && fits(self.table, key, stored, tag);
+        nones.extend(self.keys.iter().filter(|(key, value)| is_none(key, value)).map(|(key, _)| key.clone()));
         Completed { tree, nones: Arc::new(nones), from_base }
     }
 }
@@ -118,6 +150,14 @@ impl Table {
         });
         fields.extend(self.map_directories().into_iter().map(|key| FieldKeys { key, aliases: Vec::new(), is_map: true }));
         fields.sort_by(|a, b| a.key.cmp(&b.key));
+        // Several variants of an enum may have the same key.
+        fields.dedup_by(|next, first| {
+            let is_same = next.key == first.key;
+            if is_same {
+                first.aliases.append(&mut next.aliases);
+            }
+            is_same
+        });
         fields
     }
 }

@@ -68,6 +68,12 @@ pub(crate) fn removable_in_map<'r>(table: &'static Table, levels: usize, relativ
 }
 
 impl Table {
+    /// Whether this key shows that the struct exists. `removable`: whether the struct is an entry of a
+    /// map or optional. An enum exists by its tag.
+    pub(crate) fn exists_by(&self, removable: bool, relative: &str) -> bool {
+        if removable || self.tag().is_some() { self.is_present_by(relative) } else { self.owns(relative) }
+    }
+
     /// Whether a stored key, relative to the struct's directory, shows that the struct exists.
     ///
     /// If the struct has required keys, only these count: an older program may have deleted only
@@ -82,6 +88,8 @@ impl Table {
         let (first, rest) = split_first(relative);
         self.fields.iter().any(|field| match (&field.kind, rest) {
             (Kind::Flatten(table), _) => table.makes_present(relative, required),
+            // Only the tag shows that an enum exists.
+            (Kind::Variant { .. }, _) => false,
             (Kind::Leaf(_), None) => {
                 (!required || field.presence == Presence::Required) && field.segments().any(|segment| segment == first)
             }
@@ -93,7 +101,7 @@ impl Table {
                     (child, Some(rest)) => !required && key::unescape(child).is_some() && table.is_present_by(rest),
                     (_, None) => false,
                 },
-                Kind::Leaf(_) | Kind::Flatten(_) => false,
+                Kind::Leaf(_) | Kind::Flatten(_) | Kind::Variant { .. } => false,
             },
             _ => false,
         })
@@ -105,18 +113,18 @@ impl Table {
             Kind::Leaf(_) => field.presence == Presence::Required,
             Kind::Dir(table) => field.presence == Presence::Required && table.has_required(),
             Kind::Flatten(table) => table.has_required(),
-            Kind::DirMap { .. } | Kind::Entries { .. } => false,
+            Kind::Variant { .. } | Kind::DirMap { .. } | Kind::Entries { .. } => false,
         })
     }
 
-    fn add_required(&self, prefix: &str, required: &mut Vec<String>) {
+    pub(super) fn add_required(&self, prefix: &str, required: &mut Vec<String>) {
         for field in self.fields {
             match &field.kind {
                 Kind::Flatten(table) => table.add_required(prefix, required),
                 _ if field.presence != Presence::Required => {}
                 Kind::Leaf(_) => required.push(format!("{prefix}{}", field.segment)),
                 Kind::Dir(table) => table.add_required(&format!("{prefix}{}/", field.segment), required),
-                Kind::DirMap { .. } | Kind::Entries { .. } => {}
+                Kind::Variant { .. } | Kind::DirMap { .. } | Kind::Entries { .. } => {}
             }
         }
     }
@@ -135,7 +143,7 @@ impl Table {
         let (first, Some(_)) = split_first(&relative[start..]) else { return false };
         let end = start + first.len();
         self.fields.iter().any(|field| match &field.kind {
-            Kind::Flatten(table) => table.add_removable(relative, start, found),
+            Kind::Flatten(table) | Kind::Variant { table, .. } => table.add_removable(relative, start, found),
             _ if field.segment != first => false,
             Kind::Dir(table) => {
                 if field.presence != Presence::Required {

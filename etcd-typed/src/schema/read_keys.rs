@@ -37,7 +37,7 @@ impl Table {
                 Kind::Entries { .. } => vec![Look { keys: vec![at(field.segment) + "/"], is_in_map: true }],
                 Kind::Dir(table) => within(at(field.segment) + "/", table, is_in_map),
                 Kind::DirMap { table, .. } => within(at(field.segment) + "//", table, true),
-                Kind::Flatten(table) => within(prefix.to_owned(), table, is_in_map),
+                Kind::Flatten(table) | Kind::Variant { table, .. } => within(prefix.to_owned(), table, is_in_map),
             }
         };
         self.fields.iter().flat_map(of_field).collect()
@@ -54,6 +54,12 @@ impl Table {
             Kind::Dir(table) => Some(table.needed_secret()?.below(field.segment)),
             Kind::DirMap { key, table } => Some(table.entry_secret()?.below(&format!("{}/<{key}>", field.segment))),
             Kind::Flatten(table) => table.needed_secret(),
+            // A key that is a secret in one variant is treated as one in all of them.
+            Kind::Variant { table, .. } => table.needed_secret().or_else(|| {
+                let mut required = Vec::new();
+                table.add_required("", &mut required);
+                required.iter().find(|key| self.is_secret(key)).map(|key| NeededSecret::at(key))
+            }),
         })
     }
 
@@ -70,7 +76,7 @@ impl Table {
             Kind::Leaf(_) => !field.secret && field.presence == Presence::Required,
             Kind::Dir(table) => field.presence == Presence::Required && table.always_shows(),
             Kind::Flatten(table) => table.always_shows(),
-            Kind::DirMap { .. } | Kind::Entries { .. } => false,
+            Kind::Variant { .. } | Kind::DirMap { .. } | Kind::Entries { .. } => false,
         })
     }
 
@@ -80,7 +86,7 @@ impl Table {
             Kind::Entries { key, .. } => field.secret.then(|| format!("{}/<{key}>", field.segment)),
             Kind::Dir(table) => Some(format!("{}/{}", field.segment, table.first_secret()?)),
             Kind::DirMap { key, table } => Some(format!("{}/<{key}>/{}", field.segment, table.first_secret()?)),
-            Kind::Flatten(table) => table.first_secret(),
+            Kind::Flatten(table) | Kind::Variant { table, .. } => table.first_secret(),
         })
     }
 }

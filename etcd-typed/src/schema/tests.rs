@@ -153,6 +153,7 @@ fn checked(pairs: &[(&str, &'static str)]) -> Vec<String> {
         &stored(pairs),
         |relative| App::TABLE.owns(relative),
         |relative| App::TABLE.removable_around(relative),
+        |relative| App::TABLE.enums_around(relative, 0, true),
         |decoder| decoder.whole::<App>(),
     );
     problems.iter().map(|problem| format!("{:?} {problem}", problem.kind)).collect()
@@ -175,6 +176,7 @@ async fn check_finds_what_a_write_would_refuse() {
         &tree,
         |relative| App::TABLE.owns(relative),
         |relative| App::TABLE.removable_around(relative),
+        |relative| App::TABLE.enums_around(relative, 0, true),
         |decoder| decoder.whole::<App>(),
     );
     assert_eq!(seen(&found), WRONG);
@@ -456,4 +458,38 @@ proptest::proptest! {
             }
         }
     }
+}
+
+#[cfg(feature = "snapshot")]
+#[test]
+fn secret_of_one_variant_is_needed() {
+    #[derive(EtcdSchema, Debug)]
+    #[etcd(crate = crate)]
+    enum Store {
+        Local {
+            path: String,
+        },
+        Remote {
+            #[etcd(secret, allow_debug)]
+            token: String,
+        },
+    }
+
+    #[derive(EtcdSchema, Debug)]
+    #[etcd(crate = crate)]
+    enum Shared {
+        Open {
+            name: String,
+        },
+        Closed {
+            #[etcd(secret, allow_debug)]
+            name: Option<String>,
+        },
+    }
+
+    let place = |table: &Table| table.needed_secret().map(|secret| secret.place);
+    assert_eq!(place(Store::TABLE).as_deref(), Some("token"));
+    assert_eq!(place(Shared::TABLE).as_deref(), Some("name"), "the key is left out of a snapshot for all variants");
+    assert!(Shared::TABLE.is_secret("name") && !Store::TABLE.is_secret("path"));
+    assert!(Store::TABLE.is_present_by("kind") && !Store::TABLE.is_present_by("path"));
 }

@@ -98,6 +98,7 @@ impl Serialize for Limits {
 /// The bounds of a range, each as the stored form of a value. `Serialize` writes an object with
 /// `min` or `above`, and `max` or `below`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Bounds {
     /// The lower bound.
     pub from: Bound<String>,

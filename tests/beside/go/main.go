@@ -4,9 +4,13 @@
 //	contender ENDPOINT lock NAME TTL
 //	contender ENDPOINT elect NAME TTL VALUE
 //	contender ENDPOINT observe NAME
+//	contender ENDPOINT put KEY VALUE
+//	contender ENDPOINT get KEY
 //
 // It prints "holds KEY" when it holds the lock or leads, and "leader VALUE" for each leader that it
-// observes. When its standard input ends, it releases and prints "released".
+// observes. When its standard input ends, it releases and prints "released". It prints "value VALUE"
+// for the value of a key. The environment variable LEASE is the id, in hexadecimal, of a lease for its
+// session. It leaves such a lease as it is.
 package main
 
 import (
@@ -36,17 +40,45 @@ func run(args []string) error {
 		return err
 	}
 	defer client.Close()
+	switch args[1] {
+	case "put":
+		_, err := client.Put(context.Background(), args[2], args[3])
+		return err
+	case "get":
+		answer, err := client.Get(context.Background(), args[2])
+		if err != nil {
+			return err
+		}
+		for _, kv := range answer.Kvs {
+			fmt.Println("value", string(kv.Value))
+		}
+		return nil
+	}
 	ttl := 60
 	if len(args) > 3 {
 		if ttl, err = strconv.Atoi(args[3]); err != nil {
 			return err
 		}
 	}
-	session, err := concurrency.NewSession(client, concurrency.WithTTL(ttl))
+	options := []concurrency.SessionOption{concurrency.WithTTL(ttl)}
+	lease, isShared := os.LookupEnv("LEASE")
+	if isShared {
+		id, err := strconv.ParseInt(lease, 16, 64)
+		if err != nil {
+			return err
+		}
+		options = append(options, concurrency.WithLease(clientv3.LeaseID(id)))
+	}
+	session, err := concurrency.NewSession(client, options...)
 	if err != nil {
 		return err
 	}
-	defer session.Close()
+	if isShared {
+		// Close would revoke the lease.
+		defer session.Orphan()
+	} else {
+		defer session.Close()
+	}
 
 	ctx := context.Background()
 	switch args[1] {

@@ -77,8 +77,8 @@ fn main() {
     Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(repeat(&case, times));
 }
 
-/// Reads the live view in a function of its own, so that the registers of the other cases do not
-/// change its instructions.
+/// Reads the live view. This is a separate function, so that the compiler's choice of registers for
+/// the other cases does not change the instructions of this read.
 #[inline(never)]
 fn get_live(live: &Live<Settings>, expected: u32, times: u32) {
     for _ in 0..times {
@@ -100,7 +100,7 @@ async fn repeat(case: &str, times: u32) {
                 assert_eq!(**black_box(&dir.get().await.unwrap()), settings);
             }
         }
-        // The part of a read that the store does.
+        // Only the store's part of a read, without decoding.
         "range" => {
             let below = Span::Below(dir.key().clone());
             for _ in 0..times {

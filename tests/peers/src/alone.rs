@@ -1,5 +1,5 @@
 //! The cases that need no server: reads of a current value, and builds. The peers run in this
-//! process, or cargo starts them.
+//! process or are started by cargo.
 
 mod builds;
 mod reads;
@@ -14,7 +14,7 @@ pub(crate) struct Alone {
     /// The peers, in the order of the rows.
     pub(crate) peers: &'static [&'static str],
     measure: fn(rounds: usize) -> Result<Vec<Row>>,
-    /// Whether it takes too long for a quick run.
+    /// Whether the case takes too long for a quick run.
     pub(crate) long: bool,
 }
 
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn goals_name_columns_and_peers_of_their_table() {
+    fn goals_refer_to_columns_and_peers_of_table() {
         for Alone { table, peers, .. } in all() {
             table.check(peers);
         }

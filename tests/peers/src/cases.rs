@@ -56,11 +56,11 @@ pub(crate) struct Case {
 /// The server that a case needs.
 #[derive(Default)]
 pub(crate) struct Server {
-    /// Whether it also serves the v2 keys API.
+    /// Whether the server also serves the v2 keys API.
     pub(crate) v2: bool,
     /// Whether all peers of a round share one server, because none of them changes anything.
     pub(crate) shared: bool,
-    /// Writes the data that the case needs, before a peer's process starts.
+    /// The function that writes the data that the case needs, before a peer's process starts.
     pub(crate) prepare: Option<Prepare>,
 }
 
@@ -73,7 +73,7 @@ pub(crate) struct Stage {
     pub(crate) table: Table,
     /// Work that another process does from the start signal on.
     pub(crate) meanwhile: Option<Prepare>,
-    /// Computes the figures. Fails if the peer did not do the work.
+    /// The function that computes the figures. Fails if the peer did not do the work.
     pub(crate) evaluate: Box<dyn Fn(&Observed) -> Result<Measured>>,
 }
 
@@ -100,13 +100,13 @@ pub(crate) struct Measured {
     /// A figure for each of the stage's own columns.
     pub(crate) figures: Vec<f64>,
     /// The number of all operations, including those that the figures leave out. Costs are divided
-    /// by it.
+    /// by this number.
     pub(crate) operations: f64,
 }
 
 impl Stage {
-    /// Creates a stage with its own `columns`. Ratios are computed for the first one. The columns
-    /// with the costs of an operation follow them.
+    /// Creates a stage with its own `columns`. Ratios are computed for the first of them. The
+    /// columns with the costs of an operation are added at the end.
     pub(crate) fn new(
         title: impl Into<String>,
         operation: &str,
@@ -169,7 +169,7 @@ pub(crate) enum Better {
     Lower,
 }
 
-/// A goal for one figure. A column is named by the beginning of its title.
+/// A goal for one figure. `column` is the beginning of the column's title.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Goal {
     /// The peer whose figure has the goal.
@@ -257,7 +257,7 @@ pub(crate) fn median(measured: impl IntoIterator<Item = f64>) -> f64 {
 
 #[cfg(test)]
 impl Table {
-    /// Checks that its goals name its columns and these peers.
+    /// Checks that the table's goals refer to its columns and to these peers.
     pub(crate) fn check(&self, peers: &[&str]) {
         assert!(peers.contains(&self.baseline), "{}: {}", self.title, self.baseline);
         for Goal { who, column, bound } in &self.goals {
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn goals_name_columns_and_peers_of_their_case() {
+    fn goals_refer_to_columns_and_peers_of_case() {
         for case in all(&Effort::QUICK) {
             case.stages.iter().for_each(|stage| stage.table.check(case.peers));
         }

@@ -119,8 +119,8 @@ async fn measure(options: &Options) -> Result<()> {
             Err(error) => failed.push(format!("{title}: {error}")),
         }
     }
-    // One failed case does not lose a page that took long, but the page must say that it is not
-    // complete.
+    // If one case fails, the page still shows the other results, which took long to measure. But
+    // the page must say that it is not complete.
     failed.iter().for_each(|failure| page.omit(format!("**a case that failed**: {failure}")));
     println!("{}", page.end().await?);
     if options.only.is_empty() {

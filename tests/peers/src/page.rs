@@ -66,7 +66,7 @@ impl<'a> Page<'a> {
         Ok(format!("{}\n{tables}{}", self.head().await?, self.summary()))
     }
 
-    /// The head of the page: the command, the versions, the machine and its load.
+    /// Returns the head of the page: the command, the versions, the machine and its load.
     async fn head(&self) -> Result<String> {
         let command = std::env::args().skip(1).map(|argument| format!(" {argument}")).collect::<String>();
         let etcd = Etcd::start().await;
@@ -90,7 +90,7 @@ impl<'a> Page<'a> {
         Ok(lines.join("\n") + "\n")
     }
 
-    /// All goals in one table.
+    /// Returns a table of all goals.
     fn summary(&self) -> String {
         let mut lines = vec![
             "## All goals\n".to_owned(),
@@ -119,17 +119,17 @@ impl Filled {
         self.rows.iter().find(|row| row.peer == peer)
     }
 
-    /// The column whose title begins with this text.
+    /// Returns the index of the column whose title begins with this text.
     fn column(&self, title: &str) -> Option<usize> {
         self.table.columns.iter().position(|column| column.title.starts_with(title))
     }
 
-    /// The figure of one row divided by that of the other, for each round.
+    /// Returns the figure of one row divided by the figure of the other row, for each round.
     fn quotients(column: usize, one: &Row, other: &Row) -> Vec<f64> {
         one.of(column).into_iter().zip(other.of(column)).map(|(one, other)| one / other).collect()
     }
 
-    /// How many times as good one row is as the other, for each round.
+    /// Returns how many times as good one row is as the other, for each round.
     fn times(&self, column: usize, one: &Row, other: &Row) -> Vec<f64> {
         match self.table.columns[column].better {
             Better::Higher => Self::quotients(column, one, other),
@@ -177,7 +177,7 @@ impl Filled {
         lines.join("\n") + "\n"
     }
 
-    /// Returns the result of a goal, or `None` if a peer that the goal names was not measured.
+    /// Returns the result of a goal, or `None` if a peer of the goal was not measured.
     fn verdict(&self, goal: &Goal) -> Option<Verdict> {
         let column = self.column(goal.column)?;
         let who = self.row(goal.who)?;
@@ -210,7 +210,7 @@ impl Filled {
         })
     }
 
-    /// The best row of another peer than etcd-typed.
+    /// Returns the best row among the peers other than etcd-typed.
     fn best_other(&self, column: usize) -> Option<&Row> {
         let others = self.rows.iter().filter(|row| !row.peer.starts_with(OURS));
         let by_figure = |one: &&Row, other: &&Row| median(one.of(column)).total_cmp(&median(other.of(column)));
@@ -231,7 +231,7 @@ fn said_by(program: &str, arguments: &[&str]) -> String {
     output.map_or_else(|error| format!("({program}: {error})"), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The median and the range, as text.
+/// Returns the median and the range, as text.
 fn spread(measured: Vec<f64>) -> String {
     // The figure of a round in which nothing could be measured is NaN.
     let measured: Vec<f64> = measured.into_iter().filter(|one| !one.is_nan()).collect();
@@ -242,7 +242,7 @@ fn spread(measured: Vec<f64>) -> String {
     format!("{} [{}..{}]", rounded(median(measured)), rounded(least), rounded(most))
 }
 
-/// The figure with three digits, which is already more than its precision.
+/// Returns the figure with three digits, which is already more than its precision.
 fn rounded(figure: f64) -> String {
     match figure.abs() {
         small if small < 10.0 => format!("{figure:.2}"),

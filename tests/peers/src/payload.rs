@@ -9,7 +9,7 @@ use crate::peers::put_all;
 /// The number of keys, and of values.
 pub(crate) const COUNT: usize = 1000;
 
-/// The keys of the cases of single requests. Each has 256 bytes of text.
+/// The keys of the cases that read or write single keys. Each value has 256 bytes of text.
 pub(crate) static KEYS: LazyLock<Vec<String>> = LazyLock::new(|| (0..COUNT).map(|n| format!("/requests/{n:04}")).collect());
 pub(crate) static VALUES: LazyLock<Vec<String>> = LazyLock::new(|| (0..COUNT).map(value).collect());
 
@@ -17,7 +17,7 @@ fn value(n: usize) -> String {
     format!("{n:0256}")
 }
 
-/// The keys and values, where each key has the value of its number.
+/// Returns the keys and values. Each key has the value with the same number.
 pub(crate) fn keys() -> Vec<(String, String)> {
     KEYS.iter().cloned().zip(VALUES.iter().cloned()).collect()
 }
@@ -32,12 +32,13 @@ pub(crate) fn fields() -> Vec<(String, String)> {
     (0..10).map(number).chain((0..10).map(text)).collect()
 }
 
-/// The path of the directory with this number of keys.
+/// Returns the path of the directory with this number of keys.
 pub(crate) fn directory_name(count: usize) -> String {
     format!("/directory/{count}/")
 }
 
-/// The content of that directory in the order of the keys, with 256 bytes of text each.
+/// Returns the content of that directory in the order of the keys. Each value has 256 bytes of
+/// text.
 pub(crate) fn directory(count: usize) -> Vec<(String, String)> {
     let directory = directory_name(count);
     (0..count).map(|n| (format!("{directory}{n:06}"), value(n))).collect()

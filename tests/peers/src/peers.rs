@@ -17,7 +17,7 @@ pub(crate) use etcd_typed::{Clients, EtcdTyped, EtcdTypedWatches};
 pub(crate) use reqwest::Reqwest;
 pub(crate) use tonic::Tonic;
 
-/// This library. The part of a peer's name after a comma is another way to use the same peer.
+/// This library. In the name of a peer, the part after a comma says in which way the peer is used.
 pub(crate) const OURS: &str = "etcd-typed";
 pub(crate) const OURS_CLIENT_EACH: &str = "etcd-typed, a client per contender";
 pub(crate) const OURS_STREAMED: &str = "etcd-typed, streamed";
@@ -40,18 +40,18 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Finds the programs. The script `run` builds the one in Go and passes its path.
+    /// Finds the programs. The script `run` builds the Go program and passes its path.
     pub(crate) fn find() -> Result<Self> {
         let go = std::env::var_os("GO_PEER").filter(|program| !program.is_empty()).map(PathBuf::from);
         Ok(Self { rust: std::env::current_exe()?, go })
     }
 
-    /// The program of a peer, or `None` if the peer cannot run here.
+    /// Returns the program of a peer, or `None` if the peer cannot run here.
     pub(crate) fn of(&self, peer: &str) -> Option<&Path> {
         if package(peer) == GO { self.go.as_deref() } else { Some(&self.rust) }
     }
 
-    /// The name of a peer, without the way it is used, and its version.
+    /// Returns the name of a peer, without the part after a comma, and its version.
     pub(crate) fn version(&self, peer: &str) -> Result<String> {
         let version = match (package(peer), &self.go) {
             (OURS, _) => tree(),
@@ -68,14 +68,14 @@ fn package(peer: &str) -> &str {
     peer.split(',').next().unwrap_or(peer)
 }
 
-/// The measured commit of this repository, and whether files were changed since.
+/// Returns the measured commit of this repository, and whether files were changed since.
 fn tree() -> String {
     let described = Command::new("git").args(["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]).output();
     let described = described.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     described.map_or_else(|error| format!("(git: {error})"), |commit| format!("commit {commit}"))
 }
 
-/// The version of a package in the lock file.
+/// Returns the version of a package in the lock file.
 fn locked_version(package: &str) -> String {
     let mut lines = include_str!("../Cargo.lock").lines().skip_while(|line| *line != format!("name = \"{package}\""));
     let version = lines.nth(1).and_then(|line| line.strip_prefix("version = "));
@@ -93,7 +93,7 @@ pub(crate) trait KeyValue: Clone + Send + 'static {
 
 /// A peer that waits for changes of the first key.
 pub(crate) trait Watcher: Send + 'static {
-    /// Waits for the next change. Fails unless it is to this value.
+    /// Waits for the next change. Fails unless the change writes this value.
     fn next(&mut self, value: usize) -> impl Future<Output = Result<()>> + Send;
 }
 

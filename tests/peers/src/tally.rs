@@ -5,7 +5,7 @@ use crate::Result;
 /// The size of every value that is written, in bytes.
 pub(crate) const VALUE: usize = 256;
 
-/// Counts and checks the events of one watch.
+/// A count and a check of the events of one watch.
 ///
 /// No other client writes to the server. So the revisions of the events have no gap, and each
 /// revision has as many events as the request had keys.
@@ -18,7 +18,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Expects the revisions after this one, with `in_each` events each.
+    /// Expects the revisions after this revision, with `in_each` events each.
     pub(crate) fn after(revision: u64, in_each: u64) -> Self {
         Self { revision, in_each, left_in_this: 0, seen: 0 }
     }

@@ -78,7 +78,7 @@ fn forget_peak_memory(process: u32) -> Result<()> {
     Ok(fs::write(format!("/proc/{process}/clear_refs"), "5")?)
 }
 
-/// The peak memory of the process, in MiB.
+/// Returns the peak memory of the process, in MiB.
 fn peak_memory(process: u32) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let kibibytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB")?.trim().parse::<f64>().ok());

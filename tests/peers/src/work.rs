@@ -38,7 +38,7 @@ pub(crate) struct Report {
     pub(crate) found: serde_json::Value,
 }
 
-/// Measures the time and the CPU time of this process since the start signal.
+/// A measurement of the time and the CPU time of this process since the start signal.
 #[derive(Clone, Copy)]
 pub(crate) struct Meter {
     began: Instant,
@@ -65,7 +65,7 @@ impl Meter {
     }
 }
 
-/// Waits for a line on standard input. It blocks the thread, which has nothing else to do.
+/// Waits for a line on standard input. This blocks the thread, which has nothing else to do.
 fn wait_for_a_line() -> Result<()> {
     stdout().flush()?;
     if stdin().read_line(&mut String::new())? == 0 {
@@ -74,13 +74,13 @@ fn wait_for_a_line() -> Result<()> {
     Ok(())
 }
 
-/// The user and system time of all threads of this process.
+/// Returns the user and system time of all threads of this process.
 fn processor_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec.cast_unsigned(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// The form of times in reports.
+/// Serializes times in reports as nanoseconds.
 pub(crate) mod nanoseconds {
     use std::time::Duration;
 

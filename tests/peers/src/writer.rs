@@ -1,7 +1,7 @@
-//! The other process: it writes before or while a peer watches.
+//! The process that writes before or while a peer watches.
 //!
-//! It uses `etcd-client` for every peer, so all peers see the same writer. Its CPU time is not
-//! counted.
+//! The writer uses `etcd-client` for every peer, so all peers see the same writer. Its CPU time is
+//! not counted.
 
 use etcd_client::{Client, Txn, TxnOp};
 use tokio::task::JoinSet;
@@ -14,8 +14,8 @@ use crate::tally::VALUE;
 const PUTS_IN_FLIGHT: usize = 32;
 const TRANSACTIONS_IN_FLIGHT: usize = 4;
 
-/// Writes this number of events, with `in_each` events in each revision: single puts if it is one,
-/// and otherwise transactions of that many puts.
+/// Writes this number of events, with `in_each` events in each revision. If `in_each` is one, sends
+/// single puts, and otherwise transactions of that many puts.
 pub(crate) async fn events(address: &str, events: u64, in_each: u64) -> Result<()> {
     let client = Client::connect([address], None).await?;
     let in_flight = if in_each == 1 { PUTS_IN_FLIGHT } else { TRANSACTIONS_IN_FLIGHT };
@@ -49,7 +49,7 @@ async fn send(client: &Client, first: usize, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// The directory of the map with this number of entries.
+/// Returns the directory of the map with this number of entries.
 pub(crate) fn map(size: u32) -> String {
     format!("/maps/{size}")
 }
@@ -58,8 +58,8 @@ fn map_key(entry: u32) -> String {
     format!("customer-{entry:06}")
 }
 
-/// The key of the entry that a change writes. Consecutive changes write different entries, all over
-/// the map.
+/// Returns the key of the entry that a change writes. Consecutive changes write different entries,
+/// all over the map.
 pub(crate) fn changed_key(size: u32, change: u32) -> String {
     // 7919 has no common divisor with the sizes, so every entry is reached.
     map_key((u64::from(change) * 7_919 % u64::from(size)) as u32)

@@ -10,15 +10,18 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use etcd_typed::testing::Etcd;
-use etcd_typed::{Client, Election, NamedLock};
+use etcd_typed::{Client, Election, Lease, NamedLock, Token};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 /// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long a test waits to see that something does not happen.
 const WHILE: Duration = Duration::from_millis(400);
+/// The forms that a namespace has.
+const NAMESPACES: [&str; 6] = ["", "v1", "dynamo:/", "prod.", "/prod", "a//b"];
 /// The time to live of every session, in seconds.
 const TTL: &str = "3";
 
@@ -39,14 +42,15 @@ enum End {
     IsKilled,
 }
 
-/// The path of a program that `tests/beside/run` has built.
+/// Returns the path of a program that `tests/beside/run` has built.
 fn built(path: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/beside").join(path);
     assert!(path.exists(), "{} does not exist: run these tests with `tests/beside/run`", path.display());
     path
 }
 
-/// The command line of a contender. Node's client puts `election/` before the names of elections.
+/// Returns the command line of a contender. Node's client puts `election/` before the names of
+/// elections.
 fn command(kind: Kind, endpoint: &str, what: &str, name: &str) -> Command {
     let mut command = match kind {
         Ours => Command::new(env!("CARGO_BIN_EXE_contender")),
@@ -73,7 +77,7 @@ struct Contender {
 }
 
 impl Contender {
-    /// The next line of the process, if it prints one in this time.
+    /// Returns the next line that the process prints, or `None` if it prints none within this time.
     async fn says(&mut self, within: Duration) -> Option<String> {
         let line = timeout(within, self.lines.next_line()).await.ok()?;
         Some(line.unwrap().unwrap_or_else(|| panic!("{:?} ended without output", self.kind)))
@@ -101,40 +105,76 @@ impl Contender {
     }
 }
 
-/// One queue, and this test's view of it.
+/// The queue of a lock or an election, and this library's handles to the queue.
 struct Queue {
     etcd: Etcd,
     what: &'static str,
-    name: &'static str,
+    /// The name of the queue for other clients.
+    name: String,
+    client: Client,
     lock: NamedLock,
     election: Election<String>,
 }
 
 impl Queue {
-    async fn of(what: &'static str, name: &'static str) -> Self {
-        let etcd = Etcd::start().await;
-        let client = Client::connect(&etcd.url_v3()).await.unwrap();
-        Self { etcd, what, name, lock: client.lock(name), election: client.election(name) }
+    async fn of(what: &'static str, name: &str) -> Self {
+        Self::within("", Etcd::start().await, what, name).await
+    }
+
+    /// The queue with this name in a namespace of this test's client.
+    async fn within(namespace: &str, etcd: Etcd, what: &'static str, name: &str) -> Self {
+        let client = Client::builder(&etcd.url_v3()).namespace(namespace).connect().await.unwrap();
+        let (lock, election) = (client.lock(name), client.election(name));
+        Self { etcd, what, name: format!("{namespace}{name}"), client, lock, election }
     }
 
     /// Starts a contender and waits until the queue has `queued` keys.
     async fn enters(&self, kind: Kind, value: &str, queued: usize) -> Contender {
-        let mut command = command(kind, &self.etcd.endpoint(), self.what, self.name);
+        self.enters_with(self.command(kind), kind, value, queued).await
+    }
+
+    /// Starts Go's contender on a lease of this library.
+    async fn go_enters_on(&self, lease: &Lease, queued: usize) -> Contender {
+        let mut command = self.command(Go);
+        command.env("LEASE", lease.id().to_string());
+        self.enters_with(command, Go, "go", queued).await
+    }
+
+    fn command(&self, kind: Kind) -> Command {
+        command(kind, &self.etcd.endpoint(), self.what, &self.name)
+    }
+
+    async fn enters_with(&self, mut command: Command, kind: Kind, value: &str, queued: usize) -> Contender {
         let mut process = command.args([TTL, value]).spawn().unwrap_or_else(|error| panic!("{kind:?}: {error}"));
         let input = process.stdin.take();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        timeout(LIMIT, async {
-            while self.keys().await.len() != queued {
-                sleep(Duration::from_millis(10)).await;
-            }
-        })
-        .await
-        .unwrap_or_else(|_| panic!("{kind:?} does not enter the queue"));
+        self.has(queued).await;
         Contender { kind, process, input, lines }
     }
 
-    /// The keys of the queue in order, as this library sees them. A lock and an election with the
-    /// same name share one queue.
+    /// Waits until the queue has this many keys.
+    async fn has(&self, queued: usize) {
+        let wait = async {
+            while self.keys().await.len() != queued {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(LIMIT, wait).await.unwrap_or_else(|_| panic!("{:?} does not get {queued} keys", self.name));
+    }
+
+    /// Starts to wait in the queue, and hands over what it gets as a token.
+    fn waits(&self) -> JoinHandle<Token> {
+        let (what, lock, election) = (self.what, self.lock.clone(), self.election.clone());
+        tokio::spawn(async move {
+            match what {
+                "lock" => lock.acquire().await.unwrap().into_token(),
+                _ => election.campaign(&"ours".to_owned()).await.unwrap().into_token(),
+            }
+        })
+    }
+
+    /// Returns the keys of the queue in order, as this library lists them. A lock and an election
+    /// with the same name share one queue.
     async fn keys(&self) -> Vec<String> {
         let keys: Vec<_> = self.lock.queue().await.unwrap().into_iter().map(|holder| holder.key.to_string()).collect();
         if self.what == "elect" {
@@ -172,6 +212,89 @@ async fn lock_is_shared_with_go() {
         for (first, second) in [(Ours, Go), (Go, Ours)] {
             queue.hands_over(first, second, End::Releases).await;
         }
+    }
+}
+
+/// The queue is the namespace and the name, byte for byte, whichever client comes first.
+#[tokio::test]
+#[ignore = "needs Go and Node: tests/beside/run"]
+async fn queues_of_any_namespace_are_shared_with_go() {
+    for what in ["lock", "elect"] {
+        for namespace in NAMESPACES {
+            for name in ["/x", "__metasrv_election"] {
+                let queue = Queue::within(namespace, Etcd::start().await, what, name).await;
+                let mut go = queue.enters(Go, "go", 1).await;
+                let key = go.holds().await;
+                assert!(key.starts_with(&format!("{namespace}{name}/")), "{key}");
+                assert!(queue.lock.try_acquire().await.unwrap().is_none(), "{key}");
+                let ours = queue.waits();
+                queue.has(2).await;
+                go.ends(End::Releases).await;
+                let token = timeout(LIMIT, ours).await.unwrap_or_else(|_| panic!("not after {key}")).unwrap();
+                let mut go = queue.enters(Go, "go", 2).await;
+                go.waits().await;
+                queue.lock.release_token(&token).await.unwrap();
+                go.holds().await;
+                go.ends(End::Releases).await;
+                queue.has(0).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Go and Node: tests/beside/run"]
+async fn keys_of_any_namespace_are_shared_with_go() {
+    let etcd = Etcd::start().await;
+    let go = async |arguments: &[&str]| {
+        let output = Command::new(built("go")).arg(etcd.endpoint()).args(arguments).output().await.unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for namespace in NAMESPACES {
+        let client = Client::builder(&etcd.url_v3()).namespace(namespace).connect().await.unwrap();
+        for path in ["/instances/1", "/servers/_default.toml", "/__metasrv"] {
+            let (entry, key) = (client.entry::<String>(path).unwrap(), format!("{namespace}{path}"));
+            entry.set(&format!("ours of {key}")).await.unwrap();
+            assert_eq!(go(&["get", &key]).await, format!("value ours of {key}\n"));
+            go(&["put", &key, "theirs"]).await;
+            assert_eq!(entry.get().await.unwrap().unwrap().as_str(), "theirs");
+        }
+        // Keys that are no paths.
+        for rest in ["plain", "//a", "_x/", "é "] {
+            let key = format!("{namespace}{rest}");
+            client.raw().put(rest, "ours").await.unwrap();
+            assert_eq!(go(&["get", &key]).await, "value ours\n", "{key:?}");
+            go(&["put", &key, "theirs"]).await;
+            assert_eq!(client.raw().get(rest).await.unwrap().unwrap().value, "theirs", "{key:?}");
+        }
+    }
+}
+
+/// Go names its key by the lease alone, and takes a key with this name for its own. So this library
+/// uses another name.
+#[tokio::test]
+#[ignore = "needs Go and Node: tests/beside/run"]
+async fn go_session_on_our_lease_shares_queue() {
+    for what in ["lock", "elect"] {
+        let queue = Queue::of(what, "/beside/one-lease").await;
+        let lease = queue.client.lease(Duration::from_secs(60)).await.unwrap();
+        let lock = queue.lock.clone().lease(&lease);
+        let ours = lock.acquire().await.unwrap();
+        let mut go = queue.go_enters_on(&lease, 2).await;
+        go.waits().await;
+        ours.release().await.unwrap();
+        assert_eq!(go.holds().await, format!("{}/{}", queue.name, lease.id()));
+        assert!(lock.try_acquire().await.unwrap().is_none());
+        let waiter = tokio::spawn(async move { lock.acquire().await.unwrap() });
+        queue.has(2).await;
+        assert!(!waiter.is_finished());
+        go.ends(End::Releases).await;
+        let ours = timeout(LIMIT, waiter).await.unwrap().unwrap();
+        assert_eq!(ours.lease_id(), lease.id());
+        ours.verify().await.unwrap();
+        ours.release().await.unwrap();
+        assert!(lease.is_held() && queue.keys().await.is_empty());
     }
 }
 
@@ -219,7 +342,7 @@ async fn all_clients_list_and_observe_each_other() {
     assert_eq!(values, ["Node", "Go", "Ours"]);
     let mut observers = Vec::new();
     for kind in [Go, Node] {
-        let mut process = command(kind, &queue.etcd.endpoint(), "observe", queue.name).spawn().unwrap();
+        let mut process = command(kind, &queue.etcd.endpoint(), "observe", &queue.name).spawn().unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         observers.push(Contender { kind, input: process.stdin.take(), process, lines });
     }
@@ -236,11 +359,11 @@ async fn all_clients_list_and_observe_each_other() {
     assert_eq!(next().await, None);
 }
 
-/// Six contenders. In each round the leader is killed or resigns, and a new contender with the same
-/// client enters.
+/// Six contenders campaign. In each round the leader is killed or resigns, and a new contender that
+/// uses the same client library enters.
 #[tokio::test]
 #[ignore = "needs Go and Node: tests/beside/run"]
-async fn one_leads_at_a_time_as_sessions_end() {
+async fn election_has_one_leader_while_sessions_end() {
     let queue = Queue::of("elect", "election/storm").await;
     let kinds = [Ours, Node, Go, Node, Ours, Go];
     let mut contenders = Vec::new();

@@ -1,8 +1,8 @@
 //! A contender that uses this library. It takes the same arguments and prints the same lines as the
 //! contenders in other languages, see `tests/beside`.
 //!
-//! `contender ENDPOINT lock|elect NAME TTL [VALUE]` prints `holds KEY`, gives up when its standard
-//! input ends, and prints `released`.
+//! `contender ENDPOINT lock|elect NAME TTL [VALUE]` prints `holds KEY` when it holds the lock or
+//! leads. When its standard input ends, it releases the lock or resigns, and prints `released`.
 #![allow(clippy::print_stdout, reason = "what it prints is its result")]
 
 use std::error::Error;

@@ -23,7 +23,7 @@ fn text(text: &str) -> String {
     text.to_owned()
 }
 
-/// The values of the leader and of the waiting candidates, in queue order.
+/// Returns the values of the leader and of the waiting candidates, in queue order.
 async fn values(election: &Election<String>) -> Vec<String> {
     election.candidates().await.unwrap().into_iter().map(|candidate| candidate.value.unwrap()).collect()
 }
@@ -52,7 +52,8 @@ async fn next<T: EtcdValue>(changes: &mut LeaderChanges<T>) -> Result<Option<Can
     timeout(LIMIT, changes.next()).await.expect("an item in time").expect("the stream has not ended")
 }
 
-/// The value and the fence of the leader in the next item, or `None` if there is no leader.
+/// Returns the value and the fence of the leader in the stream's next item, or `None` if there is
+/// no leader.
 async fn told(changes: &mut LeaderChanges<String>) -> Option<(String, Revision)> {
     next(changes).await.unwrap().map(|leader| (leader.value, leader.fence))
 }

@@ -2,3 +2,4 @@
 
 mod election;
 mod lock;
+mod one_lease;

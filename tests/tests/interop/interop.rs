@@ -1,8 +1,9 @@
-//! A person reads and writes with `etcdctl` what a derived struct writes and reads, on v3 and on v2
-//! (`ETCDCTL_API=2`, which the etcdctl of etcd 3.4 and 3.5 supports).
+//! `etcdctl` reads the values that a derived struct writes, and writes values that the struct
+//! reads. The tests use v3 and v2 (`ETCDCTL_API=2`, which the etcdctl of etcd 3.4 and 3.5
+//! supports).
 //!
-//! The environment variable `ETCDCTL_BIN` names the tool. If it is not set, the tests run `etcdctl`
-//! from the `PATH`, and fail if there is none.
+//! The environment variable `ETCDCTL_BIN` is the path of the tool. If the variable is not set, the
+//! tests run `etcdctl` from the `PATH`, and fail if it does not exist.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -92,7 +93,7 @@ fn checkout() -> Checkout {
     }
 }
 
-/// [`checkout`] as a person types it, key by key.
+/// The keys and values of [`checkout`], as a person types them.
 const TYPED: &[(&str, &str)] = &[
     ("/prod/checkout/banner", "50 % off – today!"),
     ("/prod/checkout/database/host", "db.local"),
@@ -191,8 +192,8 @@ impl Etcdctl {
         self.run_with(&[verb, "--", key], value).await;
     }
 
-    /// The output of `etcdctl get` for a key without the newline at its end, or `None` if the key
-    /// does not exist.
+    /// Returns the output of `etcdctl get` for a key, without the newline at its end, or `None` if
+    /// the key does not exist.
     async fn get(&self, key: &str) -> Option<String> {
         let output = match self.api {
             Api::V2 => self.try_run(&["get", "--quorum", key], "").await,
@@ -216,7 +217,7 @@ impl Etcdctl {
         };
     }
 
-    /// All keys with a value below a directory, in order.
+    /// Returns all keys below a directory that have a value, in order.
     async fn keys(&self, directory: &str) -> Vec<String> {
         let printed = match self.api {
             Api::V2 => self.run(&["ls", "--recursive", "-p", directory]).await,
@@ -232,7 +233,7 @@ impl Etcdctl {
 async fn struct_reads_values_of_etcdctl(bench: Bench) {
     bench.type_everything().await;
     assert_eq!(bench.checkout().get().await.unwrap().into_inner(), checkout());
-    // The struct without its optional keys, and with JSON in several lines.
+    // Without the struct's optional keys, and with JSON on several lines.
     bench.ctl.delete("/prod/checkout/banner").await;
     bench.ctl.delete("/prod/checkout/rate_limit").await;
     bench.ctl.put("/prod/checkout/features", "{\n  \"names\": [],\n  \"beta\": false\n}").await;
@@ -256,20 +257,20 @@ async fn etcdctl_reads_values_of_struct(bench: Bench) {
     assert_eq!(bench.ctl.get("/prod/checkout/notes").await.as_deref(), Some("by hand"));
 }
 
-/// Values as `echo 16 | etcdctl put …` writes them.
+/// `echo 16 | etcdctl put …` writes values that end with a newline.
 async fn values_may_end_with_newline(bench: Bench) {
     for (key, value) in TYPED {
         bench.ctl.pipe(key, &format!("{value}\n")).await;
     }
     let now = bench.checkout().get().await.unwrap().into_inner();
-    // In text the newline is part of the value. All other types ignore it.
+    // In a text, the newline is part of the value. All other types ignore the newline.
     let expected = Checkout {
         banner: Some("50 % off – today!\n".to_owned()),
         database: Database { host: "db.local\n".to_owned(), pool: 16 },
         ..checkout()
     };
     assert_eq!(now, expected);
-    // Values written again have no newline, except text.
+    // The client writes the values back without the newline, except for texts.
     bench.checkout().set(&now).non_atomic().await.unwrap();
     assert_eq!(bench.ctl.get("/prod/checkout/database/pool").await.as_deref(), Some("16"));
     assert_eq!(bench.ctl.get("/prod/checkout/database/host").await.as_deref(), Some("db.local\n"));
@@ -305,7 +306,7 @@ async fn typed_durations_are_read(bench: Bench) {
 
 async fn maps_accept_unusual_keys(bench: Bench) {
     // A name that is valid in a path is stored unchanged. Names that would leave their segment are
-    // escaped, and on v2 names that would be hidden.
+    // escaped. On v2, names that would be hidden are escaped too.
     let odd = [
         ("two words", "two words"),
         (":keyword", ":keyword"),
@@ -345,13 +346,14 @@ async fn maps_accept_unusual_keys(bench: Bench) {
 async fn foreign_map_names_are_reported(bench: Bench) {
     let quotas = &bench.checkout().quotas;
     bench.ctl.put("/prod/checkout/quotas/acme", "1000").await;
-    // Reserved names and deeper keys are not entries. On v2, which hides them, every name that begins
-    // with `_` is reserved.
+    // Reserved names and deeper keys are not entries. On v2, every name that begins with `_` is
+    // reserved, because v2 hides such keys.
     let reserved = if bench.ctl.api == Api::V2 { "/prod/checkout/quotas/_note" } else { "/prod/checkout/quotas/_etcd-typed" };
     bench.ctl.put(reserved, "not a number").await;
     bench.ctl.put("/prod/checkout/quotas/deeper/acme", "not a number").await;
     assert_eq!(quotas.get().await.unwrap().into_inner(), BTreeMap::from([("acme".to_owned(), 1000)]));
-    // A name that no map key is stored as cannot be an entry. It is reported and not ignored.
+    // No map key is stored under this name, so the name cannot be an entry. A read reports the name
+    // as a problem.
     bench.ctl.put("/prod/checkout/quotas/50%", "1").await;
     let error = quotas.get().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -435,7 +437,7 @@ async fn watch_yields_changes_of_etcdctl(bench: Bench) {
     let update = next().await.unwrap();
     let [CheckoutChange::Regions(region)] = &update.changes[..] else { panic!("{update:?}") };
     assert!(region.key == "asia" && matches!(&region.change, RegionChange::Replicas(c) if c.is_created() && c.new == Some(2)));
-    // A bad value is an item that names its key, and the stream continues.
+    // A bad value yields an error with the value's key, and the stream continues.
     let bad = next().await.unwrap_err();
     assert_eq!((bad.kind(), bad.key().unwrap().as_str()), (ErrorKind::Decode, "/prod/checkout/quotas/acme"));
     let update = next().await.unwrap();
@@ -457,7 +459,7 @@ async fn etcdctl_watch_shows_changes_of_client(bench: Bench) {
     let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
     for (key, value) in [("timeout", "30s"), ("regions/us west/replicas", "3"), ("rate_limit", "300")] {
         for part in [key, value] {
-            // Each API prints changes in its own form, the key before the value.
+            // The output differs between the APIs, but both print the key before the value.
             loop {
                 let line = timeout(LIMIT, lines.next_line()).await.expect("a line in time").unwrap().expect("etcdctl has not ended");
                 if line.ends_with(part) {
@@ -473,7 +475,7 @@ async fn client_compare_and_swap_notices_etcdctl(bench: Bench) {
     let limit = &bench.checkout().rate_limit;
     limit.set(&250).await.unwrap();
     let seen = limit.get().await.unwrap();
-    // Writing the same value makes a new revision.
+    // A write of the same value creates a new revision.
     bench.ctl.put("/prod/checkout/rate_limit", "250").await;
     let conflict = limit.compare_and_swap(&seen, &300).await.unwrap_err();
     assert_eq!(conflict.kind(), ErrorKind::Conflict);
@@ -483,7 +485,7 @@ async fn client_compare_and_swap_notices_etcdctl(bench: Bench) {
     assert_eq!(bench.ctl.get("/prod/checkout/rate_limit").await.as_deref(), Some("300"));
     bench.ctl.delete("/prod/checkout/rate_limit").await;
     limit.create(&1).await.unwrap();
-    // A value compares equal in every form in which it can be stored.
+    // Two stored texts compare equal if they decode to the same value.
     bench.ctl.pipe("/prod/checkout/rate_limit", "2\n").await;
     assert_eq!(limit.compare_and_swap(etcd_typed::Expect::value(&1), &3).await.unwrap_err().kind(), ErrorKind::Conflict);
     limit.compare_and_swap(etcd_typed::Expect::value(&2), &3).await.unwrap();
@@ -527,7 +529,7 @@ async fn ttls_work_in_both_directions(bench: Bench) {
     let lease = granted.split_whitespace().nth(1).unwrap().trim_start_matches('0');
     bench.ctl.run(&["put", &format!("--lease={lease}"), key, "250"]).await;
     assert_eq!(limit.get().await.unwrap().unwrap().lease().map(|lease| lease.to_string()).as_deref(), Some(lease));
-    // A lease of the client, as the tool shows it.
+    // The tool shows a lease that the client granted.
     let ours = bench.client.lease(minute).await.unwrap();
     limit.set(&300).lease(&ours).await.unwrap();
     let printed = bench.ctl.run(&["lease", "timetolive", "--keys", &ours.id().to_string()]).await;
@@ -544,7 +546,7 @@ async fn v2_directories_are_shared_with_etcdctl() {
     bench.ctl.run(&["mkdir", "/prod/checkout"]).await;
     assert!(directory.exists().await.unwrap() && directory.list().await.unwrap().is_empty());
     assert_eq!(directory.create().await.unwrap_err().kind(), ErrorKind::AlreadyExists);
-    // A directory is not a value: the struct in it does not exist yet.
+    // The struct does not exist yet, although its directory does.
     assert!(!bench.checkout().exists().await.unwrap());
 
     directory.directory("quotas").create().await.unwrap();
@@ -557,7 +559,7 @@ async fn v2_directories_are_shared_with_etcdctl() {
     );
     assert!(bench.checkout().quotas.get().await.unwrap().is_empty());
 
-    // `create` of either client respects a key of the other.
+    // A `create` of either program fails if the other program has created the key.
     let limit = &bench.checkout().rate_limit;
     let exists = limit.create(&1).await.unwrap_err();
     assert_eq!((exists.kind(), exists.current::<u32>().map(|now| **now)), (ErrorKind::AlreadyExists, Some(250)));
@@ -565,7 +567,7 @@ async fn v2_directories_are_shared_with_etcdctl() {
     assert!(!bench.ctl.try_run(&["mk", "/prod/checkout/level", "debug"], "").await.status.success());
     assert_eq!(bench.ctl.get("/prod/checkout/level").await.as_deref(), Some("info"));
 
-    // A value at a path where the struct has a directory.
+    // Now a value exists at a path where the struct has a directory.
     bench.ctl.run(&["rmdir", "/prod/checkout/quotas"]).await;
     assert!(!directory.directory("quotas").exists().await.unwrap());
     bench.ctl.put("/prod/checkout/quotas", "a value").await;

@@ -1,5 +1,6 @@
 //! What other programs write and read: `etcdctl`, the examples, and the READMEs of other clients.
 
 mod interop;
+mod layers;
 mod quickstart;
 mod seeds;

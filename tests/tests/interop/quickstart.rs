@@ -1,5 +1,5 @@
-//! The quickstart example on the three stores. It must succeed and, except for the first line,
-//! print the same on each.
+//! The quickstart example on the three stores. The example must succeed on each store and, except
+//! for the first line, print the same text.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

@@ -1,7 +1,7 @@
-//! The READMEs of Etcd.jl (Julia) and cetcd (Clojure), rewritten with this library. Each of their
-//! sections is a test here. It runs on a real v2 server with the results that the README prints,
-//! and on v3 and in memory where those have the feature. Where they do not, the refusal is
-//! asserted.
+//! The READMEs of Etcd.jl (Julia) and cetcd (Clojure), rewritten with this library. Each section of
+//! a README is a test. The test runs on a real v2 server, and must give the results that the README
+//! prints. It also runs on v3 and in memory. If these stores do not have the feature, the test
+//! checks that the call is refused.
 //!
 //! Each file is a chapter of a README.
 

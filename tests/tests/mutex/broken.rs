@@ -21,8 +21,8 @@ pub(crate) struct Guard {
     lease: Lease,
 }
 
-/// A lease that is kept alive. The holder trusts it until the server says that it is gone, or, with
-/// [`Behaviour::TrustsTooLong`], until one second too late.
+/// A lease that is kept alive. The holder trusts the lease until the server says that the lease is
+/// gone. With [`Behaviour::TrustsTooLong`], the holder stops trusting it one second too late.
 struct Lease {
     id: LeaseId,
     believed: Arc<AtomicBool>,

@@ -1,5 +1,5 @@
-//! Compares what contenders reported and what the store recorded with the promises. Has no side
-//! effects.
+//! Checks the reports of the contenders and the history of the store against the promises of locks.
+//! The check has no side effects.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,15 +10,15 @@ use etcd_typed::store::{Batch, Event as Change};
 use super::contender::{COUNTERS, LOCKS, mark};
 use super::record::{Event, Mark, Outcome};
 
-/// The facts about a campaign.
+/// What the contenders reported in a campaign, and what the store recorded.
 #[derive(Debug, Default)]
 pub(crate) struct Evidence {
     /// The reports of each process.
     pub(crate) said: BTreeMap<usize, Vec<Event>>,
-    /// Processes that were killed. Their last write may be missing in their reports.
+    /// Processes that were killed. They may not have reported their last write.
     pub(crate) killed: BTreeSet<usize>,
-    /// All changes of the locks and of the keys that they guard. `None` where the store has no such
-    /// history; then nothing was written under the locks either.
+    /// All changes of the locks and of the keys that they guard. `None` if the store keeps no such
+    /// history. On such a store, the contenders write nothing under the locks.
     pub(crate) history: Option<Vec<Batch>>,
     /// Periods in which servers may have ended leases that they had just confirmed.
     pub(crate) faithless: Vec<(u64, u64)>,
@@ -35,18 +35,18 @@ pub(crate) enum Violation {
     NeverInTheQueue { lock: String, fence: u64 },
     /// A write was committed while another key was the first of the queue.
     NotTheFirst { lock: String, mark: Mark, revision: u64, first: Option<u64> },
-    /// A count under the lock does not continue the count before it.
+    /// A count that was written under the lock is not the previous count plus one.
     Miscounted { lock: String, mark: Mark, revision: u64, before: u64 },
-    /// The history does not have a write as it was reported: it is missing, at another revision, or
-    /// there twice.
+    /// The history differs from the report of a write: the write is missing, has another revision,
+    /// or occurs twice.
     NotAsSaid { lock: String, mark: Mark, said: Outcome, revisions: Vec<u64> },
-    /// A write in the history that no process reported.
+    /// The history contains a write that no process reported.
     Unsaid { lock: String, mark: Mark, revision: u64 },
-    /// A waiter waits forever. `queue` has the keys of the queue.
+    /// A waiter waits forever. `queue` lists the keys that are still in the lock's queue.
     Forgotten { lock: String, queue: Vec<String> },
 }
 
-/// The numbers of a campaign.
+/// How often each event happened in a campaign, and how long the contenders waited.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     pub(crate) grants: usize,
@@ -58,7 +58,7 @@ pub(crate) struct Figures {
     left: BTreeMap<String, usize>,
     lost: BTreeMap<String, usize>,
     places_lost: usize,
-    /// Overlaps that the servers caused.
+    /// Overlaps of two holders that the servers caused.
     pub(crate) faithless: usize,
     waits: Vec<Duration>,
 }
@@ -85,7 +85,7 @@ fn one_at_a_time(evidence: &Evidence, violations: &mut Vec<Violation>) -> usize 
     let mut in_time: Vec<_> = tenures.into_iter().map(|((lock, fence), (from, until))| (lock, from, until, fence)).collect();
     in_time.sort_unstable();
     let mut faithless = 0;
-    // The tenure that ended last so far.
+    // The tenure with the latest end so far: its lock, its end and its fence.
     let mut last: Option<(&str, u64, u64)> = None;
     for (lock, from, until, fence) in in_time {
         if let Some((_, last_until, last_fence)) = last.filter(|last| last.0 == lock) {
@@ -109,7 +109,7 @@ fn one_at_a_time(evidence: &Evidence, violations: &mut Vec<Violation>) -> usize 
     faithless
 }
 
-/// The changes of the store by lock.
+/// The changes of the store, grouped by lock.
 #[derive(Default)]
 struct History {
     /// The current keys of each queue by create revision.
@@ -118,7 +118,7 @@ struct History {
     made: BTreeMap<String, BTreeSet<u64>>,
     /// The last fence and the last count of each lock.
     guarded: BTreeMap<String, (u64, u64)>,
-    /// The writes by their nonce.
+    /// The writes and the revisions at which each was committed, by nonce.
     written: BTreeMap<u64, (String, Mark, Vec<u64>)>,
 }
 

@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_typed::store::{Compare, Condition, Op, OpResult, Span, Txn};
-use etcd_typed::{Client, Error, ErrorKind, Json, Key, LeaseId, Lock, NamedLock, Result, Revision};
+use etcd_typed::{Client, Error, ErrorKind, Json, Key, Lease, LeaseId, Lock, NamedLock, Result, Revision};
 use fastrand::Rng;
 use futures_util::FutureExt as _;
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::broken;
 use super::record::{Behaviour, Event, Log, Mark, Outcome};
 
-/// One process of contenders.
+/// What all contenders of one process share.
 #[derive(Clone)]
 pub(crate) struct Contenders {
     pub(crate) process: usize,
@@ -24,7 +25,10 @@ pub(crate) struct Contenders {
     pub(crate) log: Arc<Log>,
     pub(crate) locks: Arc<BTreeMap<String, Duration>>,
     pub(crate) behaviour: Behaviour,
-    /// Tells the contenders to finish: each acquires its lock a last time and releases it.
+    /// The lease of all locks of the process, in a campaign in which they share one.
+    pub(crate) lease: Option<Arc<Mutex<Option<Arc<Lease>>>>>,
+    /// Set when the contenders must finish. Each then acquires its lock a last time and releases
+    /// the lock.
     pub(crate) finish: Arc<AtomicBool>,
 }
 
@@ -62,17 +66,17 @@ struct Contender {
     all: Contenders,
     lock: String,
     rng: Rng,
-    /// A lock that the contender held earlier.
+    /// The claim of a lock that the contender held earlier, for a late write.
     stale: Option<Claim>,
 }
 
-/// A held lock: one of the library, or one with a defect.
+/// A held lock: either a lock of the library or a lock with a defect.
 enum Guard {
-    Correct(Lock),
+    Correct(Box<Lock>),
     Broken(broken::Guard),
 }
 
-/// The conditions of a guarded write.
+/// The key, fence and lease that a guarded write checks.
 #[derive(Clone, Debug)]
 struct Claim {
     key: Key,
@@ -121,7 +125,8 @@ impl Contender {
         }
     }
 
-    /// Acquires the lock in a random way. Returns `None` if that way did not get it.
+    /// Acquires the lock by a random method. Returns `None` if that method did not acquire the
+    /// lock.
     async fn take(&mut self) -> Result<Option<Guard>> {
         let moment = Duration::from_millis(self.rng.u64(0..60));
         let broken = matches!(
@@ -137,13 +142,13 @@ impl Contender {
                 }
             },
             10..14 if !broken => {
-                let taken = self.named().try_acquire().await?;
+                let taken = self.named().await?.try_acquire().await?;
                 if taken.is_none() {
                     self.left("busy".to_owned()).await;
                 }
-                Ok(taken.map(Guard::Correct))
+                Ok(taken.map(|lock| Guard::Correct(Box::new(lock))))
             }
-            14..18 if !broken => self.named().acquire_within(moment * 10).await.map(|lock| Some(Guard::Correct(lock))),
+            14..18 if !broken => self.named().await?.acquire_within(moment * 10).await.map(|lock| Some(Guard::Correct(Box::new(lock)))),
             _ => self.acquire().await.map(Some),
         }
     }
@@ -152,7 +157,7 @@ impl Contender {
         let (behaviour, ttl) = (self.all.behaviour, self.ttl());
         match behaviour {
             Behaviour::Correct | Behaviour::LockOnly | Behaviour::Unguarded | Behaviour::KeepsLock => {
-                self.named().acquire().await.map(Guard::Correct)
+                self.named().await?.acquire().await.map(|lock| Guard::Correct(Box::new(lock)))
             }
             Behaviour::TrustsKeepAlive | Behaviour::TrustsTooLong | Behaviour::SkipsCheck | Behaviour::NeverContinues => {
                 let directory = Key::parse(&directory(&self.lock)).unwrap();
@@ -161,8 +166,15 @@ impl Contender {
         }
     }
 
-    fn named(&self) -> NamedLock {
-        self.all.client.lock(&directory(&self.lock)).ttl(self.ttl())
+    async fn named(&self) -> Result<NamedLock> {
+        let named = self.all.client.lock(&directory(&self.lock)).ttl(self.ttl());
+        let Some(lease) = &self.all.lease else { return Ok(named) };
+        let mut lease = lease.lock().await;
+        let lease = match &mut *lease {
+            Some(lease) if lease.is_held() => lease,
+            lost => lost.insert(Arc::new(self.all.client.lease(Duration::from_secs(2)).await?)),
+        };
+        Ok(named.lease(lease))
     }
 
     fn ttl(&self) -> Duration {
@@ -174,8 +186,8 @@ impl Contender {
         sleep(Duration::from_millis(20)).await;
     }
 
-    /// Works under the lock and gives it up. If `last` is set, the lock is released in the normal
-    /// way.
+    /// Works under the lock and then gives the lock up. If `last` is set, the contender calls
+    /// `release`.
     async fn have(&mut self, guard: Guard, waited: Duration, last: bool) {
         let mut seen = Seen::default();
         seen.look(&guard, &self.all.log);
@@ -204,8 +216,8 @@ impl Contender {
             self.all.log.say(&Event::Lost { why });
         }
         self.give_up(guard, last).await;
-        // Writes with an old claim: at once, while the lock is being given up, or later, after
-        // another acquire.
+        // Write with the claim of a lock that was given up: either at once, while the lock may
+        // still be being released, or later, after another acquire.
         let late = if self.rng.bool() { Some(claim) } else { self.stale.replace(claim) };
         if let Some(late) = late.filter(|_| writes) {
             self.commit(&late, 0, true, Vec::new()).await;
@@ -222,8 +234,9 @@ impl Contender {
         match (guard, self.rng.u32(0..1000)) {
             (Guard::Broken(guard), _) => guard.release().await,
             (Guard::Correct(lock), 650..998) if !last => drop(lock),
-            // Abandons the lock: the holder goes away without releasing it.
-            (Guard::Correct(lock), 998..) if !last => drop(lock.into_token()),
+            // Abandons the lock without releasing it. On a shared lease it would stay held as long as
+            // the process runs.
+            (Guard::Correct(lock), 998..) if !last && self.all.lease.is_none() => drop(lock.into_token()),
             (Guard::Correct(lock), _) => match lock.release().await {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::GuardLost => {}
@@ -232,8 +245,8 @@ impl Contender {
         }
     }
 
-    /// The last count, read in a write of this contender. A member of 3.4 that was stopped answers
-    /// a plain read from its old state (etcd issue 20418).
+    /// Returns the last count. The count is read in the same transaction as a write, because a
+    /// member of 3.4 that was stopped answers a plain read from its old state (etcd issue 20418).
     async fn count_before(&mut self, claim: &Claim) -> Option<u64> {
         let (outcome, results) = self.commit(claim, 0, false, vec![Op::Get(Span::Key(counter(&self.lock)))]).await;
         if !matches!(outcome, Outcome::Committed(_)) {
@@ -245,7 +258,8 @@ impl Contender {
         }
     }
 
-    /// Writes the count in the way that users do, if the lock is one of the library.
+    /// Writes the count. With [`Behaviour::Correct`], the contender writes as users of the library
+    /// do.
     async fn count(&mut self, guard: &Guard, claim: &Claim, count: u64) {
         let lock = match guard {
             Guard::Correct(lock) if self.all.behaviour == Behaviour::Correct => lock,
@@ -260,7 +274,7 @@ impl Contender {
         self.all.log.say(&Event::Wrote { lock: self.lock.clone(), mark, late: false, outcome });
     }
 
-    /// Writes the count. If `count` is zero, only records a visit.
+    /// Writes the count by a store request. If `count` is zero, writes a visit instead.
     async fn commit(&mut self, claim: &Claim, count: u64, late: bool, mut then: Vec<Op>) -> (Outcome, Vec<OpResult>) {
         let mark = Mark { process: self.all.process, fence: claim.fence.get(), count, nonce: self.rng.u64(..) };
         let key = if count == 0 { counter(&format!("{}/visits", self.lock)) } else { counter(&self.lock) };
@@ -280,7 +294,7 @@ fn unwritten(error: &Error) -> Outcome {
     if error.may_have_applied() { Outcome::Unknown } else { Outcome::Refused(format!("{:?}", error.kind())) }
 }
 
-/// Decodes what a contender wrote.
+/// Decodes a value that a contender wrote.
 pub(crate) fn mark(value: &[u8]) -> Mark {
     serde_json::from_slice(value).unwrap()
 }
@@ -306,7 +320,7 @@ impl Guard {
         }
     }
 
-    /// Holds the lock for this long, or until it is lost.
+    /// Holds the lock for this long, or until the lock is lost.
     async fn hold(&self, time: Duration, seen: &mut Seen, log: &Log) {
         let work = async {
             let begun = Instant::now();
@@ -323,7 +337,7 @@ impl Guard {
         }
     }
 
-    /// The reason of the loss, if the lock is lost.
+    /// Returns why the lock was lost, or `None` if it is still held.
     fn lost(&self) -> Option<String> {
         let Self::Correct(lock) = self else { return None };
         (!lock.is_held()).then(|| lock.lost().now_or_never().map_or_else(|| "no reason".to_owned(), |lost| format!("{:?}", lost.reason())))
@@ -331,8 +345,8 @@ impl Guard {
 }
 
 impl Seen {
-    /// The recorded times are inside the check, so the lock was held from the first to the last of
-    /// them however long a check takes.
+    /// Checks whether the lock is held. Records a time after the first successful check and a time
+    /// before the last one. The lock was held between these times, however long a check takes.
     fn look(&mut self, guard: &Guard, log: &Log) {
         let before = log.now();
         if guard.is_held() {

@@ -1,4 +1,5 @@
-//! What happens to a lock when its holder or its waiters die at once.
+//! What happens to a lock when the process of its holder, or the processes of many waiters, are
+//! killed.
 
 use std::time::{Duration, Instant};
 
@@ -37,8 +38,8 @@ async fn stands(lock: &NamedLock, count: usize) {
     }
 }
 
-/// The time from the death of the process that holds the lock until the next acquire succeeds.
-/// Releases the lock afterwards.
+/// Kills the process that holds the lock. Returns the time until the next acquire succeeds, and
+/// releases the lock.
 async fn freed(cluster: &mut Cluster, with_leader: bool) -> Duration {
     const TTL: u64 = 3;
     let ttl = Duration::from_secs(TTL);
@@ -84,7 +85,7 @@ async fn lock_is_free_after_holder_and_leader_are_killed() {
     show(format_args!("time to live 3 s: lock free {freed:.2?} after the death of its process and of the leader"));
 }
 
-/// A waiter that survives, and its counted store calls.
+/// A waiter that is not killed, and the store that counts its calls.
 struct SurvivingWaiter {
     asks: CountingStore,
     waiting: JoinHandle<etcd_typed::Result<Lock>>,
@@ -142,8 +143,8 @@ async fn queue_survives_death_of_thousand_waiters() {
         "1000 waiters died and left the queue within {gone:.2?}; store calls of the two others meanwhile {asked:?}, before {before:?}"
     ));
     for asked in asked {
-        // A waiter checks the queue when its predecessor disappears. A thousand keys disappear in
-        // any order, so the predecessor of a survivor is rarely among the next ones.
+        // A waiter checks the queue when its predecessor's key disappears. A thousand keys
+        // disappear in any order, so a survivor rarely has to check again soon.
         assert!(asked.commit + asked.range + asked.watch <= 200, "{asked:?}");
     }
 }

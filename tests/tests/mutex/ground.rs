@@ -24,11 +24,11 @@ use super::record::{Behaviour, Event, Orders, machine_time, nanoseconds};
 /// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A server that was stopped and continues may still end leases for this long, although another
-/// member leads.
+/// How long a server that was stopped and continues may still end leases, although another member
+/// leads.
 const FAITHLESS: Duration = Duration::from_secs(5);
 
-/// What happens in a campaign.
+/// The settings of a campaign, which is one run of contenders under faults.
 #[derive(Clone, Debug)]
 pub(crate) struct Campaign {
     pub(crate) scheme: &'static str,
@@ -46,18 +46,18 @@ pub(crate) struct Campaign {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ServerFault {
     Killed,
-    /// The server is stopped for longer than most locks live.
+    /// The server is paused for about as long as the leases of the locks last.
     Stopped,
-    /// The server is cut off, so that no client reaches it.
+    /// The server is cut off, so that no client reaches the server.
     CutOff,
 }
 
-/// A fault of a process of contenders.
+/// A fault of a contender process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ClientFault {
     /// The process is killed, and another process takes its place.
     Killed,
-    /// The process is stopped for longer than most locks live.
+    /// The process is paused for about as long as the leases of the locks last.
     Stopped,
     /// The process reaches no server.
     CutOff,
@@ -67,7 +67,7 @@ pub(crate) enum ClientFault {
     Reset,
 }
 
-/// The servers and processes of a campaign, and their log.
+/// A running campaign: the proxies and clients of its servers, and the logs of its processes.
 pub(crate) struct Ground {
     campaign: Campaign,
     /// Whether servers of this version may end leases that they had confirmed.
@@ -135,12 +135,12 @@ impl Ground {
         (Evidence { said, killed: state.killed.clone(), history, faithless: state.faithless.clone() }, violations)
     }
 
-    /// How often each fault happened.
+    /// Returns how often each fault happened.
     pub(crate) fn faults(&self) -> BTreeMap<String, usize> {
         self.state.borrow().faults.clone()
     }
 
-    /// Starts a process at this place.
+    /// Starts a contender process that uses the proxies of this place.
     pub(crate) fn start(&self, place: usize) -> Contenders {
         let mut state = self.state.borrow_mut();
         let process = state.logs.len();
@@ -234,8 +234,7 @@ impl Ground {
         }
     }
 
-    /// About as long as the locks live: shorter than the longest, and mostly longer than the
-    /// shortest.
+    /// Returns a random duration between 0.3 and 1.3 times the longest time to live.
     fn long(&self, rng: &mut Rng) -> Duration {
         let longest = self.campaign.locks.values().max().copied().unwrap_or_default();
         longest.mul_f64(0.3 + rng.f64())
@@ -269,7 +268,8 @@ impl Ground {
         None
     }
 
-    /// Lets the contenders of a process acquire each lock once more, and waits for their end.
+    /// Lets each contender of a process acquire its lock once more, and waits until the process
+    /// ends. If the process does not end in time, returns the queues that still have keys.
     async fn finish(&self, mut contenders: Contenders) -> Vec<Violation> {
         let mut input = contenders.child.stdin.take().unwrap();
         input.write_all(b"finish\n").await.unwrap();
@@ -286,7 +286,7 @@ impl Ground {
         }
     }
 
-    /// Waits until all queues are empty. Returns those that are not.
+    /// Waits until all queues are empty. Returns the queues that still have keys at the time limit.
     async fn left_behind(&self) -> Vec<Violation> {
         let begun = Instant::now();
         loop {
@@ -298,7 +298,7 @@ impl Ground {
         }
     }
 
-    /// The queues that are not empty.
+    /// Returns a violation for each queue that is not empty.
     async fn forgotten(&self) -> Vec<Violation> {
         let mut forgotten = Vec::new();
         for lock in self.campaign.locks.keys() {
@@ -316,7 +316,7 @@ impl Ground {
     }
 }
 
-/// The whole history of a store that was never compacted.
+/// Returns the whole history of a store that was never compacted.
 pub(crate) async fn history(store: &dyn Store) -> Vec<Batch> {
     let end = Op::put(&Key::parse("/mutex/end").unwrap(), "here".into());
     let end = store.commit(Txn::new(vec![end])).await.unwrap().revision;
@@ -350,7 +350,8 @@ pub(crate) fn read(text: &str) -> Vec<Event> {
 }
 
 impl Contenders {
-    /// Stops the process for this time. A separate shell continues it even if the test has ended.
+    /// Pauses the process for this time. A separate shell resumes the process, even if the test has
+    /// ended.
     pub(crate) async fn stop(&self, time: Duration) {
         let Some(id) = self.child.id() else { return };
         let script = format!("kill -STOP {id} && sleep {:.3} && kill -CONT {id}", time.as_secs_f64());

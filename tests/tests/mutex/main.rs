@@ -1,9 +1,10 @@
-//! Mutual exclusion under faults: processes of contenders use the locks of real servers and of the
+//! Mutual exclusion under faults. Processes of contenders use the locks of real servers and of the
 //! memory store, while servers and processes are killed, stopped and cut off.
 //!
-//! Contenders (`contender.rs`) report what they do (`record.rs`). At the end `check.rs` compares
-//! the reports with the history of the store. The faults are in `ground.rs`. Locks with defects
-//! (`broken.rs`) show that the checks detect what they must.
+//! One such run is called a campaign. Contenders (`contender.rs`) report what they do
+//! (`record.rs`). At the end `check.rs` compares the reports with the history of the store. The
+//! faults are in `ground.rs`. Locks with defects (`broken.rs`) show that the checks detect broken
+//! promises.
 //!
 //! `MUTEX_SECONDS` sets the length of a campaign, `MUTEX_SEEDS` the number of campaigns in memory,
 //! and `MUTEX_SEED` the seed.

@@ -20,13 +20,13 @@ use super::{from_env, locks, show};
 
 const CLIENTS: usize = 3;
 
-/// How long the faults continue. `LIMIT` is the longest wait after them. Both are in the store's
-/// time.
+/// How long faults are injected. `LIMIT` is the longest wait after the last fault. Both are
+/// measured by the paused clock.
 const TIME: Duration = Duration::from_secs(20);
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs one campaign from a seed.
-async fn contend(seed: u64, behaviour: Behaviour) -> (Figures, Vec<Violation>) {
+async fn contend(seed: u64, behaviour: Behaviour, shared_leases: bool) -> (Figures, Vec<Violation>) {
     // The library takes its random numbers from the same seed.
     fastrand::seed(seed);
     START.set(Some(Instant::now()));
@@ -41,7 +41,15 @@ async fn contend(seed: u64, behaviour: Behaviour) -> (Figures, Vec<Violation>) {
     let mut all = Vec::new();
     for process in 0..CLIENTS {
         let client = Client::with_store(store.clone());
-        let contenders = Contenders { process, client, log: log.clone(), locks: locks.clone(), behaviour, finish: finish.clone() };
+        let contenders = Contenders {
+            process,
+            client,
+            log: log.clone(),
+            locks: locks.clone(),
+            behaviour,
+            lease: shared_leases.then(Arc::default),
+            finish: finish.clone(),
+        };
         all.push(tokio::spawn(contenders.run(3, rng.u64(..))));
     }
     trouble(&store.faults(), &mut rng).await;
@@ -93,7 +101,7 @@ async fn trouble(faults: &Faults, rng: &mut Rng) {
                 sleep(Duration::from_millis(rng.u64(1..4000))).await;
                 faults.start();
             }
-            // All keep-alives are lost for longer than the short leases live.
+            // All keep-alives are lost, mostly for longer than the short leases live.
             _ => {
                 faults.lose_request(Calls::KeepAlives, usize::MAX);
                 sleep(Duration::from_millis(rng.u64(1000..6000))).await;
@@ -115,12 +123,12 @@ thread_local! {
     static START: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// The time since the run on this thread began.
+/// Returns the time since the run on this thread began, in nanoseconds.
 fn tokio_time() -> u64 {
     nanoseconds(START.get().unwrap().elapsed())
 }
 
-/// A file in memory.
+/// A log in memory, in place of a file.
 #[derive(Clone, Default)]
 struct Heap(Arc<Mutex<Vec<u8>>>);
 
@@ -143,19 +151,29 @@ impl Write for Heap {
 
 #[tokio::test(start_paused = true)]
 async fn mutual_exclusion_survives_any_fault() {
+    survives(false).await;
+}
+
+/// All tasks of a process queue with one lease.
+#[tokio::test(start_paused = true)]
+async fn mutual_exclusion_survives_any_fault_on_shared_leases() {
+    survives(true).await;
+}
+
+async fn survives(shared_leases: bool) {
     let first = from_env("MUTEX_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000));
     let seeds = from_env("MUTEX_SEEDS").unwrap_or(2);
     for seed in first..first + seeds {
-        let (figures, violations) = contend(seed, Behaviour::Correct).await;
-        show(format_args!("memory, seed {seed}: {figures}; {} violations", violations.len()));
+        let (figures, violations) = contend(seed, Behaviour::Correct, shared_leases).await;
+        show(format_args!("memory, seed {seed}, shared leases {shared_leases}: {figures}; {} violations", violations.len()));
         assert!(violations.is_empty(), "seed {seed}: {:#?}", &violations[..violations.len().min(10)]);
         assert!(figures.grants >= 100, "seed {seed}: {figures}");
     }
 }
 
-/// The violations that the checker finds for contenders with this defect.
+/// Returns the violations that the checker finds for contenders with this defect.
 async fn violations_of(behaviour: Behaviour) -> Vec<Violation> {
-    contend(1, behaviour).await.1
+    contend(1, behaviour, false).await.1
 }
 
 #[tokio::test(start_paused = true)]
@@ -166,7 +184,7 @@ async fn checker_detects_unguarded_writes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn checker_detects_trust_in_keep_alive() {
+async fn checker_detects_holder_that_trusts_keep_alive() {
     let seen = violations_of(Behaviour::TrustsKeepAlive).await;
     assert!(seen.iter().any(|violation| matches!(violation, Violation::HeldTwice { .. })), "{seen:?}");
 }

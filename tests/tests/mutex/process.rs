@@ -1,5 +1,6 @@
 //! A process of contenders for the tests in `mutex`. The contenders run until the line `finish`
-//! arrives. The process exits at once when its input ends, which is when the test ends.
+//! arrives on standard input. When the input ends, as it does when the test ends, the process exits
+//! at once.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -25,7 +26,7 @@ async fn main() {
     tracing::subscriber::set_global_default(Places(log.clone())).unwrap();
     let client = Client::builder(&address).connect_lazy().unwrap();
     let finish = Arc::new(AtomicBool::new(false));
-    let contenders = Contenders { process, client, log, locks: Arc::new(locks), behaviour, finish: finish.clone() };
+    let contenders = Contenders { process, client, log, locks: Arc::new(locks), behaviour, lease: None, finish: finish.clone() };
     thread::spawn(move || listen(&finish));
     contenders.run(tasks, seed).await;
 }

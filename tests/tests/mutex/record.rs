@@ -31,11 +31,12 @@ pub(crate) struct Orders {
 /// How contenders use locks. Most behaviours are defects that the checker must detect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Behaviour {
-    /// Locks of the library, and writes guarded by them.
+    /// Contenders use the library's locks, and guard their writes with them.
     Correct,
-    /// Locks of the library, on a store without guarded writes.
+    /// Contenders use the library's locks, and write nothing, because the store has no guarded
+    /// writes.
     LockOnly,
-    /// Locks of the library, and writes without a guard.
+    /// Defect: contenders use the library's locks, but write without a guard.
     Unguarded,
     /// Defect: the holder trusts the lease until a keep-alive is refused.
     TrustsKeepAlive,
@@ -45,7 +46,7 @@ pub(crate) enum Behaviour {
     SkipsCheck,
     /// Defect: the waiter never continues after its predecessor is gone.
     NeverContinues,
-    /// No defect: locks of the library that are never released.
+    /// No defect: contenders acquire the library's locks and never release them.
     KeepsLock,
 }
 
@@ -56,8 +57,8 @@ pub(crate) enum Event {
     Granted { lock: String, fence: u64, waited: Duration },
     /// The contender stopped waiting for a lock.
     Left { why: String },
-    /// `is_held()` was true at both times and between them. A later event with the same fence may
-    /// extend the period.
+    /// `is_held()` was true from `from` until `until`. A later event with the same fence may extend
+    /// the period.
     Held { lock: String, fence: u64, from: u64, until: u64 },
     /// The contender lost a lock that it held.
     Lost { why: String },
@@ -91,15 +92,15 @@ pub(crate) enum Outcome {
     Unknown,
 }
 
-/// The destination of events, and the clock.
+/// The sink to which events are written, and the clock for their times.
 pub(crate) struct Log {
     sink: Mutex<Box<dyn Write + Send>>,
     clock: fn() -> u64,
 }
 
 impl Log {
-    /// Writes each event separately, so that the reports of a killed process are complete up to
-    /// then. The clock counts nanoseconds.
+    /// Creates a log. Each event is written to the sink at once, so that the reports of a killed
+    /// process are complete up to the kill. The clock counts nanoseconds.
     pub(crate) fn new(sink: impl Write + Send + 'static, clock: fn() -> u64) -> Self {
         Self { sink: Mutex::new(Box::new(sink)), clock }
     }
@@ -115,8 +116,8 @@ impl Log {
     }
 }
 
-/// The time in nanoseconds. All processes of the machine share this clock, and it continues while
-/// one of them is stopped.
+/// Returns the time in nanoseconds. All processes of the machine share this clock, and it continues
+/// while a process is stopped.
 pub(crate) fn machine_time() -> u64 {
     let read = clock_gettime(ClockId::Boottime);
     nanoseconds(Duration::new(read.tv_sec.unsigned_abs(), u32::try_from(read.tv_nsec).unwrap()))
@@ -126,7 +127,7 @@ pub(crate) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap()
 }
 
-/// Receives the library's log events about waiters that lost their place.
+/// Receives the library's log events about waiters that lost their key in the queue.
 pub(crate) struct Places(pub(crate) Arc<Log>);
 
 impl Subscriber for Places {

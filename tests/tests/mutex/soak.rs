@@ -1,8 +1,8 @@
 //! A soak test: clients of a cluster lock, write, watch, view and publish for a quarter of an hour
 //! while members and connections fail. `tests/soak/run` runs it.
 //!
-//! The work of the clients is in `work.rs`, the faults are in `faults.rs`, and the counts are in
-//! `record.rs`. The checks are those of `etcd_typed_tests::checks`.
+//! The work of the clients is in `work.rs`, the faults are in `faults.rs`, the counts are in
+//! `record.rs`, and the checks are in `etcd_typed_tests::checks`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -57,7 +57,7 @@ async fn soak() {
     assert!(memory.is_flat(), "seed {seed}: {memory:?}");
 }
 
-/// The proxies of each client, one for each member.
+/// Starts the proxies of each client, one for each member.
 async fn proxies(cluster: &Cluster) -> Vec<Vec<Proxy>> {
     let mut proxies = Vec::new();
     for _ in 0..CLIENTS {
@@ -70,11 +70,12 @@ async fn proxies(cluster: &Cluster) -> Vec<Vec<Proxy>> {
     proxies
 }
 
-/// Waits until the member has no key, no lease and no watch. A leftover key goes with its lease.
+/// Waits until the member has no key, no lease and no watch. A key that is left over is deleted
+/// when its lease expires.
 async fn nothing_is_left(member: &Etcd, record: &Record) {
     let begun = Instant::now();
     loop {
-        // All keys of the store.
+        // Lists all keys of the store.
         let keys = member.call("/v3/kv/range", r#"{"key": "AA==", "range_end": "AA==", "keys_only": true}"#).await;
         let leases = member.call("/v3/lease/leases", "{}").await;
         let watchers = watchers(member).await;

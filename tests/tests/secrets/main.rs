@@ -1,7 +1,7 @@
 //! Plants a distinctive text in every place that can hold a secret, and searches every output of
-//! the library for it: `Debug` and `Display` of everything that the library returns, errors with
-//! their sources, and everything that any crate reports through `tracing` or `log` at the finest
-//! level.
+//! the library for that text: `Debug` and `Display` of everything that the library returns, errors
+//! with their sources, and everything that any crate reports through `tracing` or `log` at the
+//! finest level.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -36,7 +36,7 @@ use self::scene::Scene;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The text that must not appear in any output. No name of a key, a field or a function contains
-/// it.
+/// the text.
 const SECRET: &str = "xyzzy";
 
 /// A value that shows its text in every way that a type can: in `Debug` and in its own errors.
@@ -80,8 +80,8 @@ struct Document {
     text: String,
 }
 
-/// A struct with a secret in every place that can hold one. It has no `Debug`, since that output
-/// would not be the library's.
+/// A struct with a secret in every place that can hold one. The struct does not implement `Debug`,
+/// because such output would not come from the library.
 #[derive(EtcdSchema, Clone, PartialEq)]
 #[etcd(validate = tells_all)]
 struct Vault {
@@ -273,8 +273,8 @@ const WORDS: [&str; 16] = [
     "limited",
 ];
 
-/// Whether a text contains the secret in any form that `Debug` gives to text and bytes, or in
-/// base64.
+/// Returns true if a text contains the secret in any form that `Debug` gives to text and bytes, or
+/// in base64.
 fn shows(text: &str) -> bool {
     let bytes: Vec<_> = SECRET.bytes().map(|byte| byte.to_string()).collect();
     let hex: String = SECRET.bytes().map(|byte| format!("{byte:02x}")).collect();
@@ -293,23 +293,23 @@ fn search_finds_secret_in_every_form() {
 }
 
 #[tokio::test]
-async fn secrets_never_appear_on_memory() {
+async fn memory_output_contains_no_secrets() {
     Scene::memory().await.run().await;
 }
 
 #[tokio::test]
-async fn secrets_never_appear_on_v3() {
+async fn v3_output_contains_no_secrets() {
     Scene::server("etcd").await.run().await;
     Log::start().heard("h2::");
 }
 
 #[tokio::test]
-async fn secrets_never_appear_on_v2() {
+async fn v2_output_contains_no_secrets() {
     Scene::server("etcd2").await.run().await;
     Log::start().heard("hyper");
 }
 
-/// The values of secrets are readable for code that asks for them.
+/// Code that reads a secret through its handle gets the value.
 #[tokio::test]
 async fn secret_is_readable_through_its_handle() {
     let client = Client::connect("memory:").await.unwrap();

@@ -1,4 +1,4 @@
-//! What the library says: returned values, errors and logs.
+//! Records what the library outputs: returned values, errors and logs.
 
 use super::*;
 
@@ -15,7 +15,7 @@ impl Outputs {
         self.0.push((what.to_owned(), format!("{thing} {thing:#}")));
     }
 
-    /// Asserts the kind of the error and records everything in it.
+    /// Checks the kind of the error, and records everything that the error contains.
     pub(super) fn error<T>(&mut self, what: &str, result: Result<T, Error>, kind: ErrorKind) -> Error {
         let Err(error) = result else { panic!("{what}: no error") };
         assert_eq!(error.kind(), kind, "{what}: {error}");

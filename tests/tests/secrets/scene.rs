@@ -170,7 +170,8 @@ impl Scene {
         vault.tokens.set(&map).non_atomic().await.unwrap();
         vault.by_name.set(&dirs).non_atomic().await.unwrap();
         assert!(vault.get().await.unwrap().into_inner() == value);
-        // What the handle of a secret returns. (A struct's own `Debug` is not the library's.)
+        // Record what the handles of secrets return. (A struct's own `Debug` does not come from the
+        // library.)
         let token = vault.tokens.entry("t").unwrap();
         for entry in [&vault.leaf, &vault.maybe, &vault.with_default, &vault.custom, &vault.nested.inner, &vault.beside.flat, &token] {
             let read = entry.get().await.unwrap();
@@ -248,7 +249,8 @@ impl Scene {
         self.said.say("the guard", &lock);
     }
 
-    /// Values that their encoding, their validation or the validation of the struct refuses.
+    /// Writes values that are refused by their encoding, their validation or the validation of the
+    /// struct.
     async fn what_is_refused(&mut self) {
         let vault = self.vault();
         for (word, kind) in [(Word::new("unstorable"), ErrorKind::Encode), (Word::new("refused"), ErrorKind::Invalid)] {

@@ -1,5 +1,5 @@
 //! Bad input on every store: values that cannot be decoded, foreign keys, names that would leave
-//! their directory, sizes beyond limits, and servers that are not etcd. Each case is handled or
+//! their directory, sizes beyond limits, and servers that are not etcd. Each operation succeeds or
 //! returns a typed error, and no other key changes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
@@ -77,7 +77,7 @@ impl Bench {
         self.client.entry::<String>(path).unwrap().set(&value.to_owned()).await.unwrap();
     }
 
-    /// All keys and values of the namespace, as stored.
+    /// Returns all keys and values of the namespace, as stored.
     async fn all(&self) -> BTreeMap<String, String> {
         let reply = self.client.store().range(Range::of(Span::Below(self.client.namespace().clone()))).await.unwrap();
         let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
@@ -167,8 +167,8 @@ async fn all_missing_fields_are_listed(bench: Bench) {
     assert_eq!((refused.kind(), refused.problems().len()), (ErrorKind::Invalid, 5));
 }
 
-/// Foreign keys beside those of the schema, deeper, hidden, and in directories whose names start
-/// alike.
+/// Keys that do not belong to the schema: next to its keys, below them, and in directories whose
+/// names start like the schema's directory.
 const FOREIGN: [&str; 8] = [
     "/prod/app/unknown",
     "/prod/app/database/unknown",
@@ -199,7 +199,8 @@ async fn foreign_keys_are_not_changed(bench: Bench) {
     assert!(!dir.exists().await.unwrap());
     assert_eq!(bench.all().await, foreign);
 
-    // Foreign keys below a map entry stay as long as the entry, and are deleted with it.
+    // Foreign keys below a map entry are kept while the entry exists, and are deleted with the
+    // entry.
     let inside = "/prod/app/regions/eu/unknown";
     bench.foreign(inside, "foreign").await;
     dir.set(&app()).non_atomic().await.unwrap();
@@ -302,7 +303,7 @@ async fn unencodable_value_is_refused_before_sending(bench: Bench) {
     assert!(!entry.exists().await.unwrap());
 }
 
-/// Encodes Standard Base64, for the JSON form of the API.
+/// Encodes bytes as standard Base64, which etcd's JSON API expects.
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let digit = |group: u32, at: u32| char::from(DIGITS[(group >> (18 - 6 * at)) as usize & 63]);
@@ -336,7 +337,8 @@ async fn v3_keys_that_are_not_paths_are_ignored() {
     assert_eq!(dir.quotas.get().await.unwrap().len(), 1);
     let listed = bench.client.directory("/prod/app").unwrap().list_recursive().await.unwrap();
     assert!(listed.iter().all(|node| !node.path.contains('\u{fffd}') && !node.path.ends_with('/')));
-    // A field that is not valid text is an error at its key, and the stream continues.
+    // A field whose value is not valid UTF-8 yields an error with the field's key, and the stream
+    // continues.
     let key = base64(b"/bad-raw/prod/app/name");
     etcd.call("/v3/kv/put", &format!(r#"{{"key": "{key}", "value": "/w=="}}"#)).await;
     let error = timeout(LIMIT, changes.next()).await.unwrap().expect("an item").expect_err("no text");
@@ -354,7 +356,7 @@ async fn v3_keys_that_are_not_paths_are_ignored() {
 }
 
 #[tokio::test]
-async fn v2_error_lists_writes_before_conflicting_directory() {
+async fn v2_error_lists_keys_written_before_it() {
     let bench = Bench::of(&etcd_typed_tests::shared("bad").await.url_v2(), "in-the-way").await;
     let dir = bench.app();
     bench.client.directory("/prod/app/name").unwrap().create().await.unwrap();
@@ -362,7 +364,7 @@ async fn v2_error_lists_writes_before_conflicting_directory() {
     assert_eq!((refused.kind(), refused.key(), refused.may_have_applied()), (ErrorKind::IsADirectory, Some(dir.name.key()), false));
     assert_eq!(refused.written(), [dir.database.host.key().clone(), dir.database.pool.key().clone(), dir.limit.key().clone()]);
     assert!(refused.to_string().contains("written before it: /bad-in-the-way/prod/app/database/host, "), "{refused}");
-    // A value exists at the path of a directory.
+    // Now a value exists at a path where the schema needs a directory.
     bench.foreign("/other/app", "x").await;
     let other = AppDir::open(&bench.client, "other").unwrap();
     assert_eq!(other.get().await.unwrap_err().kind(), ErrorKind::NotADirectory);
@@ -370,8 +372,8 @@ async fn v2_error_lists_writes_before_conflicting_directory() {
     assert_eq!((refused.kind(), refused.written()), (ErrorKind::NotADirectory, &[][..]));
 }
 
-/// Decoding any bytes never panics. A decoded value can be encoded again, and decodes to the same
-/// encoding.
+/// Checks that decoding these bytes does not panic, and that a decoded value keeps its encoding
+/// when it is encoded and decoded again.
 fn decodes<T: EtcdValue>(bytes: &[u8]) {
     if let Ok(value) = T::decode(bytes) {
         let stored = value.encode().unwrap_or_else(|error| panic!("{}: the value of {bytes:?} cannot be encoded: {error}", T::TYPE));

@@ -76,7 +76,7 @@ mod memory {
     etcd_typed::conformance!(memory);
 }
 
-/// A memory store that, like etcd 3.7, returns no leases in reads without values.
+/// A memory store that behaves like etcd 3.7, where reads of keys only return no leases.
 mod memory_like_etcd_3_7 {
     use etcd_typed::store::memory::MemoryStore;
 
@@ -210,7 +210,7 @@ mod v2 {
         Real { store, server, lose_history: |_, store| Box::pin(write_a_thousand_times(store)) }
     }
 
-    /// Loses history: the server keeps only the last thousand events of the whole store.
+    /// Makes the server drop old events. It keeps only the last thousand events of all keys.
     async fn write_a_thousand_times(store: &dyn Store) {
         let writers = (0..8).map(async |writer| {
             let key = Key::root().child("noise").child(&format!("{writer}"));

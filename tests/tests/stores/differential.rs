@@ -2,8 +2,8 @@
 //! answers and the same events on both.
 //!
 //! Both stores get the same writes in the same order, so their revisions differ only by a constant.
-//! The test chooses the ids of leases. Leases that a store grants for a time to live are only
-//! compared for existence.
+//! The test chooses the ids of the leases that it grants. For a write with a time to live the store
+//! chooses the id, so only the existence of that lease is compared.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -27,8 +27,8 @@ use tokio::time::timeout;
 /// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The keys of the operations, below the directory of the case. The last two are the directory
-/// itself and its neighbour.
+/// The keys of the operations: each text is appended to the case's directory. The last two make the
+/// directory itself and a neighbour of it.
 const NAMES: [&str; 7] = ["/a", "/b", "/sub/x", "/sub/y", "/sub", "", "x"];
 
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +105,7 @@ enum Step {
 
 const VALUES: [&[u8]; 4] = [b"", b"1", b"2", b"\xff\x00"];
 
-/// The borders of pages: keys of the case, and texts around them.
+/// The bounds of pages: keys that a case may write, and texts before, between and after them.
 const BORDERS: [&[u8]; 7] = [b"", b"/a", b"/b", b"/sub/x", b"/sub/x\x00", b"/z", b"/\xff"];
 
 fn spot() -> impl Strategy<Value = Spot> {
@@ -181,7 +181,7 @@ struct Side {
     ahead: u64,
 }
 
-/// One case: its own directory on both stores.
+/// A generated case, which uses its own directory on both stores.
 struct Case {
     directory: Key,
     number: u64,
@@ -189,8 +189,8 @@ struct Case {
     server: Side,
 }
 
-/// Converts the revisions of an answer to those of the memory store, and leases to what both stores
-/// can know.
+/// An answer that is compared between both stores. `normal` converts revisions to the memory
+/// store's, and replaces lease ids that a store chose with a fixed one.
 trait Comparable: Sized {
     fn normal(self, side: &Side, case: &Case) -> Self;
 }
@@ -285,7 +285,7 @@ impl Case {
         }
     }
 
-    /// The revision as the memory store counts.
+    /// Computes the revision, as the memory store counts revisions.
     async fn revision(&self, at: At) -> Revision {
         let now = revision(&*self.memory.store).await;
         let of = async |name: usize, which: fn(&KeyValue) -> Revision| {
@@ -407,7 +407,8 @@ impl Case {
         Ok(())
     }
 
-    /// Collects the items of one watch on both stores up to the end marker.
+    /// Opens the same watch on both stores. The returned tasks collect the items up to the end
+    /// marker.
     #[allow(clippy::async_yields_async, reason = "both watches are open before anything is collected")]
     async fn watches(self: &Arc<Self>, spot: Spot, from: fn(Revision) -> WatchFrom, after: Revision) -> [JoinHandle<Vec<WatchItem>>; 2] {
         let open = async |pick: fn(&Self) -> &Side| {
@@ -436,7 +437,7 @@ impl Case {
         [open(|case| &case.memory).await, open(|case| &case.server).await]
     }
 
-    /// Writes the end marker to keys that every watched span includes.
+    /// Writes the end marker to two keys. Every watched span includes at least one of them.
     async fn end(&self) -> Result<(), TestCaseError> {
         let end = |name| Op::put(&self.key(name), Bytes::from_static(END));
         let txn = Txn::new(vec![end(0), end(2)]);

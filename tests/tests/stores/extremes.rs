@@ -1,5 +1,5 @@
-//! Every duration and count of every builder, at zero and at its maximum, works or is refused with
-//! a reason. Nothing panics.
+//! Sets every duration and count of every builder to zero and to its maximum. Each call succeeds or
+//! is refused with a reason, and no call panics.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 use tokio::time::timeout;
 
 const ENDLESS: Duration = Duration::MAX;
-/// The limit of every wait. On the memory store time is paused, so waiting costs nothing.
+/// The limit of every wait. With the memory store, time is paused, so waiting costs nothing.
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -26,7 +26,7 @@ struct Limits {
     notes: BTreeMap<String, u32>,
 }
 
-/// Sets one option of the client to a duration.
+/// A function that sets one option of the client to a duration.
 type Set = fn(ClientBuilder, Duration) -> ClientBuilder;
 
 fn with_retry(builder: ClientBuilder, change: impl FnOnce(&mut etcd_typed::RetryPolicy)) -> ClientBuilder {
@@ -35,7 +35,7 @@ fn with_retry(builder: ClientBuilder, change: impl FnOnce(&mut etcd_typed::Retry
     builder.retry(retry)
 }
 
-/// Options that limit a time. With zero no call could succeed.
+/// Options that limit how long something may take. With zero, no call could succeed.
 const LIMITS: [(&str, Set); 5] = [
     ("call_timeout", |builder, time| with_retry(builder, |retry| retry.call_timeout = time)),
     ("read_attempt_timeout", |builder, time| with_retry(builder, |retry| retry.read_attempt_timeout = time)),
@@ -50,7 +50,8 @@ const WAITS: [(&str, Set); 2] = [
     ("max_delay", |builder, time| with_retry(builder, |retry| retry.max_delay = time)),
 ];
 
-/// Builders with one option at an extreme, and one builder with all of them.
+/// Returns builders that each have one option at an extreme, and one builder with all durations at
+/// their maximum.
 fn extreme_builders(address: &str) -> Vec<(String, ClientBuilder)> {
     let mut builders: Vec<_> = LIMITS
         .iter()
@@ -74,7 +75,7 @@ fn extreme_builders(address: &str) -> Vec<(String, ClientBuilder)> {
     builders
 }
 
-/// Makes one call of each kind, below its own directory.
+/// Makes one call of each kind, on keys below `dir`.
 async fn use_everything(client: &Client, dir: &str, transactions: bool) {
     let entry = client.entry::<u32>(&format!("{dir}/entry")).unwrap();
     entry.set(&1).await.unwrap();
@@ -113,7 +114,7 @@ fn is_refused(name: &str, refused: Result<(), Error>) {
 }
 
 #[tokio::test]
-async fn zero_limits_are_refused_by_name() {
+async fn error_for_zero_limit_includes_option_name() {
     for address in ["memory:", "etcd://127.0.0.1:1", "etcd2://127.0.0.1:1"] {
         for (name, set) in LIMITS {
             is_refused(name, set(Client::builder(address), Duration::ZERO).connect_lazy().map(drop));
@@ -127,7 +128,7 @@ async fn zero_limits_are_refused_by_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn extreme_options_work_on_memory_store() {
+async fn memory_calls_succeed_with_extreme_options() {
     for (name, builder) in extreme_builders("memory:") {
         let client = builder.connect().await.unwrap();
         timeout(LIMIT, use_everything(&client, "/extremes", true)).await.expect(&name);
@@ -135,7 +136,7 @@ async fn extreme_options_work_on_memory_store() {
 }
 
 #[tokio::test]
-async fn extreme_options_work_on_v3_server() {
+async fn v3_calls_succeed_with_extreme_options() {
     let etcd = etcd_typed_tests::shared("extremes").await;
     for (number, (name, builder)) in extreme_builders(&etcd.url_v3()).into_iter().enumerate() {
         let client = builder.connect().await.unwrap();
@@ -144,7 +145,7 @@ async fn extreme_options_work_on_v3_server() {
 }
 
 #[tokio::test]
-async fn extreme_options_work_on_v2_server() {
+async fn v2_calls_succeed_with_extreme_options() {
     let etcd = etcd_typed_tests::shared("extremes").await;
     for (number, (name, builder)) in extreme_builders(&etcd.url_v2()).into_iter().enumerate() {
         let client = builder.connect().await.unwrap();
@@ -184,8 +185,8 @@ async fn every_ttl(client: &Client, ttl: Duration, transactions: bool) -> Vec<(&
     results
 }
 
-/// A time to live of zero becomes the shortest that the store grants. The maximum is granted or
-/// `Invalid`.
+/// Checks that a time to live of zero is replaced by the shortest that the store grants, and that
+/// the maximum is granted or fails with `Invalid`.
 async fn ttls_are_granted_or_refused(client: &Client, transactions: bool) {
     for ttl in [Duration::ZERO, Duration::from_nanos(1), ENDLESS] {
         for (name, result) in timeout(LIMIT, every_ttl(client, ttl, transactions)).await.expect("every call ends") {
@@ -198,24 +199,24 @@ async fn ttls_are_granted_or_refused(client: &Client, transactions: bool) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn extreme_ttls_are_handled_on_memory() {
+async fn memory_grants_or_refuses_extreme_ttls() {
     ttls_are_granted_or_refused(&Client::connect("memory:").await.unwrap(), true).await;
 }
 
 #[tokio::test]
-async fn extreme_ttls_are_handled_on_v3_server() {
+async fn v3_grants_or_refuses_extreme_ttls() {
     let etcd = Etcd::start().await;
     ttls_are_granted_or_refused(&Client::connect(&etcd.url_v3()).await.unwrap(), true).await;
 }
 
 #[tokio::test]
-async fn extreme_ttls_are_handled_on_v2_server() {
+async fn v2_grants_or_refuses_extreme_ttls() {
     let etcd = Etcd::start().await;
     ttls_are_granted_or_refused(&Client::connect(&etcd.url_v2()).await.unwrap(), false).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn extreme_counts_and_revisions_are_safe_on_memory() {
+async fn memory_store_accepts_extreme_counts() {
     for count in [0, usize::MAX] {
         let store = MemoryStore::new();
         store.keep_history(count);
@@ -246,19 +247,19 @@ async fn extreme_counts_and_revisions_are_safe_on_memory() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn extreme_revisions_are_safe_on_memory() {
+async fn extreme_revisions_never_panic_in_memory() {
     revisions_are_safe(&Client::connect("memory:").await.unwrap()).await;
 }
 
 #[tokio::test]
-async fn extreme_revisions_are_safe_on_servers_v2_and_v3() {
+async fn extreme_revisions_never_panic_on_v2_and_v3() {
     let etcd = etcd_typed_tests::shared("extremes").await;
     for address in [etcd.url_v3(), etcd.url_v2()] {
         revisions_are_safe(&Client::connect(&address).await.unwrap()).await;
     }
 }
 
-/// Each call ends, or waits for a revision that never comes.
+/// Checks that no call panics. A call may wait for a revision that never comes.
 async fn revisions_are_safe(client: &Client) {
     let moment = Duration::from_millis(500);
     let entry = client.entry::<u32>("/revisions/entry").unwrap();

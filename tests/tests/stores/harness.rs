@@ -1,5 +1,5 @@
-//! Tests of the harness: a killed server is gone, a dropped server leaves nothing behind, and the
-//! proxy does what its modes say.
+//! Tests of the test harness: a killed server stops, a dropped server leaves no process or files
+//! behind, and the proxy does what its modes say.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -36,8 +36,9 @@ async fn http(endpoint: &str, request: &str, body: &str) -> std::io::Result<Stri
 
 const KEY: &str = "a2V5";
 
-/// A put in the JSON form of the v3 API, which every line has. That form encodes keys and values in
-/// Base64. A value of four letters or digits is valid Base64, so the answers contain it unchanged.
+/// Returns the body of a put for the JSON form of the v3 API, which every etcd version has. That
+/// form encodes keys and values in Base64. A value of four letters or digits is valid Base64, so
+/// the answers contain the same four characters.
 fn put_request(value: &str) -> String {
     format!(r#"{{"key": "{KEY}", "value": "{value}"}}"#)
 }
@@ -76,13 +77,13 @@ async fn builder_can_disable_v2() {
 }
 
 #[tokio::test]
-async fn experimental_flags_work_on_every_line() {
+async fn experimental_flag_is_accepted_by_every_version() {
     let etcd = Etcd::builder().flag("--experimental-watch-progress-notify-interval", "1s").start().await;
     put(&etcd, "seen").await;
 }
 
 #[tokio::test]
-async fn panic_names_refused_flag() {
+async fn panic_message_includes_refused_flag() {
     let refused = tokio::spawn(Etcd::builder().flag("--no-such-flag", "1").start()).await;
     let panic = refused.expect_err("the server does not start").into_panic();
     let message = panic.downcast_ref::<String>().expect("a message");
@@ -94,7 +95,8 @@ async fn upgraded_server_keeps_data_and_address() {
     let mut etcd = Etcd::start().await;
     put(&etcd, "kept").await;
     let endpoint = etcd.endpoint();
-    // The upgrade is to the same program. `mixed_cluster.rs` upgrades to the next line.
+    // This test upgrades to the same program. `mixed_cluster.rs` upgrades to the next minor
+    // version.
     let program = etcd.binary().to_owned();
     etcd.upgrade(program).await;
     assert_eq!(etcd.endpoint(), endpoint);
@@ -102,9 +104,10 @@ async fn upgraded_server_keeps_data_and_address() {
     assert!(etcd.log().contains("ready to serve client requests"));
 }
 
-/// The shortest lease is one and a half election timeouts, in whole seconds.
+/// The shortest lease that a server grants lasts one and a half election timeouts, in whole
+/// seconds. So the granted time shows the election timeout.
 #[tokio::test]
-async fn only_single_members_have_quick_elections() {
+async fn only_standalone_servers_default_to_quick_elections() {
     let lease = async |etcd: &Etcd| etcd.call("/v3/lease/grant", r#"{"TTL": 1}"#).await;
     let quick = Etcd::start().await;
     assert!(lease(&quick).await.contains(r#""TTL":"1""#));
@@ -175,8 +178,8 @@ async fn dropped_server_removes_its_data() {
     TcpStream::connect(&endpoint).await.expect_err("no server listens");
 }
 
-/// A second run of this test binary that starts a server and waits to be killed. It leads its own
-/// process group.
+/// A second process of this test binary. It has its own process group, starts a server, and waits
+/// to be killed.
 struct Owner {
     process: tokio::process::Child,
     endpoint: String,
@@ -219,7 +222,8 @@ impl Owner {
         .expect("the server and its data are gone");
     }
 
-    /// The processes with the server's folder in their arguments: the server and its watchdog.
+    /// Returns the processes whose arguments contain the server's folder: the server and its
+    /// watchdog.
     fn helpers(&self) -> Vec<u32> {
         let home = self.home.to_str().expect("text").as_bytes();
         let names_home = |process: &u32| {
@@ -237,7 +241,7 @@ fn kill(process: impl std::fmt::Display) {
 }
 
 #[tokio::test]
-async fn server_ends_with_its_process() {
+async fn server_ends_with_process_that_started_it() {
     let mut owner = Owner::start(&[]).await;
     owner.kill().await;
     owner.until_nothing_is_left().await;
@@ -251,7 +255,7 @@ async fn killed_process_group_leaves_no_server() {
     owner.until_nothing_is_left().await;
 }
 
-/// A container that ends while its volume stays leaves such a folder.
+/// A container that ends leaves an abandoned folder if its volume is kept.
 #[tokio::test]
 async fn next_start_removes_only_abandoned_folders() {
     let mut dead = Owner::start(&[]).await;
@@ -278,8 +282,8 @@ async fn server_with_quiet_log_starts() {
     }
 }
 
-/// The variables belong to the environment of the owner. If its server got them, it would not
-/// start, for example because of the other name.
+/// The process that starts the server has these variables in its environment. If the server got
+/// them, it would not start, for example because of `ETCD_NAME`.
 #[tokio::test]
 async fn host_variables_do_not_reach_server() {
     let variables = [("ETCD_LOG_LEVEL", "error"), ("ETCD_NAME", "other"), ("ETCD_MAX_TXN_OPS", "1"), ("ETCD_AUTH_TOKEN", "nonsense")];
@@ -345,7 +349,7 @@ async fn round_trip(stream: &mut TcpStream, message: &[u8]) {
 }
 
 #[tokio::test]
-async fn proxy_passes_data_and_end() {
+async fn proxy_passes_data_and_end_of_stream() {
     let (proxy, mut stream) = proxied().await;
     let message: Vec<u8> = (0..250_000_u32).flat_map(u32::to_le_bytes).collect();
     round_trip(&mut stream, &message).await;
@@ -438,8 +442,8 @@ async fn delay_applies_to_both_directions() {
     assert!(began.elapsed() >= 2 * delay, "{:?}", began.elapsed());
 }
 
-/// Starts a listener that greets each connection and reports what it received when the other side
-/// ends.
+/// Starts a listener that sends a greeting on each connection. When the other side stops sending,
+/// the listener reports all bytes that it received.
 async fn listener_that_sends(greeting: &'static [u8]) -> (String, tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let endpoint = listener.local_addr().expect("its address").to_string();

@@ -1,4 +1,5 @@
-//! Tests of the stores and of the harness that starts their servers: the contract and faults.
+//! Tests of the stores: their contract, and their behaviour under faults. Also tests the harness
+//! that starts the servers.
 
 mod bad_input;
 mod conformance;

@@ -1,7 +1,7 @@
-//! Locks and elections on a cluster during a rolling upgrade: two members of one line and one of
-//! the next (`mixed_cluster` in `tests/src/lib.rs`). Each client is connected to one member,
-//! because the members of a mixed cluster may answer differently: of 3.6 and 3.7, only 3.6 returns
-//! the leases of keys in a read without values (etcd issue 22209).
+//! Locks and elections on a cluster during a rolling upgrade. Two members run one minor version and
+//! one runs the next (`mixed_cluster` in `tests/src/lib.rs`). Each client is connected to one
+//! member, because members of different versions may answer differently. For example, a read
+//! without values returns the leases of keys on 3.6, but not on 3.7 (etcd issue 22209).
 //!
 //! The test of mutual exclusion on a mixed cluster is in `mutex`.
 
@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const A_WHILE: Duration = Duration::from_millis(200);
 const MEMBERS: usize = 3;
 
-/// One client for each member, connected to that member only.
+/// Returns one client for each member, connected to that member only.
 async fn clients(cluster: &Cluster) -> Vec<Client> {
     let mut clients = Vec::new();
     for member in cluster.members() {
@@ -30,7 +30,7 @@ async fn clients(cluster: &Cluster) -> Vec<Client> {
     clients
 }
 
-/// All pairs of members.
+/// Returns all pairs of members, also of a member with itself.
 fn pairs() -> impl Iterator<Item = (usize, usize)> {
     (0..MEMBERS).flat_map(|one| (0..MEMBERS).map(move |other| (one, other)))
 }
@@ -108,8 +108,8 @@ async fn mixed_cluster_election_has_one_leader() {
     }
 }
 
-/// A lock and a leadership survive the upgrade of all members, one after the other, and exclude
-/// others at each step.
+/// All members are upgraded, one after the other. A lock and a leadership that were acquired before
+/// stay valid, and after each step no other client can acquire them.
 #[tokio::test]
 #[ignore = "needs two etcd lines: ETCD_BIN names one and ETCD_NEXT_BIN the next"]
 async fn mixed_cluster_guards_survive_rolling_upgrade() {

@@ -1,5 +1,5 @@
-//! Certificates in files are replaced while a client is under load, and a client has a rustls
-//! configuration of its own.
+//! Replaces certificate files while a client is under load, and connects clients that bring their
+//! own rustls configuration.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -19,15 +19,15 @@ use tokio::time::{sleep, timeout};
 /// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Replaces a file in one step, as a good deployment does.
+/// Replaces a file atomically, as a careful deployment does.
 fn replace(path: &Path, content: &[u8]) {
     let beside = path.with_extension("new");
     std::fs::write(&beside, content).unwrap();
     std::fs::rename(beside, path).unwrap();
 }
 
-/// Reads and writes without a pause. Counts the reads, and keeps every error but those of writes
-/// whose connection was cut.
+/// A task that reads and writes without a pause. It counts the successful reads, and collects all
+/// errors except those of writes with an unknown outcome.
 struct Load {
     reads: Arc<AtomicU32>,
     stop: Arc<AtomicBool>,
@@ -55,7 +55,8 @@ impl Load {
         Self { reads, stop, task }
     }
 
-    /// Cuts all connections several times. Returns when reads have succeeded over new ones.
+    /// Cuts all connections three times, and waits after each cut until reads succeed over new
+    /// connections.
     async fn goes_on(&self, proxy: &Proxy) {
         for _ in 0..3 {
             proxy.cut();
@@ -103,8 +104,8 @@ async fn certificates_are_replaced_under_load(scheme: &str) {
     let load = Load::begin(entry.clone());
     load.goes_on(&proxy).await;
 
-    // The server's authority: the client trusts both, the server shows the new certificate, and the
-    // client trusts only the new one.
+    // Replace the server's authority. First the client trusts both authorities, then the server
+    // presents its new certificate, and last the client trusts only the new authority.
     replace(&ca, &both(&old, &new));
     load.goes_on(&proxy).await;
     let (certificate, server_key) = new.sign(names);
@@ -115,19 +116,21 @@ async fn certificates_are_replaced_under_load(scheme: &str) {
     replace(&ca, &new.pem());
     load.goes_on(&proxy).await;
 
-    // The client's own certificate. While only one of the two files is new, the old pair stays.
+    // Replace the client's own certificate. While only one of its two files is new, the client
+    // keeps using the old pair.
     let identity: Identity = new_clients.sign(&["client"]);
     replace(&chain, &identity.0);
     load.goes_on(&proxy).await;
     replace(&key, &identity.1);
     load.goes_on(&proxy).await;
-    // A damaged file changes nothing.
+    // The client ignores a damaged file.
     replace(&ca, b"-----BEGIN CERTIFICATE-----\nno\n");
     load.goes_on(&proxy).await;
     replace(&ca, &new.pem());
     load.end().await;
 
-    // The server trusts only the new clients, and only the new authority is trusted.
+    // Now the server trusts only the authority of the new client certificate, and the client trusts
+    // only the server's new authority.
     etcd.terminate().await;
     let _ = files.put("client-ca", &new_clients.pem());
     etcd.restart().await;
@@ -189,16 +192,17 @@ async fn own_configuration_is_used(scheme: &str) {
 }
 
 #[tokio::test]
-async fn v3_uses_own_configuration() {
+async fn v3_uses_given_tls_configuration() {
     own_configuration_is_used("etcds").await;
 }
 
 #[tokio::test]
-async fn v2_uses_own_configuration() {
+async fn v2_uses_given_tls_configuration() {
     own_configuration_is_used("etcd2s").await;
 }
 
-/// `tls` brings no crypto provider, and each of the two features brings its own alone.
+/// The feature `tls` adds no crypto provider. The features `ring` and `aws-lc` each add only their
+/// own provider.
 #[test]
 fn each_feature_has_at_most_one_crypto_provider() {
     let providers = |features: &str| {

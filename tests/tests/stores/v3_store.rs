@@ -33,7 +33,7 @@ use etcd_typed::testing::Etcd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Options for these addresses, each `HOST:PORT`.
+/// Returns options for these addresses, each `HOST:PORT`.
 fn options<'e>(endpoints: impl IntoIterator<Item = &'e str>) -> ConnectOptions {
     let endpoint = |address: &str| {
         let (host, port) = address.rsplit_once(':').unwrap();
@@ -66,7 +66,7 @@ async fn write(store: &V3Store, key: &Key, value: impl Into<Bytes>) -> u64 {
 /// The limit of every wait. Only a failing test waits this long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The value of a metric of the server.
+/// Returns the value of a metric that the server reports.
 async fn metric_of(etcd: &Etcd, name: &str) -> f64 {
     let mut connection = TcpStream::connect(etcd.endpoint()).await.unwrap();
     connection.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();

@@ -1,6 +1,7 @@
-//! A watcher behind a proxy and a direct writer, while the server is killed, restarted and cut off
-//! again and again. The watcher must see exactly the writer's history, in order, each change once,
-//! without a resync. (For v2, see `v2_store/v2/faults.rs`.)
+//! A watcher connects through a proxy, and a writer connects directly. The server is killed and
+//! restarted, and the watcher's connections are cut, again and again. The watcher must see exactly
+//! the writer's history, in order, each change once, without a resync. (For v2, see
+//! `v2_store/v2/faults.rs`.)
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -33,7 +34,7 @@ struct Pair {
     right: u64,
 }
 
-/// The number of faults of the server and of the watcher's connections.
+/// How often the server is killed, and how often the watcher's connections are cut.
 struct Faults {
     kills: u64,
     cuts: u64,
@@ -41,8 +42,9 @@ struct Faults {
 
 const WAIT: Duration = Duration::from_secs(60);
 
-/// Writes 1, 2, 3, … until `stop` is set, and returns the last number. After a write with an
-/// unknown outcome it reads the counter. `write` must not write a number twice.
+/// Starts a task that writes 1, 2, 3, … until `stop` is set, and returns the last number. After a
+/// write with an unknown outcome, the task reads the counter. `write` must not write a number
+/// twice.
 fn writer(
     client: Client,
     write: fn(Client, u64) -> Writing,
@@ -73,14 +75,15 @@ fn writer(
 
 type Writing = std::pin::Pin<Box<dyn Future<Output = etcd_typed::Result<Revision>> + Send>>;
 
-/// The condition of a write. A write that hangs at a member that is about to lose its leadership
-/// may be applied later, after it was checked. The condition on the number before makes the second
-/// attempt fail then.
+/// Returns the condition of a write: the counter has the previous number. A member that is about to
+/// lose its leadership may apply a write late, when the writer has already read the counter and
+/// repeated the write. The condition makes the second of these two attempts fail.
 fn after(before: &u64) -> Expect<'_, u64> {
     if *before == 0 { Expect::Absent } else { Expect::value(before) }
 }
 
-/// A conflict with the number itself means that an earlier attempt wrote it.
+/// Treats a conflict as success if the counter already has this number, because then an earlier
+/// attempt wrote the number.
 fn once(n: u64, outcome: etcd_typed::Result<Revision>) -> etcd_typed::Result<Revision> {
     match outcome {
         Err(error) if error.current::<u64>().is_some_and(|now| **now == n) => Ok(Revision::ZERO),
@@ -97,7 +100,8 @@ async fn read_until_answered(counter: &Entry<u64>) -> Option<u64> {
     }
 }
 
-/// Kills and cuts in turn. After each fault the writer must make progress before the next one.
+/// Cuts the connections and kills the server in turn. After each fault the writer must make
+/// progress before the next fault.
 async fn torment(etcd: &mut Etcd, proxy: &Proxy, faults: &Faults, written: &AtomicU64) {
     let progress = async |more: u64| {
         let goal = written.load(Ordering::Relaxed) + more;
@@ -119,12 +123,12 @@ async fn torment(etcd: &mut Etcd, proxy: &Proxy, faults: &Faults, written: &Atom
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn v3_watcher_sees_whole_history_over_kills() {
+async fn v3_watcher_sees_whole_history_despite_kills() {
     v3_watcher_sees_whole_history(&Faults { kills: 50, cuts: 50 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn v3_watcher_sees_whole_history_over_cuts() {
+async fn v3_watcher_sees_whole_history_despite_cuts() {
     v3_watcher_sees_whole_history(&Faults { kills: 0, cuts: 50 }).await;
 }
 
@@ -172,8 +176,8 @@ async fn v3_watcher_sees_whole_history(faults: &Faults) {
     assert_eq!((last, seen), (total, total));
 }
 
-/// A cluster of three members, whose addresses the watcher knows. One member after the other is
-/// killed and restarted.
+/// The watcher knows the addresses of all three members of a cluster. The members are killed and
+/// restarted, one after the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watcher_survives_kills_of_every_member() {
     let mut cluster = Etcd::cluster(3).await;

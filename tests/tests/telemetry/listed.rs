@@ -1,5 +1,5 @@
-//! The metrics, spans and events in the documentation of `etcd_typed::telemetry` are those of
-//! `METRICS` and of its code.
+//! Checks that the documentation of `etcd_typed::telemetry` lists exactly the metrics in `METRICS`,
+//! and exactly the spans and events in the module's code.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,7 +31,7 @@ pub(crate) struct EventRow {
     pub(crate) is_span: bool,
 }
 
-/// The documented metrics.
+/// Returns the documented metrics.
 pub(crate) fn metrics() -> Vec<MetricRow> {
     let row = |cells: Vec<String>| {
         let [name, kind, labels, unit, meaning] = <[String; 5]>::try_from(cells).expect("five columns");
@@ -40,7 +40,7 @@ pub(crate) fn metrics() -> Vec<MetricRow> {
     table("| name |").into_iter().map(row).collect()
 }
 
-/// The documented spans and events.
+/// Returns the documented spans and events.
 pub(crate) fn events() -> Vec<EventRow> {
     let row = |cells: Vec<String>| {
         let [target, level, message, fields, when] = <[String; 5]>::try_from(cells).expect("five columns");
@@ -103,7 +103,7 @@ fn documented_events_match_code() {
 }
 
 #[test]
-fn only_telemetry_module_emits() {
+fn only_telemetry_module_emits_metrics_and_events() {
     let mut open = vec![src()];
     let mut seen = 0;
     while let Some(dir) = open.pop() {
@@ -141,7 +141,7 @@ fn metrics_crate_needs_metrics_feature() {
     assert!(!tree(&others.join(",")));
 }
 
-/// The features of the library, from its manifest.
+/// Returns the features of the library, as its manifest lists them.
 fn features() -> Vec<String> {
     let manifest = fs::read_to_string(src().join("../Cargo.toml")).unwrap();
     let lines = manifest.lines().skip_while(|line| *line != "[features]").skip(1).take_while(|line| !line.starts_with('['));
@@ -173,7 +173,7 @@ fn page() -> PathBuf {
     src().join("telemetry.rs")
 }
 
-/// The rows of the table in the documentation whose heading starts with `heading`.
+/// Returns the rows of the documentation table whose heading starts with `heading`.
 fn table(heading: &str) -> Vec<Vec<String>> {
     let text = fs::read_to_string(page()).unwrap();
     let lines = text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim);
@@ -191,7 +191,7 @@ fn names(cell: &str) -> Vec<String> {
     cell.split(", ").filter(|name| !name.is_empty()).map(plain).collect()
 }
 
-/// The spans and events of a source text, from their macro calls.
+/// Returns the spans and events that a source text creates, found by their macro calls.
 fn spans_and_events_in(text: &str) -> Vec<EventRow> {
     let mut found = Vec::new();
     for (at, start) in text.match_indices("tracing::") {

@@ -1,5 +1,5 @@
-//! `Listener` records the metrics, spans and events of its own thread. A test on a runtime with one
-//! thread records only its own.
+//! `Listener` records the metrics, spans and events of its own thread. A test on a single-threaded
+//! runtime therefore records no output of other tests.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -58,7 +58,8 @@ struct Recorded {
 
 impl Listener {
     pub(crate) fn new() -> Self {
-        // Recorder and subscriber need `'static`, and a test process ends soon.
+        // The recorder and the subscriber must be `'static`. The leak does not matter, because a
+        // test process ends soon.
         let told: &'static Recorded = Box::leak(Box::default());
         Self {
             told,
@@ -67,8 +68,8 @@ impl Listener {
         }
     }
 
-    /// The current value of the metric with these labels; for a histogram, the number of its
-    /// values.
+    /// Returns the current value of the metric with these labels. For a histogram, returns the
+    /// number of its values.
     pub(crate) fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let values = self.values(name, labels);
         if self.series().iter().any(|series| series.name == name && series.kind == "histogram") {
@@ -77,7 +78,7 @@ impl Listener {
         values.last().copied().unwrap_or(0.0)
     }
 
-    /// All values that the metric had.
+    /// Returns all values that the metric had.
     pub(crate) fn values(&self, name: &str, labels: &[(&str, &str)]) -> Vec<f64> {
         let is_it = |series: &Series| {
             let own: Vec<_> = series.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -90,29 +91,29 @@ impl Listener {
         lock(&self.told.series).clone()
     }
 
-    /// The descriptions of metrics by name: kind, unit and text.
+    /// Returns the descriptions of metrics by name: kind, unit and text.
     pub(crate) fn described(&self) -> BTreeMap<String, (&'static str, Option<Unit>, String)> {
         lock(&self.told.described).clone()
     }
 
-    /// The events with this message.
+    /// Returns the events with this message.
     pub(crate) fn events(&self, what: &str) -> Vec<SpanOrEvent> {
         self.said().into_iter().filter(|said| !said.is_span && said.what == what).collect()
     }
 
-    /// The operations in the order of their start, as `op` and `pattern`.
+    /// Returns `op` and `pattern` of each operation, in the order in which the operations started.
     pub(crate) fn operations(&self) -> Vec<(String, String)> {
         let spans = self.said().into_iter().filter(|said| said.is_span && said.target == "etcd_typed::operation");
         spans.map(|mut span| (span.fields.remove("op").unwrap(), span.fields.remove("pattern").unwrap())).collect()
     }
 
-    /// The spans and events of the library, without those of other crates.
+    /// Returns the spans and events of the library, without those of other crates.
     fn said(&self) -> Vec<SpanOrEvent> {
         lock(&self.told.said).iter().filter(|said| said.target.starts_with("etcd_typed")).cloned().collect()
     }
 
-    /// Asserts that all recorded metrics, spans and events are listed in the documentation with
-    /// these labels and fields, and that none contains a planted text.
+    /// Checks that the documentation lists all recorded metrics, spans and events with these labels
+    /// and fields, and that none of them contains a planted text.
     pub(crate) fn check(&self) {
         let (metrics, events) = (listed::metrics(), listed::events());
         for Series { kind, name, labels, .. } in self.series().iter().filter(|series| series.name.starts_with("etcd_typed")) {

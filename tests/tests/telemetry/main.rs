@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 
 use etcd_typed::EtcdSchema;
 
-/// Its path and all its stored values contain `planted`, which must appear in no metric, span or
-/// event.
+/// A struct whose path and stored values contain `planted`. This text must not appear in any
+/// metric, span or event.
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 #[etcd(prefix = "/{env}/checkout")]
 struct Checkout {
@@ -26,7 +26,8 @@ struct Checkout {
     quotas: BTreeMap<String, u64>,
 }
 
-/// The pattern of the directory, which metrics, spans and events contain instead of its path.
+/// The directory's pattern, which metrics, spans and events contain instead of the directory's
+/// path.
 const CHECKOUT: &str = "/{env}/checkout";
 
 fn planted() -> Checkout {

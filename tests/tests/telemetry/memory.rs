@@ -1,4 +1,4 @@
-//! Reports of faults on the embedded store, on paused time.
+//! Metrics and events that report faults, with the embedded store and paused time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -131,7 +131,7 @@ async fn view_counts_applied_and_rejected_states() {
     assert_eq!((value("views_degraded"), value("view_revision")), (0.0, mended.get() as f64));
     assert_eq!(listener.events("recovered").len(), 1);
 
-    // A write of another key moves the view's revision, too.
+    // A write of another key also advances the view's revision.
     let elsewhere = client.entry::<u32>("/elsewhere").unwrap().set(&1).await.unwrap();
     live.wait_for_revision(elsewhere).await.unwrap();
     assert_eq!((value("view_applied_total"), value("view_revision")), (3.0, elsewhere.get() as f64));
@@ -146,7 +146,7 @@ async fn view_counts_applied_and_rejected_states() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bad_entry_is_named_once() {
+async fn bad_entry_is_reported_once() {
     let Bench { listener, client, .. } = bench();
     let ports = client.entries::<String, u16>("/ports").unwrap();
     let put =
@@ -155,7 +155,7 @@ async fn bad_entry_is_named_once() {
     let live = ports.live().per_entry().await.unwrap();
     let value = |name: &str| listener.value(&format!("etcd_typed_{name}"), &[("pattern", "u16")]);
     assert_eq!((value("view_bad_entries"), value("views_degraded")), (1.0, 0.0));
-    // The same entry with another bad value, and a second entry.
+    // The same entry gets another bad value, and a second entry becomes bad.
     put("a", "uno").await;
     let written = put("b", "two").await;
     live.wait_for_revision(written).await.unwrap();
@@ -167,7 +167,7 @@ async fn bad_entry_is_named_once() {
         "{:?}",
         named()
     );
-    // An entry that was good in between is named again.
+    // An entry that was good in between is reported again.
     put("a", "1").await;
     let written = put("a", "one").await;
     live.wait_for_revision(written).await.unwrap();
@@ -179,7 +179,7 @@ async fn bad_entry_is_named_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn named_maps_are_separate_series() {
+async fn named_maps_have_separate_metric_series() {
     let Bench { listener, client, .. } = bench();
     let servers = client.entries::<String, String>("/servers").unwrap().named("servers");
     let users = client.entries::<String, String>("/users").unwrap().named("users");
@@ -226,7 +226,7 @@ async fn lead_reports_why_leadership_was_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn staleness_grows_without_server() {
+async fn view_staleness_grows_without_server() {
     let Bench { listener, store, dir, .. } = bench();
     let live = dir.live().await.unwrap();
     let labels = [("pattern", CHECKOUT)];
@@ -331,7 +331,7 @@ async fn lease_reports_remaining_time_and_loss() {
     assert_eq!((lost("gone"), lost("expired")), (1.0, 0.0));
     drop(lease);
 
-    // A lease that no runtime keeps alive is counted. A spare lease that ends is not.
+    // A lease that no runtime keeps alive is counted as lost. A spare lease that ends is not.
     let unkept = std::thread::spawn({
         let store = store.clone();
         move || {
@@ -496,7 +496,7 @@ async fn published_value_reports_loss_and_return() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn conflict_is_counted_within_its_operation() {
+async fn conflict_event_belongs_to_operation_span() {
     let Bench { listener, store, client, dir } = bench();
     dir.set(&planted()).await.unwrap();
     // The delay lets both calls read before the first one writes.
@@ -636,7 +636,7 @@ fn published_value_without_runtime_counts_as_missing() {
 }
 
 #[test]
-fn published_value_of_dropped_client_and_runtime_counts_as_missing() {
+fn published_value_without_client_counts_as_missing() {
     let Bench { listener, client, dir, .. } = bench();
     let value = |name: &str| listener.value(&format!("etcd_typed_{name}"), &[("pattern", "u64")]);
     let own = runtime();
@@ -666,7 +666,7 @@ fn view_without_runtime_counts_as_degraded() {
     drop(second);
     assert_eq!((value("views"), value("views_degraded")), (1.0, 1.0));
     runtime().block_on(async {
-        // Asking for the status within a runtime moves the view there.
+        // A call of `status` within a runtime moves the view to that runtime.
         until(|| first.status().is_live()).await;
         until(|| value("views_degraded") == 0.0).await;
     });

@@ -1,4 +1,4 @@
-//! Reports of faults with real servers, behind a proxy that breaks connections.
+//! Metrics and events that report faults, with real servers behind a proxy that breaks connections.
 
 use std::time::Duration;
 

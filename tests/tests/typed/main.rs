@@ -3,6 +3,7 @@
 mod adopted_leases;
 mod differential_typed;
 mod dry_runs;
+mod enums;
 mod expiry;
 mod guarded;
 mod levels;

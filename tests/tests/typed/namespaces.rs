@@ -129,13 +129,24 @@ async fn typed_layer_stands_on_any_namespace_v3() {
 }
 
 #[tokio::test]
-async fn etcdctl_reads_keys_of_any_namespace() {
+async fn etcdctl_shares_keys_of_any_namespace() {
     let etcd = Etcd::start().await;
+    let run = |arguments: &[&str]| {
+        let output = etcdctl().arg(format!("--endpoints={}", etcd.endpoint())).args(arguments).output().expect("an etcdctl");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
     for (namespace, before) in NAMESPACES {
-        client(&etcd.url_v3(), namespace).await.entry::<String>("/a/b").unwrap().set(&namespace.to_owned()).await.unwrap();
-        let arguments = [format!("--endpoints={}", etcd.endpoint()), "get".to_owned(), "--print-value-only".to_owned()];
-        let output = etcdctl().args(arguments).arg(format!("{before}/a/b")).output().expect("an etcdctl");
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{namespace}\n"));
+        let client = client(&etcd.url_v3(), namespace).await;
+        for path in ["/a/b", "/__metasrv_election", "/servers/_default.toml"] {
+            let (entry, key) = (client.entry::<String>(path).unwrap(), format!("{before}{path}"));
+            entry.set(&namespace.to_owned()).await.unwrap();
+            assert_eq!(run(&["get", "--print-value-only", &key]), format!("{namespace}\n"));
+            run(&["put", &key, "theirs"]);
+            assert_eq!(entry.get().await.unwrap().unwrap().as_str(), "theirs", "{key:?}");
+            run(&["del", &key]);
+            assert!(!entry.exists().await.unwrap(), "{key:?}");
+        }
     }
 }
 

@@ -1,7 +1,10 @@
-//! The keys of a struct have the names of its JSON, for every combination of `rename_all`, `rename`,
-//! `flatten` and `skip`, in both directions.
+//! A struct has the same names in its JSON, as serde writes it, and in its keys. This holds in both
+//! directions for every combination of `rename_all`, `rename`, `alias`, `flatten` and `skip`, for
+//! every shape of a field name, and for keys that are missing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod structs;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -13,169 +16,135 @@ use proptest::test_runner::{Config, TestRunner};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use tokio::runtime::Builder;
+use structs::{ALIASES, Drawn};
+use tokio::runtime::{Builder, Runtime};
 
-/// The values of one struct of [`combination`], in the order of its fields.
-type Numbers = [Option<u8>; 8];
+/// A source of values: bytes of proptest, from the first again after the last.
+struct Draw<'a>(std::iter::Cycle<std::slice::Iter<'a, u8>>);
 
-trait Combination: EtcdSchema<Handle: Deref<Target = Dir<Self>>> + Serialize + DeserializeOwned + Clone + PartialEq + Debug {
-    fn of(numbers: Numbers) -> Self;
+impl<'a> Draw<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes.iter().cycle())
+    }
+
+    fn byte(&mut self) -> u8 {
+        *self.0.next().unwrap()
+    }
+
+    /// True once in `times`.
+    fn once_in(&mut self, times: u8) -> bool {
+        self.byte().is_multiple_of(times)
+    }
 }
 
-/// Structs with every attribute of a name: `$outer` and `$inner` are cases of `rename_all`.
-macro_rules! combination {
-    ($name:ident, $outer:literal, $inner:literal) => {
-        mod $name {
-            use etcd_typed::EtcdSchema;
-            use serde::{Deserialize, Serialize};
+/// What a test needs of a struct.
+trait Named: EtcdSchema<Handle: Deref<Target = Dir<Self>>> + Serialize + DeserializeOwned + Drawn + PartialEq + Debug {}
 
-            use super::{Combination, Numbers};
+impl<S: EtcdSchema<Handle: Deref<Target = Dir<Self>>> + Serialize + DeserializeOwned + Drawn + PartialEq + Debug> Named for S {}
 
-            #[derive(EtcdSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
-            #[serde(rename_all = $outer)]
-            pub(super) struct Outer {
-                #[serde(skip_serializing_if = "Option::is_none")]
-                two_words: Option<u8>,
-                one: Option<u8>,
-                #[serde(rename = "Given-name")]
-                renamed: Option<u8>,
-                #[serde(skip)]
-                left_out: Option<u8>,
-                #[serde(flatten)]
-                beside: Beside,
-                #[serde(flatten, rename = "ignored")]
-                twice: Twice,
-                #[etcd(dir)]
-                nested_part: Nested,
-                #[serde(rename = "below")]
-                #[etcd(dir)]
-                renamed_part: Nested,
-                r#type: Option<u8>,
-                with_2_digits_3x: Option<u8>,
-            }
-
-            #[derive(EtcdSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
-            #[serde(rename_all = $inner)]
-            pub(super) struct Beside {
-                in_beside: Option<u8>,
-                #[serde(rename = "besideGiven", alias = "old")]
-                renamed: Option<u8>,
-                #[serde(skip_serializing, skip_deserializing)]
-                left_out: Option<u8>,
-            }
-
-            #[derive(EtcdSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
-            #[serde(rename_all(serialize = $outer, deserialize = $outer))]
-            pub(super) struct Twice {
-                #[serde(flatten)]
-                deeper: Deeper,
-            }
-
-            #[derive(EtcdSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
-            #[serde(rename_all = $inner)]
-            pub(super) struct Deeper {
-                deeper_still_here: Option<u8>,
-            }
-
-            #[derive(EtcdSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
-            #[serde(rename_all = $inner)]
-            pub(super) struct Nested {
-                in_nested: u8,
-                #[serde(rename(serialize = "both", deserialize = "both"))]
-                renamed: Option<u8>,
-            }
-
-            impl Combination for Outer {
-                fn of([a, b, c, d, e, f, g, h]: Numbers) -> Self {
-                    Self {
-                        two_words: a,
-                        one: b,
-                        renamed: c,
-                        left_out: None,
-                        beside: Beside { in_beside: d, renamed: e, left_out: None },
-                        twice: Twice { deeper: Deeper { deeper_still_here: f } },
-                        nested_part: Nested { in_nested: 1, renamed: g },
-                        renamed_part: Nested { in_nested: 2, renamed: h },
-                        r#type: a,
-                        with_2_digits_3x: b,
-                    }
-                }
-            }
-        }
-    };
-}
-
-combination!(lower_in_upper, "lowercase", "UPPERCASE");
-combination!(upper_in_pascal, "UPPERCASE", "PascalCase");
-combination!(pascal_in_camel, "PascalCase", "camelCase");
-combination!(camel_in_snake, "camelCase", "snake_case");
-combination!(snake_in_screaming, "snake_case", "SCREAMING_SNAKE_CASE");
-combination!(screaming_in_kebab, "SCREAMING_SNAKE_CASE", "kebab-case");
-combination!(kebab_in_screaming_kebab, "kebab-case", "SCREAMING-KEBAB-CASE");
-combination!(screaming_kebab_in_lower, "SCREAMING-KEBAB-CASE", "lowercase");
-
-/// The stored values as a JSON document: a key is the path of its value.
+/// The stored values as a JSON document: a key is the path of its value. No text of a test is JSON.
 fn document(keys: &BTreeMap<String, String>) -> Value {
     let mut document = Map::new();
     for (key, text) in keys {
+        let (directories, name) = key.rsplit_once('/').map_or((None, key.as_str()), |(path, name)| (Some(path), name));
         let mut at = &mut document;
-        let mut segments = key.split('/').peekable();
-        while let Some(segment) = segments.next() {
-            let value = if segments.peek().is_some() { Value::Object(Map::new()) } else { serde_json::from_str(text).unwrap() };
-            let entry = at.entry(segment).or_insert(value);
-            match entry {
-                Value::Object(below) => at = below,
-                _ => break,
-            }
+        for segment in directories.into_iter().flat_map(|path| path.split('/')) {
+            let below = at.entry(segment).or_insert_with(|| Value::Object(Map::new()));
+            at = below.as_object_mut().expect("a key is not a directory too");
         }
+        let value = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.clone()));
+        at.insert(name.to_owned(), value);
     }
     Value::Object(document)
 }
 
-/// The document without its nulls, which are no keys.
-fn without_null(document: Value) -> Value {
-    match document {
-        Value::Object(fields) => {
-            fields.into_iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name, without_null(value))).collect()
+/// The reverse of [`document`]. A null is no key.
+fn keys(document: &Value) -> BTreeMap<String, String> {
+    fn add(keys: &mut BTreeMap<String, String>, path: &str, value: &Value) {
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    let path = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
+                    add(keys, &path, value);
+                }
+            }
+            Value::Null => {}
+            Value::String(text) => drop(keys.insert(path.to_owned(), text.clone())),
+            value => drop(keys.insert(path.to_owned(), value.to_string())),
         }
-        value => value,
+    }
+    let mut keys_of = BTreeMap::new();
+    add(&mut keys_of, "", document);
+    keys_of
+}
+
+/// The keys below `/app`.
+async fn stored(client: &Client) -> BTreeMap<String, String> {
+    let nodes = client.directory("/app").unwrap().list_recursive().await.unwrap().into_inner();
+    let text = |value: bytes::Bytes| String::from_utf8(value.to_vec()).unwrap();
+    nodes.into_iter().filter_map(|node| Some((node.path, text(node.value?.into_inner())))).collect()
+}
+
+/// Writes the value, and compares its keys with its JSON.
+async fn keys_of_value_are_its_json<S: Named>(value: &S) {
+    let client = Client::connect("memory:").await.unwrap();
+    let cfg = client.dir::<S>("/app").unwrap();
+    cfg.set(value).await.unwrap();
+    let json = serde_json::to_value(value).unwrap();
+    let written = stored(&client).await;
+    assert_eq!(written, keys(&json));
+    assert_eq!(*cfg.get().await.unwrap(), *value);
+    assert_eq!(serde_json::from_value::<S>(document(&written)).unwrap(), *value);
+}
+
+/// Reads the keys and the JSON of the value, both without some keys and with some aliases, and
+/// compares the results.
+async fn changed_keys_read_like_json<S: Named>(value: &S, draw: &mut Draw<'_>) {
+    let mut changed = BTreeMap::new();
+    for (path, text) in keys(&serde_json::to_value(value).unwrap()) {
+        let (start, name) = path.split_at(path.rfind('/').map_or(0, |at| at + 1));
+        let alias = ALIASES.iter().find(|(of, _)| *of == name).filter(|_| draw.once_in(2));
+        if !draw.once_in(48) {
+            changed.insert(format!("{start}{}", alias.map_or(name, |(_, alias)| *alias)), text);
+        }
+    }
+    let client = Client::connect("memory:").await.unwrap();
+    for (path, text) in &changed {
+        client.entry::<String>(&format!("/app/{path}")).unwrap().set(text).await.unwrap();
+    }
+    let from_keys = client.dir::<S>("/app").unwrap().get().await;
+    match serde_json::from_value::<S>(document(&changed)) {
+        Ok(from_json) => assert_eq!(*from_keys.unwrap(), from_json),
+        Err(error) => assert!(from_keys.is_err(), "only serde refuses {changed:?}: {error}"),
     }
 }
 
-async fn has_names_of_json<S: Combination>(numbers: Numbers) {
-    let value = S::of(numbers);
-    let client = Client::connect("memory:").await.unwrap();
-    let cfg = client.dir::<S>("/app").unwrap();
-    cfg.set(&value).await.unwrap();
-    let mut keys = BTreeMap::new();
-    for node in client.directory("/app").unwrap().list_recursive().await.unwrap().into_inner() {
-        if let Some(text) = node.value {
-            keys.insert(node.path, String::from_utf8(text.to_vec()).unwrap());
-        }
+fn names_agree<S: Named>(runtime: &Runtime, bytes: &[u8]) {
+    let mut draw = Draw::new(bytes);
+    let value = S::drawn(&mut draw);
+    // The futures of structs with so many fields are too large for the stack of a test.
+    runtime.block_on(Box::pin(keys_of_value_are_its_json(&value)));
+    for _ in 0..2 {
+        runtime.block_on(Box::pin(changed_keys_read_like_json(&value, &mut draw)));
     }
-    assert_eq!(document(&keys), without_null(serde_json::to_value(&value).unwrap()));
-    let from_keys: S = serde_json::from_value(document(&keys)).unwrap();
-    assert_eq!(from_keys, value);
-    assert_eq!(*cfg.get().await.unwrap(), from_keys);
+}
+
+/// Calls [`names_agree`] with each case of the outer struct and each case of the inner structs.
+macro_rules! every_pair {
+    ($arguments:tt, $($case:ident)*) => { every_pair!(@ $arguments, [$($case)*], $($case)*) };
+    (@ $arguments:tt, $inner:tt, $($outer:ident)*) => { $(every_pair!(@@ $arguments, $outer, $inner);)* };
+    (@@ $arguments:tt, $outer:ident, [$($inner:ident)*]) => {
+        $(names_agree::<structs::$outer::Outer<structs::$inner::Beside, structs::$inner::Nested>>$arguments;)*
+    };
 }
 
 #[test]
 fn keys_have_names_of_json() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let mut runner = TestRunner::new(Config { cases: 32, failure_persistence: None, ..Config::default() });
-    let numbers = proptest::array::uniform8(proptest::option::of(any::<u8>()));
-    let test = |numbers| {
-        runtime.block_on(async {
-            has_names_of_json::<lower_in_upper::Outer>(numbers).await;
-            has_names_of_json::<upper_in_pascal::Outer>(numbers).await;
-            has_names_of_json::<pascal_in_camel::Outer>(numbers).await;
-            has_names_of_json::<camel_in_snake::Outer>(numbers).await;
-            has_names_of_json::<snake_in_screaming::Outer>(numbers).await;
-            has_names_of_json::<screaming_in_kebab::Outer>(numbers).await;
-            has_names_of_json::<kebab_in_screaming_kebab::Outer>(numbers).await;
-            has_names_of_json::<screaming_kebab_in_lower::Outer>(numbers).await;
-        });
+    let mut runner = TestRunner::new(Config { cases: 6, failure_persistence: None, ..Config::default() });
+    let test = |bytes: Vec<u8>| {
+        every_pair!((&runtime, &bytes), lower upper pascal camel snake screaming_snake kebab screaming_kebab no_case);
         Ok(())
     };
-    runner.run(&numbers, test).unwrap();
+    runner.run(&proptest::collection::vec(any::<u8>(), 1..300), test).unwrap();
 }

@@ -15,13 +15,13 @@ use tokio::time::sleep;
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 struct Counters {
-    /// The field that the modifiers count up.
+    /// The field that the modifiers increment.
     ours: u32,
     /// The field that the writer sets all the time.
     theirs: u32,
 }
 
-/// How a modifier counts up.
+/// How a modifier increments a field.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     /// `modify` of the key that the writer sets.
@@ -48,7 +48,7 @@ fn writer(client: &Client, interval: Duration, stop: &Arc<AtomicBool>) -> JoinHa
     })
 }
 
-/// Counts up `times` times and adds the number of attempts to `attempts`.
+/// Increments a field `times` times and adds the number of attempts to `attempts`.
 async fn modifier(client: Client, way: Way, times: u32, attempts: Arc<AtomicU32>) {
     let dir = client.dir::<Counters>("/counters").unwrap();
     let once = || {
@@ -93,7 +93,7 @@ async fn modifier(client: Client, way: Way, times: u32, attempts: Arc<AtomicU32>
     }
 }
 
-/// The average number of attempts per success of two modifiers, with a writer beside them.
+/// Runs two modifiers and a writer. Returns the modifiers' average number of attempts per success.
 async fn attempts_of_two(client: &Client, way: Way, interval: Duration, times: u32) -> f64 {
     client.dir::<Counters>("/counters").unwrap().set(&Counters { ours: 0, theirs: 0 }).non_atomic().await.unwrap();
     let (stop, attempts) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
@@ -111,7 +111,7 @@ const INTERVALS: [Duration; 3] = [Duration::from_millis(1), Duration::from_milli
 
 /// Each request takes 1 ms of paused time, so that the result depends on nothing else.
 #[tokio::test(start_paused = true)]
-async fn read_modify_writes_need_few_attempts_on_memory() {
+async fn read_modify_writes_need_few_attempts_in_memory() {
     for way in [Way::Modify, Way::Update, Way::UpdateField, Way::Transaction] {
         for interval in INTERVALS {
             let store = MemoryStore::new();
@@ -146,10 +146,10 @@ async fn read_modify_writes_need_few_attempts_on_v2() {
     }
 }
 
-/// A modify of a published value keeps its lease, so that the publisher's next `set` meets a
-/// conflict with it.
+/// A modify of a published value keeps the value's lease. The publisher's next `set` then conflicts
+/// with the modified value.
 #[tokio::test(start_paused = true)]
-async fn publisher_succeeds_beside_steady_modifier_on_memory() {
+async fn publisher_succeeds_beside_steady_modifier_in_memory() {
     let store = MemoryStore::new();
     store.faults().delay(Calls::All, Duration::from_millis(1));
     let client = Client::with_store(store);

@@ -1,6 +1,6 @@
 //! How many messages one client sends to a server, in requests and on streams, as counted by the
-//! server. The cost of single calls of handles is in `round_trips.rs`; these tests cover what calls
-//! share and what continues after them.
+//! server. `round_trips.rs` tests the cost of single calls. These tests cover requests that several
+//! calls share, and messages that the client sends after a call has returned.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -49,14 +49,14 @@ impl Wire {
         Self { etcd, client, dir, before }
     }
 
-    /// The messages that the server has received since the last check.
+    /// Returns the messages that the server has received since the last check.
     async fn since(&self) -> Messages {
         let now = received(&self.etcd).await.into_iter();
         now.map(|(kind, count)| (kind.clone(), count - self.before.get(&kind).unwrap_or(&0))).filter(|(_, count)| *count > 0).collect()
     }
 
-    /// Whether joined reads are safe on this server. In the 3.5 line they are from 3.5.7 on (etcd
-    /// issues 14110 and 14891).
+    /// Returns true if it is safe for reads to share requests on this server. In etcd 3.5, that is
+    /// safe from 3.5.7 on (etcd issues 14110 and 14891).
     fn joins(&self) -> bool {
         let patch = self.etcd.version().strip_prefix("3.5.").map(|patch| patch.parse::<u32>().expect("a version"));
         patch.is_none_or(|patch| patch >= 7)
@@ -76,7 +76,7 @@ impl Wire {
         self.all().await
     }
 
-    /// The number of messages since the last check. This is a check.
+    /// Returns the number of messages since the last check. This call counts as a check.
     async fn all(&mut self) -> u64 {
         let before: u64 = self.before.values().sum();
         self.before = received(&self.etcd).await;
@@ -101,9 +101,9 @@ impl Wire {
     }
 }
 
-/// How many messages of each kind the server has received. From 3.6 on, a server counts the end of
-/// a stream as another message. Those are subtracted here, because the server also counts the
-/// streams that ended.
+/// Returns how many messages of each kind the server has received. From 3.6 on, a server counts the
+/// end of a stream as another message. The server also counts the streams that ended, so this
+/// function subtracts them.
 async fn received(etcd: &Etcd) -> Messages {
     let mut stream = TcpStream::connect(etcd.endpoint()).await.unwrap();
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
@@ -118,7 +118,7 @@ async fn received(etcd: &Etcd) -> Messages {
     messages
 }
 
-/// The sum of a counter for each method, over the lines that contain this label.
+/// Returns the sum of a counter for each method, over the lines that contain this label.
 fn counted(metrics: &str, counter: &str, label: &str) -> Messages {
     let mut counts = Messages::new();
     for line in metrics.lines().filter(|line| line.starts_with(counter) && line.contains(label)) {
@@ -129,8 +129,8 @@ fn counted(metrics: &str, counter: &str, label: &str) -> Messages {
     counts
 }
 
-/// Each watch lists for itself, so that it knows its starting state. A second watch or view of the
-/// same span sends no watch request.
+/// Each watch sends its own list request, to learn its starting state. A second watch or view of
+/// the same span sends no watch request.
 #[tokio::test]
 async fn equal_watches_and_views_share_one_watch() {
     let mut wire = Wire::new().await;
@@ -233,7 +233,7 @@ async fn contended_lock_costs_about_one_request_each() {
     assert!(messages <= most, "{messages} messages");
 }
 
-/// A lock of a client that has this many spare leases.
+/// Gives the client this many spare leases, and returns a lock of the client.
 async fn warm(wire: &mut Wire, leases: u64) -> NamedLock {
     let acquire = async |number| wire.client.lock(&format!("/warm/{number}")).ttl(TTL).acquire().await.unwrap();
     for held in join_all((0..leases).map(acquire)).await {
@@ -243,9 +243,10 @@ async fn warm(wire: &mut Wire, leases: u64) -> NamedLock {
     wire.client.lock("/locks/a").ttl(TTL)
 }
 
-/// The first read finds none in flight. All others share the second request.
+/// The first read finds no read in flight, so it is sent alone. All other reads share the second
+/// request.
 #[tokio::test]
-async fn concurrent_reads_are_two_requests() {
+async fn concurrent_reads_need_two_requests() {
     let mut wire = Wire::new().await;
     let joins = wire.joins();
     wire.learn(64).await;
@@ -255,7 +256,8 @@ async fn concurrent_reads_are_two_requests() {
     }
 }
 
-/// Callers that read again and again: callers that got a shared answer read together again.
+/// Callers that got a shared answer make their next reads at the same time. These reads share a
+/// request again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn repeated_concurrent_reads_share_requests() {
     const CALLERS: u64 = 8;

@@ -1,5 +1,5 @@
-//! Runs the example `live_config` as a user does: `etcdctl put` changes the limit of the running
-//! server, invalid values do not, and `/health` reports them.
+//! Runs the example `live_config` as a user would. `etcdctl put` changes the limit of the running
+//! server. Invalid values do not change the limit, and `/health` reports them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -64,7 +64,7 @@ impl Server {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// Waits until `/health` returns what is wanted.
+    /// Waits until `/health` returns a value that `wanted` accepts.
     async fn healthy(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         let mut last = Value::Null;
         let so = async {
@@ -79,7 +79,7 @@ impl Server {
         timeout(LIMIT, so).await.unwrap_or_else(|_| panic!("the last health: {last}"))
     }
 
-    /// The next line of output that starts with `start`.
+    /// Waits for the next line of output that starts with `start`.
     async fn says(&mut self, start: &str) -> String {
         let line = async {
             loop {
@@ -93,7 +93,7 @@ impl Server {
     }
 }
 
-/// Writes with `etcdctl`.
+/// A writer that uses `etcdctl`.
 struct Etcdctl {
     endpoint: String,
     /// `put` for v3 and `set` for v2.
@@ -156,7 +156,7 @@ async fn etcdctl_changes_limit(store: &str, ctl: &Etcdctl) {
     };
     timeout(LIMIT, answered).await.expect("the new limit and greeting apply");
 
-    // Values that do not decode or do not pass their validation.
+    // Write values that do not decode or do not pass their validation.
     for (key, nonsense, mended, at, kind) in [
         ("limit/rate", "lots", "1000", "limit/rate", "undecodable"),
         ("limit/rate", "2000000", "2000", "limit/rate", "rejected"),
@@ -182,7 +182,7 @@ async fn etcdctl_changes_limit(store: &str, ctl: &Etcdctl) {
 }
 
 #[tokio::test]
-async fn own_write_applies_before_its_response_on_memory() {
+async fn own_write_applies_before_its_response_in_memory() {
     let server = Server::start("memory:").await;
     assert_eq!(server.put("/limit/rate/50").await.0, 200);
     assert_eq!(server.health().await["limit"]["rate"], 50);

@@ -2,8 +2,8 @@
 //! If a read fails because of invalid values, the view shows the last valid state and reports the
 //! same problems. Runs random programs on the embedded store, on v3 and on v2.
 //!
-//! Reads are the model: after each write, everything is read by a client without faults and
-//! recorded with its revision. This tells for each revision what a view may show at it.
+//! Reads are the model: after each write, a client without faults reads everything, and the test
+//! records the result with its revision. These records say what a view may show at each revision.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -34,8 +34,8 @@ use tokio::time::{sleep, timeout};
 use self::model::{Situation, Track, dirs, entries, high, name, whole};
 use self::program::{Kind, Program, Step, step};
 
-/// The limit of every wait. It is longer than any backoff and than the time between two proofs of a
-/// view. Only a failing test waits this long.
+/// The limit of every wait. It is longer than any backoff and than the interval at which a view
+/// verifies that it is up to date. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -74,8 +74,8 @@ fn small(number: &u32) -> Result<(), String> {
     if *number < 100 { Ok(()) } else { Err("a hundred is too much".to_owned()) }
 }
 
-/// What the server stores at the start and after each wipe. It differs each time, so that a view
-/// cannot show one for another.
+/// Returns the values that the server stores at the start and after each wipe. They differ each
+/// time, so that the test notices a view that still shows the values from before a wipe.
 fn seed(life: u32) -> Shop {
     let host = format!("seed {life}");
     let region = Database { host: host.clone(), pool: 30 + life, tags: BTreeMap::new() };
@@ -104,8 +104,8 @@ struct World {
     views: Vec<Box<dyn Track>>,
     life: u32,
     away: bool,
-    /// Whether history was lost since the views were opened. (An up-to-date view may stay at a
-    /// revision that has been compacted, if none of its keys was written since.)
+    /// Whether history was lost since the views were opened. An up-to-date view may stay at a
+    /// revision that has been compacted, if none of its keys was written since.
     lost: bool,
     eager: bool,
 }
@@ -187,8 +187,8 @@ impl World {
                     store.faults().wipe();
                     (self.life, self.lost) = (self.life + 1, true);
                     self.shop().set(&seed(self.life)).await.unwrap();
-                    // A view that has not noticed the wipe yet takes new revisions for those of the
-                    // former history.
+                    // A view that has not noticed the wipe yet mistakes new revisions for revisions
+                    // of the former history.
                     self.come_back().await;
                     self.observe().await;
                     for view in &mut self.views {
@@ -284,7 +284,7 @@ fn run(kind: Kind, cases: u32, steps: Range<usize>, runtime: &Runtime, bed: impl
 }
 
 #[test]
-fn views_equal_reads_on_memory() {
+fn views_equal_reads_in_memory() {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     run(Kind::Memory, 400, 1..40, &runtime, || {
         let store = MemoryStore::new();
@@ -293,7 +293,8 @@ fn views_equal_reads_on_memory() {
     });
 }
 
-/// The writer connects directly to the server, the views through a proxy.
+/// Runs the cases on a server. The writer connects directly to the server, the views through a
+/// proxy.
 fn run_on_a_server(kind: Kind, cases: u32, scheme: &str) {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (server, writer, viewer) = runtime.block_on(async {

@@ -1,6 +1,7 @@
-//! A live view under many faults. A writer changes all fields of a struct in each transaction, two
-//! threads read the view as fast as they can, and the server is killed, compacted, disconnected and
-//! restored from backups. No reader ever sees a state with parts of two transactions.
+//! A live view under many faults. A writer changes all fields of a struct in each transaction, and
+//! two threads read the view as fast as they can. Meanwhile the server is killed, compacted,
+//! disconnected and restored from backups. No reader ever sees a state with parts of two
+//! transactions.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -23,8 +24,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// The number of writes between two faults.
 const WRITES: u64 = 10;
 
-/// All fields follow from the counter. The number of keys varies, since fields, entries and regions
-/// come and go.
+/// A struct whose fields can all be computed from the counter. The number of keys varies, since
+/// optional fields, entries and regions come and go.
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 #[etcd(prefix = "/fire")]
 struct Target {
@@ -63,7 +64,7 @@ impl Target {
         }
     }
 
-    /// Whether all fields follow from the counter. Compares without making another value.
+    /// Returns true if all fields match the counter. Compares without creating another value.
     fn is_whole(&self) -> bool {
         let counter = self.counter;
         let is_inner = |inner: &Inner| (inner.next, inner.negative) == (counter + 1, -counter.cast_signed());
@@ -85,7 +86,7 @@ impl Inner {
     }
 }
 
-/// Writes to the server on a direct connection.
+/// A writer with a direct connection to the server.
 struct Writer {
     /// While a test holds this lock, the writer does not write.
     gate: Mutex<()>,
@@ -163,7 +164,7 @@ struct Faults {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn view_states_stay_whole_over_kills_and_compactions() {
+async fn view_never_mixes_transactions_despite_kills() {
     let mut etcd = Etcd::start().await;
     let fire = Fire::start(&etcd).await;
     let mut faults = Faults::default();
@@ -196,10 +197,11 @@ async fn view_states_stay_whole_over_kills_and_compactions() {
     }
 }
 
-/// A backup is restored to a single server, which is stopped in an orderly way before, because some
-/// versions of etcd lose acknowledged writes when a single member is killed (etcd issue 14370).
+/// A backup is restored to a single server. The server is first stopped in an orderly way, because
+/// some versions of etcd lose acknowledged writes when a single member is killed (etcd issue
+/// 14370).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn view_states_stay_whole_when_backups_are_restored() {
+async fn view_never_mixes_transactions_after_restored_backup() {
     let mut etcd = Etcd::start().await;
     let fire = Fire::start(&etcd).await;
     let mut faults = Faults::default();
@@ -212,8 +214,8 @@ async fn view_states_stay_whole_when_backups_are_restored() {
         etcd.compact().await;
         fire.writer.gets_on().await;
         fire.agrees().await;
-        // In the first two rounds the view sees a server at a lower revision, in the last one a
-        // server that may be ahead again.
+        // In the first two rounds, the view sees a server at a lower revision. In the last round,
+        // the server may already be ahead again.
         let held = if round < 2 { Some(fire.writer.gate.lock().await) } else { None };
         let (before, rewound) = (fire.live.revision(), fire.live.rewound());
         backup.restore(&mut etcd).await;
@@ -285,7 +287,7 @@ impl Fire {
         timeout(LIMIT, self.writing).await.expect("the writer ends").unwrap();
         self.stop.store(true, Ordering::Relaxed);
         let [getting, reading] = self.readers.map(|reader| reader.join().expect("no reader saw parts of two transactions"));
-        // Writes to stderr itself, since the test harness hides what a passing test prints.
+        // Write to stderr directly, since the test harness hides what a passing test prints.
         let mut log = std::io::stderr();
         writeln!(
             log,
@@ -303,8 +305,7 @@ impl Fire {
     }
 }
 
-/// While the writer is kept from writing, waits until the view is live and shows what a read
-/// returns.
+/// Keeps the writer from writing, and waits until the view is live and shows what a read returns.
 async fn agrees(live: &Live<Target>, dir: &TargetDir, writer: &Writer) {
     let _held = writer.gate.lock().await;
     // A write with an unknown outcome may still be applied.
@@ -326,7 +327,8 @@ async fn agrees(live: &Live<Target>, dir: &TargetDir, writer: &Writer) {
     assert_eq!((&**reached, reached.modified()), (&*read, read.modified()));
 }
 
-/// A copy of a server's data, beside them, so that it is deleted with them.
+/// A copy of a server's data. The copy is in the server's folder, so that it is deleted with the
+/// folder.
 struct Backup(PathBuf);
 
 impl Backup {

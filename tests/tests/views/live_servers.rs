@@ -226,12 +226,12 @@ async fn views_of_one_directory_share_watch(bench: Bench) {
 }
 
 #[tokio::test]
-async fn v3_idle_directory_of_busy_store_stays_fresh() {
+async fn v3_view_of_idle_directory_stays_fresh() {
     stays_fresh(etcd_typed_tests::shared("live").await.url_v3()).await;
 }
 
 #[tokio::test]
-async fn v2_idle_directory_of_busy_store_stays_fresh() {
+async fn v2_view_of_idle_directory_stays_fresh() {
     stays_fresh(etcd_typed_tests::shared("live").await.url_v2()).await;
 }
 
@@ -248,7 +248,7 @@ async fn stays_fresh(address: String) {
             }
         })
     };
-    // Staleness rises, and falls with each proof that the view is up to date.
+    // Staleness rises, and falls each time the view verifies that it is up to date.
     for _ in 0..2 {
         let (before, since) = (live.revision(), Instant::now());
         let stale = live.staleness();
@@ -260,8 +260,8 @@ async fn stays_fresh(address: String) {
     writing.await.unwrap();
 }
 
-/// While another client writes, each view asks about its directory. The questions of many views
-/// share a request, except on servers that such a request can end.
+/// While another client writes, each view asks the server whether the view's directory has changed.
+/// The checks of many views share a request, except on servers that such a request can crash.
 #[tokio::test]
 async fn idle_views_share_requests_on_a_busy_server() {
     let etcd = Etcd::start().await;
@@ -279,7 +279,7 @@ async fn idle_views_share_requests_on_a_busy_server() {
         dir.set(&Pool { size: 1 }).await.unwrap();
         views.push(soon(dir.live()).await.unwrap());
     }
-    // The first proofs show which server it is.
+    // During the first checks, the client learns the server's version.
     proved(&views).await;
     let before = reads(&etcd).await;
     proved(&views).await;
@@ -289,7 +289,7 @@ async fn idle_views_share_requests_on_a_busy_server() {
     assert!(requests <= if shares { 50 } else { 1100 }, "{requests} requests");
 }
 
-/// Waits until each of the views was proved once more.
+/// Waits until each view has verified once more that it is up to date.
 async fn proved(views: &[Live<Pool>]) {
     let since = Instant::now();
     for live in views {
@@ -297,7 +297,7 @@ async fn proved(views: &[Live<Pool>]) {
     }
 }
 
-/// The number of read requests, from the server's metrics.
+/// Returns the number of read requests, from the server's metrics.
 async fn reads(etcd: &Etcd) -> u64 {
     let started = async |method| {
         metric(
@@ -332,7 +332,7 @@ async fn last_dropped_view_ends_watch() {
     .await;
 }
 
-/// The number of watchers, from the server's metrics.
+/// Returns the number of watchers, from the server's metrics.
 async fn watchers(etcd: &Etcd) -> u64 {
     metric(etcd, "etcd_debugging_mvcc_watcher_total ").await
 }
@@ -347,14 +347,14 @@ async fn metric(etcd: &Etcd, name: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn v3_view_outlives_killed_and_paused_server() {
+async fn v3_view_survives_killed_and_paused_server() {
     let etcd = Etcd::start().await;
     let address = etcd.url_v3();
     outlives(etcd, &address).await;
 }
 
 #[tokio::test]
-async fn v2_view_outlives_killed_and_paused_server() {
+async fn v2_view_survives_killed_and_paused_server() {
     let etcd = Etcd::start().await;
     let address = etcd.url_v2();
     outlives(etcd, &address).await;
@@ -381,7 +381,7 @@ async fn outlives(mut etcd: Etcd, address: &str) {
             etcd.resume();
         }
         until(|| live.status().is_live()).await;
-        // A member that comes back may have no leader at first, so the write is repeated.
+        // A server that comes back may have no leader at first, so the write is repeated.
         let written = soon(async {
             loop {
                 match dir.pool.size.set(&size).await {

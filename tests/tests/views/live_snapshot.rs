@@ -70,7 +70,7 @@ fn limits() -> Limits {
     }
 }
 
-/// The limits as they are read from a file, which contains no secrets.
+/// Returns the limits as they are read from a file, which contains no secrets.
 fn limits_without_secrets() -> Limits {
     let mut limits = limits();
     limits.login = Login { token: None, pin: 1234 };
@@ -78,8 +78,8 @@ fn limits_without_secrets() -> Limits {
     limits
 }
 
-/// A time that is longer than any backoff and than the time between two proofs of a view. Time is
-/// paused.
+/// A time that is longer than any backoff and than the interval at which a view verifies that it is
+/// up to date. Time is paused.
 const LONG: Duration = Duration::from_secs(120);
 const TICK: Duration = Duration::from_millis(10);
 
@@ -137,7 +137,7 @@ async fn until_kept(path: &Path, revision: Revision) {
     until(|| revision_of(path) == Some(revision.get())).await;
 }
 
-/// The error of the server that a view from disk reports.
+/// Returns the kind of server error that a view from disk reports.
 fn reported_error<T: Send + Sync + 'static>(live: &Live<T>) -> Option<ErrorKind> {
     match live.status() {
         LiveStatus::Degraded { cause: Cause::Snapshot(error), .. } => Some(error.kind()),
@@ -268,7 +268,7 @@ async fn refused_read_never_falls_back_to_disk() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refusal_by_returned_server_is_reported() {
+async fn refusal_after_server_returns_is_reported() {
     let bench = bench();
     bench.kept().await;
     let live = bench.view_from_disk().await;
@@ -359,7 +359,7 @@ async fn dropped_view_from_disk_sends_no_requests() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn new_view_starts_from_disk_beside_degraded_one() {
+async fn new_view_starts_from_disk_despite_degraded_view() {
     let bench = bench();
     bench.dir().set(&limits()).await.unwrap();
     let old = bench.view_from_disk().await;

@@ -1,5 +1,5 @@
-//! Values that are kept up to date on servers: watches, live views with their snapshots, and
-//! published values. Live views on the embedded store are in `without_server/live.rs`.
+//! Tests of watches, live views with their snapshots, and published values on servers. The tests of
+//! live views on the embedded store are in `without_server/live.rs`.
 
 mod live_config;
 mod live_equivalence;

@@ -1,4 +1,4 @@
-//! Maps that are read per entry: a bad entry neither holds back nor hides the others. On every
+//! Maps that are read per entry: a bad entry does not affect the other entries. Runs on every
 //! store, and on the embedded store with files and paused time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
@@ -68,7 +68,7 @@ fn map<V: Clone, const N: usize>(entries: [(&str, V); N]) -> BTreeMap<String, V>
     entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-/// The ends of the keys with problems, in order.
+/// Returns the last segments of the keys with problems, in order.
 fn names(problems: &[Problem]) -> Vec<&str> {
     let mut names: Vec<_> = problems.iter().map(|problem| problem.key.as_str().rsplit('/').next().unwrap()).collect();
     names.sort_unstable();
@@ -107,13 +107,13 @@ async fn bad_entry_keeps_last_good_value(bench: Bench) {
     bench.put("/ports/a", "1").await;
     bench.put("/ports/b", "2").await;
     let live = soon(bench.ports().live().per_entry()).await.unwrap();
-    // An entry that becomes bad, a bad new one, and a good new one.
+    // One entry becomes bad, one new entry is bad, and one new entry is good.
     bench.put("/ports/a", "one").await;
     bench.put("/ports/c", "three").await;
     let written = bench.put("/ports/d", "4").await;
     assert_eq!(**soon(live.wait_for_revision(written)).await.unwrap(), map([("a", 1), ("b", 2), ("d", 4)]));
     assert_eq!(names(live.status().problems()), ["a", "c"]);
-    // The write of a bad value is reached as well.
+    // A wait for the write of a bad value succeeds as well.
     let written = bench.put("/ports/d", "four").await;
     assert_eq!(**soon(live.wait_for_revision(written)).await.unwrap(), map([("a", 1), ("b", 2), ("d", 4)]));
     assert!(live.revision() >= written);
@@ -133,7 +133,7 @@ async fn deleted_bad_entry_disappears(bench: Bench) {
     bench.delete("/ports/a").await;
     until(|| live.get().is_empty()).await;
     assert!(matches!(live.status(), LiveStatus::Live));
-    // The earlier value belonged to the deleted entry.
+    // The view does not show the value from before the deletion.
     bench.put("/ports/a", "one").await;
     until(|| !live.status().problems().is_empty()).await;
     assert!(live.get().is_empty());
@@ -188,7 +188,7 @@ async fn current_per_entry_leaves_bad_entries_out(bench: Bench) {
     assert_eq!(soon(bench.ports().watch()).await.unwrap().current().unwrap_err().kind(), ErrorKind::Invalid);
     let pools = soon(bench.pools().watch().per_entry()).await.unwrap();
     assert_eq!(*pools.current().unwrap(), map([("a", Pool { low: 1, high: 10 })]));
-    // A bad value is an item; the stream goes on.
+    // A bad value yields an error, and the stream continues.
     bench.put("/ports/c", "three").await;
     bench.put("/ports/b", "2").await;
     assert_eq!(soon(ports.next()).await.unwrap().unwrap_err().kind(), ErrorKind::Decode);
@@ -196,7 +196,7 @@ async fn current_per_entry_leaves_bad_entries_out(bench: Bench) {
     assert_eq!(*ports.current().unwrap(), map([("a", 1), ("b", 2)]));
 }
 
-/// A foreign key is a bad entry too: nothing that this library writes has such a name.
+/// A foreign key is a bad entry too, because this library never writes a key with such a name.
 #[tokio::test(start_paused = true)]
 async fn foreign_key_is_left_out_in_memory() {
     use bytes::Bytes;
@@ -216,7 +216,8 @@ async fn foreign_key_is_left_out_in_memory() {
     assert_eq!((&read.entries, names(&read.problems)), (&map([("a", 1)]), vec!["50%"]));
 }
 
-/// After the watch starts again from the current state, last good values are still known.
+/// When the watch has started again from the current state, the view still has the last good
+/// values.
 #[tokio::test(start_paused = true)]
 async fn last_good_value_survives_lost_history_in_memory() {
     let store = MemoryStore::new();
@@ -238,8 +239,8 @@ async fn last_good_value_survives_lost_history_in_memory() {
     assert_eq!(**pools.get(), map([("a", Pool { low: 1, high: 10 })]));
 }
 
-/// A server that was emptied and written again has an earlier history: the view reads all entries
-/// again.
+/// A server that was emptied and written again has a lower revision. The view then reads all
+/// entries again.
 #[tokio::test(start_paused = true)]
 async fn last_good_value_survives_rewound_history_in_memory() {
     let store = MemoryStore::new();
@@ -258,9 +259,10 @@ async fn last_good_value_survives_rewound_history_in_memory() {
     assert!(live.rewound().is_some());
 }
 
-/// The file has the last good value of a bad entry, and a view that starts from it shows it.
+/// The file contains the last good value of a bad entry. A view that starts from the file shows
+/// this value.
 #[tokio::test(start_paused = true)]
-async fn file_has_last_good_values_in_memory() {
+async fn file_contains_last_good_values_in_memory() {
     let store = MemoryStore::new();
     let bench = Bench { client: Client::with_store(store.clone()) };
     let files = TempDir::new().unwrap();
@@ -287,12 +289,12 @@ async fn file_has_last_good_values_in_memory() {
     assert!(matches!(live.status(), LiveStatus::Degraded { cause: Cause::Snapshot(_), .. }), "{}", live.status());
     assert_eq!(**live.get(), map([("a", 1), ("b", 2), ("d", 4)]));
     assert_eq!(**pools.get(), map([("a", Pool { low: 1, high: 5 }), ("b", Pool { low: 2, high: 10 })]));
-    // A view of the whole map must not take such a state for the whole.
+    // A view of the whole map must not start from such a file, which may lack entries.
     let whole = soon(bench.ports().live().or_snapshot(&ports_file)).await.map(drop).unwrap_err();
     assert!(whole.to_string().contains("per entry"), "{whole}");
 
-    // With the server back, the entries from the file are still the last good ones, in the view and
-    // in the file.
+    // When the server is back, the values from the file are still the last good values, in the view
+    // and in the file.
     store.faults().start();
     until(|| names(live.status().problems()) == ["a", "c"]).await;
     assert_eq!(**live.get(), map([("a", 1), ("b", 2), ("d", 4)]));

@@ -1,4 +1,5 @@
-//! Views per entry of maps whose keys have several segments, and of maps whose names begin with `_`.
+//! Per-entry views of maps whose keys have several segments, and of maps with names that begin with
+//! `_`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -47,7 +48,7 @@ impl Bench {
         self.client.entries("/ports").unwrap()
     }
 
-    /// Whether the store hides names that begin with `_`.
+    /// Returns true if the store hides names that begin with `_`.
     fn hides(&self) -> bool {
         self.client.store().capabilities().directories
     }
@@ -80,7 +81,7 @@ fn instance(ns: &str, component: &str, id: u64) -> Instance {
     (ns.to_owned(), component.to_owned(), id)
 }
 
-/// The keys with problems, after this directory, in order.
+/// Returns the keys with problems, relative to this directory, in order.
 fn below<'p>(directory: &str, problems: &'p [Problem]) -> Vec<&'p str> {
     let mut paths: Vec<_> = problems.iter().map(|problem| problem.key.as_str().split_once(directory).unwrap().1).collect();
     paths.sort_unstable();
@@ -165,7 +166,7 @@ async fn plain_name_replaces_escaped_name(bench: Bench) {
     assert_eq!((map.get().await.unwrap().into_inner(), map.check().await.unwrap().problems), (one(2), vec![]));
     assert_eq!(*soon(map.watch().per_entry()).await.unwrap().current().unwrap(), one(2));
 
-    // If the plain key is bad, the value at the escaped one does not stand in for it.
+    // If the plain key is bad, the value at the escaped key does not replace the bad value.
     bench.put("/ports/%5Fa", "1").await;
     let written = bench.put("/ports/_a", "bad").await;
     assert_eq!(shown(&soon(live.wait_for_revision(written)).await.unwrap()), one(2));
@@ -187,7 +188,7 @@ async fn plain_directory_replaces_escaped_directory(bench: Bench) {
     let key = ("_a".to_owned(), 1);
     let pool = |low| BTreeMap::from([(("_a".to_owned(), 1), Pool { low, high: 10 })]);
     bench.put("/pools/%5Fa/1/low", "1").await;
-    // A key without the required one does not make a struct exist.
+    // A struct does not exist without its required key.
     bench.put("/pools/_a/1/high", "10").await;
     let live = soon(map.live().per_entry()).await.unwrap();
     assert_eq!((shown(&live.get()), map.get().await.unwrap().into_inner()), (pool(1), pool(1)));
@@ -205,10 +206,10 @@ async fn plain_directory_replaces_escaped_directory(bench: Bench) {
     assert_eq!(map.check().await.unwrap().problems, []);
 }
 
-/// In a strict struct, an unknown key whose name begins with `_` is refused too, and only the
-/// reserved name is not. The struct's own name may begin with `_`.
+/// A strict struct also refuses an unknown key whose name begins with `_`, except for the reserved
+/// name. The struct's own name may begin with `_`.
 #[tokio::test(start_paused = true)]
-async fn strict_struct_refuses_unknown_name_with_underscore_in_memory() {
+async fn strict_struct_refuses_unknown_underscore_name_in_memory() {
     let bench = Bench { client: Client::with_store(MemoryStore::new()) };
     let map = bench.client.dirs::<(String, String), Exact>("/exact").unwrap();
     for path in ["ns/_s/size", "ns/_s/_etcd-typed/x", "ns/%5Fs/size", "ns/%5Fs/odd", "ns/t/size"] {
@@ -227,9 +228,10 @@ async fn strict_struct_refuses_unknown_name_with_underscore_in_memory() {
     until(|| matches!(live.status(), LiveStatus::Live)).await;
 }
 
-/// The key of an entry may be the escaped one, when a view reads all entries again.
+/// When a view reads all entries again, an entry that is stored at the escaped key keeps its last
+/// good value too.
 #[tokio::test(start_paused = true)]
-async fn last_good_value_of_escaped_entry_survives_rewound_history_in_memory() {
+async fn last_good_escaped_entry_survives_rewound_history_in_memory() {
     let store = MemoryStore::new();
     let bench = Bench { client: Client::with_store(store.clone()) };
     for low in 0..9 {
@@ -246,10 +248,10 @@ async fn last_good_value_of_escaped_entry_survives_rewound_history_in_memory() {
     assert_eq!(pools.get().get(&("_a".to_owned(), 1)), Some(&Pool { low: 8, high: 10 }));
 }
 
-/// The file keeps the value that the view shows, while the plain key is bad and the escaped one
+/// The file keeps the value that the view shows, while the plain key is bad and the escaped key
 /// changes.
 #[tokio::test(start_paused = true)]
-async fn file_has_last_good_value_of_escaped_entry_in_memory() {
+async fn file_contains_last_good_escaped_entry_in_memory() {
     let store = MemoryStore::new();
     let bench = Bench { client: Client::with_store(store.clone()) };
     let files = TempDir::new().unwrap();

@@ -41,7 +41,7 @@ async fn shows(entry: &Entry<u64>, value: Option<u64>) {
     soon(entry.wait_for(|now| now.copied() == value)).await.unwrap();
 }
 
-/// The value after the next change.
+/// Returns the value after the next change.
 async fn next(changes: &mut EntryChanges<u64>) -> Option<u64> {
     soon(changes.next()).await.expect("the stream goes on").expect("no error").new
 }
@@ -111,7 +111,7 @@ async fn set_keeps_lease_and_skips_equal_value(bench: Bench) {
 
 async fn first_publisher_takes_over_when_second_withdraws(bench: Bench) {
     let entry = bench.entry();
-    // A publish overwrites a value that exists.
+    // A publish overwrites an existing value.
     entry.set(&0).await.unwrap();
     let mut changes = entry.watch().await.unwrap();
     let first = entry.publish(&1).ttl(TTL).await.unwrap();
@@ -134,7 +134,8 @@ async fn first_publisher_takes_over_when_second_withdraws(bench: Bench) {
     assert_eq!(next(&mut changes).await, Some(11), "the newest value of the first publisher");
     until(|| first.is_published()).await;
 
-    // The value of a client that does not publish takes over, too, and withdraw does not delete it.
+    // An ordinary write of another client takes over, too, and `withdraw` does not delete its
+    // value.
     entry.set(&5).await.unwrap();
     assert_eq!(next(&mut changes).await, Some(5));
     until(|| !first.is_published()).await;
@@ -149,7 +150,7 @@ async fn value_is_put_back_after_lease_is_revoked(bench: Bench) {
     let published = entry.publish(&1).ttl(TTL).await.unwrap();
     assert_eq!(next(&mut changes).await, Some(1));
     if !bench.transactions() {
-        // v2 has no leases, so no client can revoke the one that the library emulates.
+        // v2 has no leases, so no client can revoke the lease that the library emulates.
         assert_eq!(entry.get().await.unwrap().unwrap().lease(), None);
         return;
     }

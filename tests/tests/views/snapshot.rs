@@ -1,7 +1,6 @@
-//! The files of `or_snapshot`: which files a program with another schema or another cluster may
-//! start from (`schemas`, `clusters`), how they are written (`disk`), and when a view no longer waits for a server
-//! (`early`). How views use them is in
-//! `live_snapshot.rs`.
+//! The files of `or_snapshot`. `schemas` and `clusters` test which files a program with another
+//! schema or another cluster may start from. `disk` tests how files are written. `early` tests when
+//! a view no longer waits for a server. `live_snapshot.rs` tests how views use the files.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -54,7 +53,7 @@ fn document(path: &Path) -> Option<Value> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
-/// Whether the file holds the state of this revision.
+/// Returns true if the file holds the state of this revision.
 fn holds(path: &Path, revision: Revision) -> bool {
     document(path).is_some_and(|document| document["revision"] == revision.get())
 }
@@ -77,7 +76,8 @@ where
     until(|| holds(path, revision)).await;
 }
 
-/// The error message if the file is refused when the server cannot be reached.
+/// Checks that the view did not start, because the server cannot be reached and the file is
+/// refused. Returns the error message.
 fn refusal<T>(started: Result<Live<T>, Error>) -> String {
     let error = started.map(drop).expect_err("the file is refused");
     assert_eq!(error.kind(), ErrorKind::Unavailable, "the same error as without a file: {error}");

@@ -60,7 +60,7 @@ impl Scene {
     }
 
     /// Asserts that the next item is a resync with this difference, and that the watch then has the
-    /// server's state and follows it.
+    /// server's state and reports further changes.
     async fn resyncs(&mut self, difference: &[(&str, Option<u32>, Option<u32>)]) {
         let update = self.next().await;
         assert!(update.resynced, "{update:?}");
@@ -92,7 +92,8 @@ async fn v3_compaction_while_disconnected_causes_resync() {
     set(&scene.direct, "changed", 2).await;
     set(&scene.direct, "new", 3).await;
     scene.etcd.compact().await;
-    // `interruption` reports why the watch cannot follow, and cancelling `next` loses nothing.
+    // `interruption` reports why the watch receives no changes, and cancelling `next` loses
+    // nothing.
     assert!(timeout(Duration::from_secs(1), scene.changes.next()).await.is_err());
     assert_eq!(scene.changes.interruption().map(|interruption| interruption.error.kind()), Some(ErrorKind::Unavailable));
     scene.reconnect().await;
@@ -112,8 +113,8 @@ async fn v3_deletion_at_compacted_revision_is_reported() {
     scene.resyncs(&[("gone", Some(1), None)]).await;
 }
 
-/// An emptied server keeps its cluster ID and accepts the watch without an error, whether its
-/// revision is below or above the one that the watch saw.
+/// An emptied server keeps its cluster id and accepts the watch without an error. The server's
+/// revision may be below or above the revision that the watch saw.
 #[tokio::test]
 async fn v3_emptied_server_causes_resync() {
     for writes in [0, 100] {
@@ -170,11 +171,11 @@ async fn reconnect_within_history_is_no_resync(scheme: &str) {
 }
 
 #[tokio::test]
-async fn v3_reconnect_within_history_is_no_resync() {
+async fn v3_reconnect_within_history_causes_no_resync() {
     reconnect_within_history_is_no_resync("etcd").await;
 }
 
 #[tokio::test]
-async fn v2_reconnect_within_history_is_no_resync() {
+async fn v2_reconnect_within_history_causes_no_resync() {
     reconnect_within_history_is_no_resync("etcd2").await;
 }

@@ -106,8 +106,11 @@ impl<S: Schema> DirSeed<S> {
         let mut retry = OptimisticRetry::new(&context.retry);
         let (mut written, mut is_first) = (Vec::new(), true);
         loop {
-            let missing: Vec<&FieldKeys> =
-                fields.iter().filter(|field| !field.is_in(S::TABLE, &tree) && field.of(&encoded).next().is_some()).collect();
+            let is_missing = |field: &&FieldKeys| {
+                let is_given = field.of(&encoded).next().is_some() && field.fits(S::TABLE, &tree, |tag| encoded.get(tag));
+                is_given && !field.is_in(S::TABLE, &tree)
+            };
+            let missing: Vec<&FieldKeys> = fields.iter().filter(is_missing).collect();
             if missing.is_empty() {
                 return Ok(Seeded { revision, written });
             }
@@ -116,7 +119,7 @@ impl<S: Schema> DirSeed<S> {
             let plan = plan.expiring(|key| requested.named().or_else(|| expiry::kept(S::TABLE, &tree, key)));
             let keys: Vec<Key> = plan.own_keys().map(|relative| dir.key.descend(relative)).collect();
             let shown = if atomicity == Atomicity::NonAtomic {
-                match context.commit_non_atomic(&dir.key, plan, |_| Some(Condition::Absent), &mut enclosing_expiry).await {
+                match context.commit_non_atomic(&dir.key, plan.tags_last(dir.owner()), |_| Some(Condition::Absent), &mut enclosing_expiry).await {
                     Ok(done) => {
                         written.extend(keys);
                         return Ok(Seeded { revision: last(&done, revision), written });
@@ -131,6 +134,7 @@ impl<S: Schema> DirSeed<S> {
                 }
             } else {
                 let mut compares = vacant(&dir, &tree, revision, &missing, is_first);
+                compares.extend(dir.owner().same_variants(&dir.key, &plan, &tree, revision));
                 if transactions && !requested.is_named() {
                     compares.extend(as_the_struct(&dir, &tree, &plan));
                 }

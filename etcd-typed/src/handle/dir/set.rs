@@ -31,15 +31,15 @@ pub(in crate::handle) async fn set(
     operation: Operation,
 ) -> Result<Revision> {
     if atomicity == Atomicity::Atomic {
-        // With maps, the transaction will require that nothing below has changed, and name the newest
-        // key. The keys are not read yet, so any name stands for it.
+        // With maps or enums, the transaction will require that nothing below has changed, and this
+        // condition contains the newest key. That key is not known yet, so another one takes its place.
         let newest = [(String::new(), Revision::ZERO)];
-        let compares = if owner.has_maps() { unchanged(directory, Revision::ZERO, &newest) } else { Vec::new() };
+        let compares = if owner.depends_on_stored() { unchanged(directory, Revision::ZERO, &newest) } else { Vec::new() };
         context.check_atomic(directory, &compares, encoded.len(), IN_SEVERAL_OR_UPDATE)?;
     }
     let mut enclosing_expiry = EnclosingExpiry::around(enclosing, directory, requested);
     let leaves_out = leaves_out(context, requested, atomicity);
-    let mut read = match leaves_out || owner.has_maps() {
+    let mut read = match leaves_out || owner.depends_on_stored() {
         true => read_to_set(context, directory, owner).await?,
         false => None,
     };
@@ -51,14 +51,14 @@ pub(in crate::handle) async fn set(
             Outcome::Conflict(shown) => {
                 operation.conflict();
                 read = match shown {
-                    None if owner.has_maps() => Some(context.read_below(directory).await?),
+                    None if owner.depends_on_stored() => Some(context.read_below(directory).await?),
                     shown => shown,
                 };
                 enclosing_expiry.forget();
             }
         }
     }
-    if !owner.has_maps() {
+    if !owner.depends_on_stored() {
         read = None;
     }
     let mut retry = OptimisticRetry::new(&context.retry);
@@ -75,7 +75,7 @@ pub(in crate::handle) async fn set(
         let is_change = !plan.is_empty();
         let revision = read.as_ref().map_or(Revision::ZERO, |(_, revision)| *revision);
         if atomicity == Atomicity::NonAtomic {
-            let written = context.commit_non_atomic(directory, plan, |_| None, &mut enclosing_expiry).await?;
+            let written = context.commit_non_atomic(directory, plan.tags_last(owner), |_| None, &mut enclosing_expiry).await?;
             return Ok(last(&written, revision));
         }
         let (mut compares, mut look) = (Vec::new(), Vec::new());
@@ -93,14 +93,14 @@ pub(in crate::handle) async fn set(
         if is_sole {
             return Err(worn_out());
         }
-        let shown = match owner.has_maps() {
+        let shown = match owner.depends_on_stored() {
             _ if again => None,
             true => looked(directory, committed).map(Some),
             false => Some(None),
         };
         let again = async {
             enclosing_expiry.forget();
-            if owner.has_maps() { context.read_below(directory).await.map(Some) } else { Ok(None) }
+            if owner.depends_on_stored() { context.read_below(directory).await.map(Some) } else { Ok(None) }
         };
         match retry.after_conflict(shown, again).await? {
             AfterConflict::Retry(now) => read = now,
@@ -122,7 +122,7 @@ fn leaves_out(context: &Context, requested: RequestedExpiry, atomicity: Atomicit
 /// possible without.
 async fn read_to_set(context: &Context, directory: &Key, owner: Owner) -> Result<Option<(Tree, Revision)>> {
     match context.read_below(directory).await {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied && !owner.has_maps() => Ok(None),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied && !owner.depends_on_stored() => Ok(None),
         read => read.map(Some),
     }
 }
@@ -165,7 +165,7 @@ impl Differences<'_> {
             }
             let writes_all = plan.puts.len() == encoded.len();
             let known = requested.named().or_else(|| (!transactions).then_some(expiry));
-            let written = context.commit_non_atomic(directory, plan.expiring(|_| known), |_| None, enclosing_expiry).await?;
+            let written = context.commit_non_atomic(directory, plan.expiring(|_| known).tags_last(owner), |_| None, enclosing_expiry).await?;
             let is_right = requested.is_named() || writes_all || enclosing_expiry.expiry() == expiry;
             return Ok(if is_right { Outcome::Written(last(&written, revision)) } else { Outcome::Conflict(None) });
         }
@@ -174,7 +174,7 @@ impl Differences<'_> {
             return Ok(Outcome::Written(revision));
         }
         let left_out = unchanged_keys(tree, encoded, expiry);
-        let mut compares = match owner.has_maps() {
+        let mut compares = match owner.depends_on_stored() {
             true => {
                 let newest = newest(tree).into_iter().filter(|newest| !left_out.contains(newest));
                 unchanged(directory, revision, &newest.chain(left_out.iter().cloned()).collect::<Vec<_>>())
@@ -185,7 +185,7 @@ impl Differences<'_> {
         if !context.has_room_for(compares.len()) {
             return Ok(Outcome::TooManyConditions);
         }
-        let look = if owner.has_maps() { vec![Op::Get(Span::Below(directory.clone()))] } else { Vec::new() };
+        let look = if owner.depends_on_stored() { vec![Op::Get(Span::Below(directory.clone()))] } else { Vec::new() };
         // The conditions on the enclosing structs are in `compares`.
         let (plan, mut nothing) = (plan.expiring(|_| Some(expiry)), EnclosingExpiry::default());
         let committed = context.commit_plan(directory, plan, compares, look, &mut nothing, IN_SEVERAL_OR_UPDATE).await?;

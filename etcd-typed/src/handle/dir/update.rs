@@ -158,8 +158,9 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
             let unwritten = read.versions.clone();
             let mut value = read.into_inner();
             f(&mut value).map_err(UpdateError::Refused)?;
-            let new = dir.encode(&value)?;
-            let mut plan = Dir::<S>::OWNER.difference(tree.keys(), &old, &new);
+            // With another expiry, every key is written, whether it differs or not.
+            let new = dir.encode_over((!requested.is_named()).then_some(&old), &value)?;
+            let mut plan = dir.owner().difference(tree.keys(), &old, &new);
             if !is_so(requested, &tree, &new) {
                 plan = plan.renewing(&new);
             }
@@ -174,7 +175,7 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
             let lease = lease_after(unwritten.lease, requested, &plan);
             let was = |key: &str| Some(as_found(&tree, key));
             let shown = if atomicity == Atomicity::NonAtomic {
-                let plan = plan.in_steps(&tree, revision);
+                let plan = plan.in_steps(&tree, revision).tags_last(dir.owner());
                 match context.commit_non_atomic(&dir.key, plan, was, &mut enclosing_expiry).await {
                     Ok(written) => return Ok(written_at(value, unwritten, &written, &new, lease)),
                     Err(error) if is_conflict(&error, requested) && error.written().is_empty() => None,
@@ -189,6 +190,8 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
                     UpdateScope::ChangedFields => {
                         let on = |key: &String| Some(Compare::key(&dir.key.descend(key), was(key)?));
                         let mut compares: Vec<Compare> = plan.own_keys().filter_map(on).collect();
+                        let same = dir.owner().same_variants(&dir.key, &plan, &tree, revision);
+                        compares.extend(same.into_iter().filter(|compare| !compares.contains(compare)).collect::<Vec<_>>());
                         compares.extend(plan.removals.iter().flat_map(|removal| removal.unchanged(&dir.key, revision, &basis)));
                         if transactions && !requested.is_named() {
                             compares.extend(as_the_struct(&dir, &tree, &plan));

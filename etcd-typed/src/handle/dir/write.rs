@@ -102,7 +102,7 @@ impl<S: Schema> DirWrite<S> {
         match job? {
             Job::Set(encoded) => {
                 let Dir { context, key, enclosing, .. } = &dir;
-                set(context, key, enclosing.as_ref(), Dir::<S>::OWNER, encoded, requested, atomicity, operation).await
+                set(context, key, enclosing.as_ref(), dir.owner(), encoded, requested, atomicity, operation).await
             }
             Job::Create(encoded) => dir.create_whole(encoded, requested, atomicity, operation).await,
             Job::Swap(swap) => dir.swap(swap, requested, atomicity).await,
@@ -117,7 +117,7 @@ impl<S: Schema> Dir<S> {
     fn deletion(&self, tree: &Tree) -> WritePlan {
         match tree.is_empty() {
             false if self.removable => WritePlan { removals: vec![Removal::of("")], ..WritePlan::default() },
-            _ => Self::OWNER.replace(tree, Encoded::new()),
+            _ => self.owner().replace(tree, Encoded::new()),
         }
     }
 
@@ -133,13 +133,13 @@ impl<S: Schema> Dir<S> {
         let mut enclosing_expiry = EnclosingExpiry::around(self.enclosing.as_ref(), &self.key, requested);
         // Also deletes leftover keys: keys that do not make the struct exist and are not in the new
         // value.
-        let over = |tree: &Tree| Self::OWNER.difference(tree.keys(), &Encoded::new(), &encoded).expiring(|_| requested.named());
+        let over = |tree: &Tree| self.owner().difference(tree.keys(), &Encoded::new(), &encoded).expiring(|_| requested.named());
         if atomicity == Atomicity::NonAtomic {
             let (tree, revision) = self.read_to_write().await?;
             if is_there(&tree) {
                 return Err(exists());
             }
-            let plan = over(&tree).in_steps(&tree, revision);
+            let plan = over(&tree).in_steps(&tree, revision).tags_last(self.owner());
             let written = self.context.commit_non_atomic(&self.key, plan, |key| Some(as_found(&tree, key)), &mut enclosing_expiry).await?;
             return Ok(last(&written, revision));
         }
@@ -150,11 +150,11 @@ impl<S: Schema> Dir<S> {
         let mut known: Option<(Tree, Revision)> = None;
         loop {
             let compares = match &known {
-                None => Self::OWNER.nothing_there(&self.key),
+                None => self.owner().nothing_there(&self.key),
                 Some((tree, revision)) => unchanged(&self.key, *revision, &newest(tree)),
             };
             let asks = self.context.store.capabilities().transactions && !enclosing_expiry.is_empty();
-            let look = if Self::OWNER.has_maps() || self.removable || asks { self.look() } else { Vec::new() };
+            let look = if self.owner().depends_on_stored() || self.removable || asks { self.look() } else { Vec::new() };
             let committed =
                 self.context.commit_plan(&self.key, plan.clone(), compares, look, &mut enclosing_expiry, IN_SEVERAL_OR_UPDATE).await?;
             if committed.succeeded {
@@ -183,27 +183,29 @@ impl<S: Schema> Dir<S> {
         let renewing = |plan: WritePlan| if requested.is_named() { plan.renewing(&new) } else { plan };
         // The stored keys show which keys of the struct were not read, and when each key expires.
         let exactly = |tree: &Tree, known: Option<Expiry>| {
-            let plan = renewing(Self::OWNER.difference(tree.keys(), &old, &new));
+            let plan = renewing(self.owner().difference(tree.keys(), &old, &new));
             plan.expiring(|key| known.or_else(|| expiry::kept(S::TABLE, tree, key)))
         };
         if atomicity == Atomicity::NonAtomic {
             let (tree, now) = self.read_to_write().await?;
             self.still(revision, &basis, &tree, now)?;
-            let plan = exactly(&tree, requested.named()).in_steps(&tree, now);
+            let plan = exactly(&tree, requested.named()).in_steps(&tree, now).tags_last(self.owner());
             let written = context.commit_non_atomic(&self.key, plan, |key| Some(as_found(&tree, key)), &mut enclosing_expiry).await?;
             return Ok(last(&written, now));
         }
-        let plan = renewing(Self::OWNER.difference_to_read(&basis, &old, &new));
+        let plan = renewing(self.owner().difference_to_read(&basis, &old, &new));
         let compares = unchanged(&self.key, revision, &basis);
         // `basis` contains no leftover keys of a struct that the write adds, and may not show when
         // keys expire. So the first transaction guesses that there are no leftover keys and that
         // nothing expires.
-        let mut guesses: Vec<Compare> = Self::OWNER.added(&old, &new).iter().map(|added| nothing_below(&self.key, added)).collect();
+        let mut guesses: Vec<Compare> = self.owner().added(&old, &new).iter().map(|added| nothing_below(&self.key, added)).collect();
         let known = requested.named().or(lease.map(Expiry::With));
         if known.is_none() {
             guesses.push(Compare::below(&self.key, Condition::NeverExpires));
         }
-        let (tree, now) = if context.has_room_for(compares.len() + guesses.len()) {
+        // What a switch deletes depends on what is stored.
+        let is_known = !self.owner().switches(&old, &new);
+        let (tree, now) = if is_known && context.has_room_for(compares.len() + guesses.len()) {
             let plan = plan.expiring(|_| known);
             let guessed = compares.iter().chain(&guesses).cloned().collect();
             let committed = context.commit_plan(&self.key, plan, guessed, self.look(), &mut enclosing_expiry, IN_SEVERAL_OR_UPDATE).await?;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{AsValue, Entry};
-use crate::error::Result;
-use crate::lease::TTL;
+use crate::error::{Error, ErrorKind, Result};
+use crate::lease::{BorrowedLease, Lease, TTL};
 use crate::publish::{Published, Target};
 use crate::store::BoxFuture;
 
@@ -19,7 +19,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// The key is attached to a lease, and exists when this returns. Up to a hundred values that a
     /// client publishes with the same time to live share one lease (except on v2); each can be
-    /// published and withdrawn separately. A task keeps the lease alive. If the value is lost (an
+    /// published and withdrawn separately. A task keeps the lease alive. [`Publish::lease`] attaches
+    /// the value to a lease that the caller keeps. If the value is lost (an
     /// outage longer than the time to live, a revoked lease, a deleted key, an emptied server), the
     /// task publishes it again with a new lease as soon as possible, and as often as needed; see
     /// [`Published`].
@@ -58,7 +59,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// # Errors
     ///
-    /// The errors of [`set`](Self::set), and `Unsupported` outside of a tokio runtime. After an
+    /// The errors of [`set`](Self::set), and `Unsupported` outside of a tokio runtime, and for a field
+    /// of one variant of an enum. After an
     /// error nothing stays published. If the outcome is unknown, the lease is revoked in the
     /// background, after the other values of the lease have moved to another one.
     ///
@@ -67,8 +69,9 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// Dropping the future at any point leaves nothing behind: the lease is revoked in the
     /// background as soon as no other value is attached to it, and the key is deleted with it. (v2
     /// has no leases. A write that a v2 server applies after the drop stays for the time to live.)
+    /// On a lease of the caller, the key alone is deleted in the background.
     pub fn publish(&self, value: impl AsValue<T>) -> Publish<T> {
-        Publish { entry: self.clone(), value: value.lend(|value| self.encode(value)), ttl: TTL }
+        Publish { entry: self.clone(), value: value.lend(|value| self.encode(value)), ttl: TTL, lease: None }
     }
 }
 
@@ -78,6 +81,7 @@ pub struct Publish<T> {
     entry: Entry<T>,
     value: Result<Bytes>,
     ttl: Duration,
+    lease: Option<BorrowedLease>,
 }
 
 impl<T> Publish<T> {
@@ -88,6 +92,43 @@ impl<T> Publish<T> {
         self.ttl = ttl;
         self
     }
+
+    /// Attaches the value to this lease, which the caller keeps and may use for other values, locks
+    /// and candidacies. The time to live is that of the lease; [`ttl`](Self::ttl) has no effect.
+    ///
+    /// The value is lost for good when the lease ends: [`Published::status`] then tells why, and
+    /// `set` returns `LeaseLost`. A value whose key alone is deleted is put back with the same lease.
+    /// The end of the guard deletes the value and keeps the lease.
+    ///
+    /// If the program publishes twice at one key with one lease, the later value is stored until its
+    /// guard ends; then the earlier one is put back. Two programs that share an adopted lease must
+    /// not publish at one key: each would replace the value of the other.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+    /// # let client = etcd_typed::Client::connect("memory:").await?;
+    /// use std::time::Duration;
+    ///
+    /// let lease = client.lease(Duration::from_secs(10)).await?;
+    /// let (address, load) = (client.entry::<String>("/nodes/a/address")?, client.entry::<f64>("/nodes/a/load")?);
+    /// let address = address.publish("10.0.0.7:80").lease(&lease).await?;
+    /// let load = load.publish(&0.0).lease(&lease).await?;
+    /// let lock = client.lock("/locks/migrate").lease(&lease).acquire().await?;
+    /// assert_eq!(lock.lease_id(), lease.id());
+    ///
+    /// lock.release().await?; // the lease and the two values stay
+    /// assert!(lease.is_held() && address.is_published() && load.is_published());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost` if the lease has ended. `Unsupported` on v2, which has no leases that guards can
+    /// share; use [`ttl`](Self::ttl) there.
+    pub fn lease(mut self, lease: &Lease) -> Self {
+        self.lease = Some(BorrowedLease::of(lease));
+        self
+    }
 }
 
 impl<T: Send + Sync + 'static> IntoFuture for Publish<T> {
@@ -95,11 +136,16 @@ impl<T: Send + Sync + 'static> IntoFuture for Publish<T> {
     type IntoFuture = BoxFuture<'static, Result<Published<T>>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { entry, value, ttl } = self;
+        let Self { entry, value, ttl, lease } = self;
         let operation = entry.operation("publish");
         let work = async move {
+            if entry.context.is_in_variant() {
+                let message =
+                    "a field of one variant of an enum cannot be published, since the variant may change; publish a key of its own";
+                return Err(Error::new(ErrorKind::Unsupported, message).at(&entry.key));
+            }
             let (lease_pool, key) = (entry.context.lease_pool.clone(), entry.key.clone());
-            let target = Target { lease_pool, key, ttl, pattern: entry.context.pattern(type_name::<T>()) };
+            let target = Target { lease_pool, key, ttl, lease, pattern: entry.context.pattern(type_name::<T>()) };
             let publication = entry.context.retry.one_call(target.publish(value?)).await?;
             Ok(Published::new(publication, type_name::<T>(), move |value| entry.encode(value)))
         };

@@ -128,6 +128,8 @@ impl From<Answer> for Input {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
     mind: Mind,
+    /// How many of the clients, counted from the first, have one lease that the caller keeps.
+    sharing: usize,
     revision: Revision,
     /// The creation revision of each key. The owner is `None` for a foreign key.
     keys: Vec<(Option<usize>, Revision)>,
@@ -160,6 +162,7 @@ impl World {
         let revision = Revision::new(1);
         Self {
             mind,
+            sharing: 0,
             revision,
             keys: Vec::new(),
             foreign,
@@ -198,6 +201,7 @@ impl World {
         step(&|world| world.wake(i));
         step(&|world| world.expire(i));
         step(&|world| world.give_up(i));
+        step(&|world| world.clean_up(i));
         // These steps are explored only if the client can release the queue, since they take most
         // of the time.
         let others = if self.gives_up_first(i).is_some() { 0..CLIENTS } else { 0..0 };
@@ -356,20 +360,41 @@ impl World {
             return false;
         }
         self.misfortunes -= 1;
-        self.end_lease(i);
+        if self.shares(i) {
+            (0..self.sharing).for_each(|other| self.end_lease(other));
+        } else {
+            self.end_lease(i);
+        }
         true
     }
 
-    /// A waiter is dropped or the holder releases: the lease ends.
+    /// Whether the client has one lease with others.
+    fn shares(&self, i: usize) -> bool {
+        i < self.sharing
+    }
+
+    /// A waiter is dropped or the holder releases: its own lease ends. On a shared lease only its key
+    /// is deleted, and a request that is on its way may still create the key.
     fn give_up(&mut self, i: usize) -> bool {
         if std::mem::replace(&mut self.clients[i].done, true) {
             return false;
         }
-        self.end_lease(i);
-        // The client's requests have no effect any more, so they need no state.
+        if self.shares(i) {
+            self.delete_key(i);
+            let client = &mut self.clients[i];
+            client.stray_enter |= client.leased && client.sent == Some(Request::Enter);
+        } else {
+            self.end_lease(i);
+        }
+        // The client's other requests have no effect any more, so they need no state.
         let client = &mut self.clients[i];
         (client.place, client.sent, client.answer, client.left, client.watching) = (Place::new(), None, None, None, None);
         true
+    }
+
+    /// The task that a client on a shared lease leaves behind deletes a key that came late.
+    fn clean_up(&mut self, i: usize) -> bool {
+        self.shares(i) && self.clients[i].done && self.delete_key(i)
     }
 
     /// The holder releases, and reads in the same request the key of another client of its process,
@@ -449,11 +474,18 @@ impl World {
     fn end_lease(&mut self, i: usize) {
         self.clients[i].leased = false;
         self.clients[i].stray_enter = false;
-        if self.key_of(i).is_some() {
-            self.revision = self.revision.next();
-            self.deleted[i] = self.revision;
-            self.keys.retain(|(owner, _)| *owner != Some(i));
+        self.delete_key(i);
+    }
+
+    /// Returns whether the key existed.
+    fn delete_key(&mut self, i: usize) -> bool {
+        if self.key_of(i).is_none() {
+            return false;
         }
+        self.revision = self.revision.next();
+        self.deleted[i] = self.revision;
+        self.keys.retain(|(owner, _)| *owner != Some(i));
+        true
     }
 
     fn key_of(&self, i: usize) -> Option<Revision> {
@@ -560,6 +592,19 @@ fn every_order_of_events_grants_one_holder() {
         // The newest key alone is not enough if it is a foreign one.
         assert_eq!(worlds.iter().any(|world| world.clients.iter().any(|client| client.place.whole)), foreign);
     }
+}
+
+/// Two of the three clients have one lease, whose end deletes both keys. The end of one client
+/// deletes its key only.
+#[test]
+fn every_order_of_events_grants_one_holder_on_shared_lease() {
+    let worlds = explore(World { sharing: 2, ..World::new(Mind::Ours, false, 1) }).unwrap();
+    assert!(worlds.len() > 10_000, "{} worlds are too few to be all", worlds.len());
+    // The run covers a key that came after its client had gone, and a client that holds the queue
+    // after the other one with the same lease.
+    assert!(worlds.iter().any(|world| (0..2).any(|i| world.clients[i].done && world.key_of(i).is_some())));
+    let holds = |client: &Client| matches!(client.place.want(), Want::End(Outcome::First(_)));
+    assert!(worlds.iter().any(|world| world.clients[0].done && world.clients[0].leased && holds(&world.clients[1])));
 }
 
 #[test]

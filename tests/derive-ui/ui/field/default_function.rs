@@ -14,6 +14,10 @@ struct Schema {
     e: u8,
     #[etcd(default = u8::MAX)]
     f: u8,
+    #[etcd(default = "5 s")]
+    g: u64,
+    #[etcd(default = "on")]
+    h: bool,
 }
 
 fn five() -> u8 {

@@ -1,12 +1,6 @@
 use etcd_typed::EtcdSchema;
 
 #[derive(EtcdSchema)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-enum Tagged {
-    A { a: u8 },
-}
-
-#[derive(EtcdSchema)]
 #[serde(tag = "kind", content = "data")]
 enum Adjacent {
     A(u8),

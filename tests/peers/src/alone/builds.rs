@@ -2,8 +2,8 @@
 //! etcd-typed compared with one that depends on etcd-client.
 //!
 //! Each crate is generated in a temporary directory, with the versions of this repository's lock
-//! files. Missing dependencies are fetched first, and then it is built offline. The cost is the
-//! processor time of cargo and all processes that it starts.
+//! files. Missing dependencies are fetched first, and then the crate is built offline. The cost is
+//! the processor time of cargo and all processes that cargo starts.
 
 mod application;
 mod derive;
@@ -16,7 +16,8 @@ use super::Alone;
 use crate::Result;
 use crate::cases::{Better, Column};
 
-/// The most rounds. Builds take long, and their processor time differs little from round to round.
+/// The maximum number of rounds. Builds take long, and their processor time differs little from
+/// round to round.
 const ROUNDS: usize = 2;
 
 pub(super) fn builds() -> [Alone; 2] {
@@ -27,7 +28,7 @@ fn column(title: &str) -> Column {
     Column { title: title.to_owned(), better: Better::Lower }
 }
 
-/// A temporary directory, which is removed at the end.
+/// A temporary directory. It is removed when this value is dropped.
 struct Place(PathBuf);
 
 impl Place {
@@ -37,8 +38,8 @@ impl Place {
         Ok(Self(path))
     }
 
-    /// Generates a crate with this name and source, dependencies in the form of Cargo.toml, and the
-    /// versions of the lock file.
+    /// Generates a crate with this name and source. `dependencies` are lines of Cargo.toml, and
+    /// `lock` is the lock file with their versions.
     fn generate(&self, name: &str, dependencies: &str, file: &str, source: &str, lock: &Path) -> Result<Crate> {
         let at = self.0.join(name);
         fs::create_dir_all(at.join("src"))?;
@@ -107,8 +108,8 @@ impl Crate {
     }
 }
 
-/// The user and system time of all children of this process that have ended, and of their children,
-/// in steps of 10 ms.
+/// Returns the seconds of user and system time that all ended children of this process, and their
+/// children, have taken, in steps of 10 ms.
 fn seconds_of_children() -> Result<f64> {
     let stat = fs::read_to_string("/proc/self/stat")?;
     // See proc(5). The second field is a name in parentheses, which may contain spaces. The times
@@ -121,7 +122,7 @@ fn seconds_of_children() -> Result<f64> {
     Ok(hundredths / 100.0)
 }
 
-/// The root of this repository.
+/// Returns the root of this repository.
 fn repository() -> Result<PathBuf> {
     Ok(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?)
 }

@@ -22,20 +22,20 @@ const CONFIG: &str = "config, get";
 const PEERS: &[&str] =
     &[OURS_GET, OURS_READER, "arc-swap, load", "arc-swap, Cache", "std, RwLock of an Arc, read and clone", "tokio, watch, borrow", CONFIG];
 
-/// The steps of a batch. A thread reads the clock once for each batch, and tells the other thread
-/// of each step.
+/// The number of steps in a batch. A thread reads the clock once for each batch, and counts each
+/// step where the other thread can read the count.
 const STEPS: u32 = 8;
-/// The reads of a step.
+/// The number of reads in a step.
 const READS: u32 = 500;
-/// Two threads run at the same time if neither makes more than this many times the steps of the
-/// other.
+/// Two threads count as running at the same time if neither makes more than this many times as many
+/// steps as the other.
 const UNFAIR: u32 = 4;
 /// The time for which a peer is measured in each round, on one thread and on two.
 const EACH: Duration = Duration::from_millis(60);
 /// How many times [`EACH`] a measurement may take. On a busy machine two threads do not always run
 /// at the same time, so enough batches may take longer.
 const PATIENCE: u32 = 100;
-/// The number of batches that is enough.
+/// The number of batches that a measurement needs.
 const ENOUGH: usize = 20;
 
 const RATE_LIMIT: u32 = 100;
@@ -68,7 +68,7 @@ pub(super) fn reads() -> Alone {
 }
 
 fn measure(rounds: usize) -> Result<Vec<Row>> {
-    // The tasks of the view run on this runtime. It is not the caller's, which must not be blocked.
+    // The view's tasks run on this runtime, because the caller's runtime must not be blocked.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let live = runtime.block_on(async { Client::connect("memory:").await?.dir::<Settings>("/app")?.live().await })?;
     let peers = peers(&live)?;
@@ -87,7 +87,7 @@ fn measure(rounds: usize) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Makes the function with which a thread reads.
+/// A function that creates the function with which a thread reads.
 type Peer = Box<dyn Fn() -> Reading>;
 /// Reads repeatedly, at the same time as another thread if there is one, and returns the
 /// nanoseconds of one read.
@@ -99,11 +99,12 @@ type Reading = Box<dyn FnMut(&Thread, Option<&Thread>) -> Result<f64> + Send>;
 struct Thread {
     /// The steps that the thread has made.
     steps: AtomicU32,
-    /// Whether the thread has been measured. It goes on until the other one has been measured too.
+    /// Whether the thread has been measured. The thread continues to read until the other thread
+    /// has been measured too.
     measured: AtomicBool,
 }
 
-/// The peers, in the order of `PEERS`.
+/// Returns the peers, in the order of `PEERS`.
 fn peers(live: &Live<Settings>) -> Result<Vec<Peer>> {
     let settings = Settings::clone(&live.get());
     let shared = Arc::new(ArcSwap::from_pointee(settings.clone()));
@@ -148,11 +149,12 @@ fn peer<R: FnMut() -> u32 + Send + 'static>(reader: impl Fn() -> R + 'static) ->
     Box::new(move || reading(reader()))
 }
 
-/// The loop that reads. It is generic, so that each kind of read is compiled into a loop of its
-/// own.
+/// Returns a loop that reads. This function is generic, so that each kind of read is compiled into
+/// its own loop.
 ///
-/// It returns the median of the batches, which excludes interrupted ones. It returns NaN if the two
-/// threads hardly ever ran at the same time; the page then shows "not measured".
+/// The loop returns the median of the batches, so that interrupted batches have no influence. If
+/// the two threads hardly ever ran at the same time, the loop returns NaN, and the page shows "not
+/// measured".
 fn reading(mut read: impl FnMut() -> u32 + Send + 'static) -> Reading {
     Box::new(move |own, other| {
         let steps_of_other = || other.map_or(0, |other| other.steps.load(Ordering::Relaxed));

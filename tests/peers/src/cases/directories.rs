@@ -10,8 +10,8 @@ use crate::peers::{ETCD_CLIENT, ETCD_CLIENT_PAGES, EtcdClient, EtcdTyped, GO, OU
 
 pub(super) const NAME: &str = "directories";
 
-/// In ascending order, so that memory that a process still holds from one directory is not more
-/// than the next one needs.
+/// The counts are in ascending order, so that memory that a process still holds from one directory
+/// is not more than the next directory needs.
 const COUNTS: [usize; 3] = [1_000, 10_000, 100_000];
 
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {

@@ -1,6 +1,6 @@
 //! A leader resigns while a follower waits, and the time until the follower leads is measured.
-//! There is a table for short and one for long waits, because a server serves a new watch
-//! differently from one that has caught up.
+//! Short and long waits have separate tables, because a server serves a new watch differently from
+//! a watch that has caught up.
 
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ pub(super) fn cases(effort: &Effort) -> Vec<Case> {
     ]
 }
 
-/// Waits from 3 to 100 ms, evenly spread and in a mixed order, so that no phase of the server's
-/// loop is met more often than another.
+/// Returns waits from 3 to 100 ms, evenly spread and in a mixed order. So the hand-overs are spread
+/// evenly over the phases of the server's loop.
 fn spread(count: u32) -> Vec<Duration> {
     let golden = |n: u32| (f64::from(n) * 0.618_033_988_75).fract();
     (0..count).map(|n| Duration::from_secs_f64(0.003 + 0.097 * golden(n))).collect()

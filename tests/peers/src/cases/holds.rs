@@ -1,5 +1,5 @@
-//! The reports of the lock and election cases: when each contender held the lock or led. They are
-//! checked for two holders at the same time.
+//! The reports of the lock and election cases: when each contender held the lock or led. The
+//! evaluation fails if two contenders held the lock at the same time.
 
 use std::time::Duration;
 

@@ -16,14 +16,14 @@ pub(super) const PUBLISHED: &str = "idle-published";
 pub(super) const VIEWS: &str = "idle-views";
 
 /// The time to live of the leases. It is short, so that each lease is kept alive during the
-/// measurement. The same as in go/coordination.go.
+/// measurement. `go/coordination.go` has the same value.
 const TTL: Duration = Duration::from_secs(6);
 /// The time in which every client keeps a lease alive once.
 const THIRD: Duration = Duration::from_secs(2);
 /// The time after a release until the client has given up all leases that it does not keep as
 /// spares.
 const SETTLED: Duration = Duration::from_secs(3);
-/// The time in which a view proves once that it is current.
+/// The time in which a live view verifies once that it is up to date.
 const PROOF: Duration = Duration::from_secs(10);
 
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
@@ -33,8 +33,8 @@ pub(super) fn cases(effort: &Effort) -> Vec<Case> {
     // locks.
     let each_second = |messages: f64| messages / THIRD.as_secs_f64();
     let published = each_second(1.5 * things as f64 / 100.0);
-    // One read shows the revision of the store. While another client writes, there is one more
-    // request for each 128 views.
+    // One read of the store's revision verifies all views while nothing is written. While another
+    // client writes, the client sends one more request for each 128 views.
     let requests = |questions: f64| (1.5 + questions) / PROOF.as_secs_f64() * 1.5;
     let busy = requests(things as f64 / 100.0 + 2.0);
     let writing: Prepare = Box::new(move |address| Box::pin(put_for(address, PROOF * views)));
@@ -111,7 +111,7 @@ pub(super) async fn work(peer: &str, address: &str, case: &str, parameters: &[St
     }
 }
 
-/// Each contender holds a lock of its own, and then releases it.
+/// Lets each contender hold its own lock, and then release the lock.
 async fn locks<C: Contender>(contenders: Vec<C>, time: Duration) -> Result<()> {
     let mut acquiring = JoinSet::new();
     for mut contender in contenders {

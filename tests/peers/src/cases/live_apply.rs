@@ -1,9 +1,9 @@
-//! Another process changes the entries of a map one at a time, and a view follows. The costs are
-//! measured for several sizes of the map.
+//! Another process changes the entries of a map one at a time, and the peer keeps its own map up to
+//! date. The costs are measured for several sizes of the map.
 //!
-//! The live view of etcd-typed is compared with two maps written by hand on etcd-client: one that
-//! is copied for each change, so that readers need no lock, and one that is changed in place, under
-//! a lock that readers share.
+//! The live view of etcd-typed is compared with two maps written by hand on etcd-client. The first
+//! map is copied for each change, so that readers need no lock. The second map is changed in place,
+//! under a lock that readers share.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,7 +25,7 @@ const SIZES: [u32; 3] = [100, 10_000, 100_000];
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
     let changes: u32 = effort.of(100, 500);
     let stage = |size: u32| {
-        // The goal is against the copied map, whose readers do not wait for a lock either.
+        // The goal is relative to the copied map, whose readers do not wait for a lock either.
         let goals = if size == 100_000 { vec![Goal::times(10.0, CLIENT, ETCD_CLIENT_COPIED_MAP)] } else { Vec::new() };
         let columns = [("changes/s", Better::Higher)];
         let stage = Stage::new(format!("live view of a map of {size} entries: changes"), "change", &columns, goals, move |observed| {
@@ -153,7 +153,7 @@ fn entry(directory: &str, kv: &etcd_client::KeyValue) -> Result<(String, u64)> {
     Ok((name.to_owned(), kv.value_str()?.parse()?))
 }
 
-/// The number of entries that differ from what was written.
+/// Returns the number of entries that differ from what was written.
 fn wrong(size: u32, changes: u32, get: impl Fn(&str) -> Option<u64>) -> u32 {
     let written: BTreeMap<String, u64> = (0..changes).map(|change| (changed_key(size, change), u64::from(change))).collect();
     let wrong = written.iter().filter(|(key, value)| get(key) != Some(**value)).count();

@@ -7,19 +7,19 @@ use super::{Better, Goal, Measured, Observed, Stage, quantile};
 use crate::Result;
 use crate::work::Meter;
 
-/// Repeats one operation.
+/// A caller that repeats one operation.
 pub(crate) trait Caller: Send + Sized + 'static {
     /// Does the operation once. Fails if its result is wrong.
     fn call(&mut self) -> impl Future<Output = Result<()>> + Send;
 
-    /// Checks, after all calls, what can be checked only then.
+    /// Checks results that can be checked only after all calls.
     fn check(&mut self) -> impl Future<Output = Result<()>> + Send {
         async { Ok(()) }
     }
 }
 
-/// Lets all callers call for this duration, each one call after the other, and reports the times.
-/// Before that, they warm up for a fifth of the duration.
+/// Lets all callers run at the same time for this duration, and reports the times. Each caller
+/// makes one call after the other. Before that, the callers warm up for a fifth of the duration.
 pub(super) async fn measure<C: Caller>(callers: Vec<C>, duration: Duration) -> Result<()> {
     let (callers, _) = call_all(callers, Instant::now() + duration / 5).await?;
     let meter = Meter::ready()?;
@@ -57,7 +57,7 @@ async fn call_all<C: Caller>(callers: Vec<C>, end: Instant) -> Result<(Vec<C>, V
     Ok((callers, all))
 }
 
-/// A stage with these measurements. `check` gets the number of operations.
+/// Creates a stage that evaluates these measurements. `check` gets the number of operations.
 pub(super) fn stage(
     title: String,
     operation: &'static str,

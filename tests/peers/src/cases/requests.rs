@@ -22,8 +22,7 @@ fn case(name: &'static str, duration: Duration) -> Case {
     let stage = |callers: usize| {
         let title = format!("{name}, {callers} {}", if callers == 1 { "caller" } else { "callers" });
         repeated::stage(title, name, goals(name, callers), move |observed, operations| {
-            // Reads cannot be counted on the server, because a joined request contains several of
-            // them.
+            // Reads cannot be counted on the server, because one request may contain several reads.
             let written = if name == PUT { operations } else { 0.0 };
             if observed.counted.puts == written {
                 Ok(())
@@ -74,12 +73,12 @@ async fn call<K: KeyValue>(peer: K, case: &str, duration: Duration) -> Result<()
     Ok(())
 }
 
-/// Callers that read. Each begins at another key.
+/// Returns callers that read. Each caller begins at another key.
 pub(super) fn getters<K: KeyValue>(peer: &K, count: usize) -> Vec<Getter<K>> {
     (0..count).map(|n| Getter { peer: peer.clone(), key: n * COUNT / count }).collect()
 }
 
-/// Callers that write. No two write the same key.
+/// Returns callers that write. No two callers write the same key.
 pub(super) fn putters<K: KeyValue>(peer: &K, count: usize) -> Vec<Putter<K>> {
     (0..count).map(|n| Putter { peer: peer.clone(), first: n, step: count, key: n, value: n }).collect()
 }

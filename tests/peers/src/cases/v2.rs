@@ -26,9 +26,9 @@ pub(super) fn cases(effort: &Effort) -> Vec<Case> {
     }]
 }
 
-/// The goals allow little more than the cost of the bare reqwest peer. On v2, etcd-typed also sends
-/// its requests with reqwest, so the difference is the cost of types and guarantees, which should be
-/// small.
+/// Returns a stage whose goals allow little more than the cost of the bare reqwest peer. On v2,
+/// etcd-typed also sends its requests with reqwest, so the difference is the cost of types and
+/// guarantees, which should be small.
 fn stage(title: String, operation: &'static str) -> Stage {
     let goals = vec![Goal::at_most(1.1, "p50 µs", REQWEST), Goal::at_most(1.2, super::CLIENT, REQWEST)];
     let stage = repeated::stage(title, operation, goals, |observed, operations| {
@@ -71,7 +71,7 @@ async fn requests<K: KeyValue>(peer: &K, duration: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Writes the first key, and waits for the answer and the event.
+/// A caller that writes the first key, and waits for the answer and the event.
 struct Seen<K, W> {
     peer: K,
     watcher: W,

@@ -26,8 +26,8 @@ pub(super) fn cases(effort: &Effort) -> Vec<Case> {
     cases
 }
 
-/// Has one stage for each pair: the number of events, and the number of events that a request
-/// writes.
+/// Returns a case with one stage for each pair: the number of events, and the number of events that
+/// a request writes.
 fn live(amounts: &[(u64, u64)]) -> Case {
     let stages = amounts.iter().map(|(events, in_each)| {
         let (events, in_each) = (*events, *in_each);
@@ -47,7 +47,8 @@ fn live(amounts: &[(u64, u64)]) -> Case {
     Case { peers: &[OURS, ETCD_CLIENT, GO], work, server: Server::default(), stages: stages.collect() }
 }
 
-/// Replays this number of events. The goal is to be `times` as fast as the other peers.
+/// Returns a case that replays this number of events. The goal is to be `times` times as fast as
+/// the other peers.
 fn old(events: u64, times: f64) -> Case {
     let title = format!("watch, replay of {events} old events");
     let goals = vec![Goal::times(times, "events/s", ETCD_CLIENT), Goal::times(times, "events/s", GO)];

@@ -1,5 +1,5 @@
-//! Many watches of one client on one key. The first stage measures the time and memory to set them
-//! up, the second one how fast a change reaches all of them.
+//! Many watches of one client on one key. The first stage measures the time and memory to set up
+//! the watches. The second stage measures how fast a change reaches all of them.
 
 use tokio::task::JoinSet;
 
@@ -12,7 +12,7 @@ use crate::work::Meter;
 
 pub(super) const NAME: &str = "watch-fan-out";
 
-/// One case for each pair: the number of watches, and the number of puts.
+/// Returns a case for each pair: the number of watches, and the number of puts.
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
     [(1, effort.of(200, 2_000)), (100, effort.of(100, 500)), (10_000, effort.of(5, 20))].map(|(watches, puts)| case(watches, puts)).into()
 }
@@ -55,7 +55,7 @@ fn case(watches: u64, puts: u64) -> Case {
     }
 }
 
-/// Evaluates the set-up. The figure for memory is its growth.
+/// Evaluates the set-up. The memory figures are the growth of memory.
 fn set_up(observed: &Observed, watches: u64) -> Result<Measured> {
     let there: u64 = observed.found()?;
     if there != watches {
@@ -90,7 +90,7 @@ pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Re
     }
 }
 
-/// Each watch has a task of its own.
+/// Runs each watch in its own task.
 async fn a_task_each<W: Watches>(address: &str, watches: usize, puts: u64) -> Result<()> {
     let client = W::connect(address).await?;
     let tally = Tally::after(client.put(&[0; VALUE]).await?, 1);
@@ -128,7 +128,7 @@ async fn a_task_each<W: Watches>(address: &str, watches: usize, puts: u64) -> Re
     meter.report(|| Ok(events.into()))
 }
 
-/// A single task reads the events of all watches.
+/// Reads the events of all watches in a single task.
 async fn on_one_stream(address: &str, watches: usize, puts: u64) -> Result<()> {
     let client = EtcdClientWatches::connect(address).await?;
     let tally = Tally::after(client.put(&[0; VALUE]).await?, 1);

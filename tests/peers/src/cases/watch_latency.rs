@@ -63,8 +63,8 @@ async fn measure<W: Watches>(address: &str, count: u64) -> Result<()> {
     meter.report(|| Ok(serde_json::to_value(latencies)?))
 }
 
-/// Returns the time from the call of the put to its event. It also waits for the answer to the put,
-/// whose time is not measured.
+/// Returns the time from the call of the put to its event. Also waits for the answer to the put,
+/// but does not measure the time of the answer.
 async fn once<W: Watches>(client: &W, watcher: &mut W::Key, tally: &mut Tally) -> Result<Duration> {
     let began = Instant::now();
     let told = async {

@@ -1,4 +1,4 @@
-//! The crate `etcd-client`, used like in its examples. Locks and elections use a lease that is kept
+//! The crate `etcd-client`, used as in its examples. Locks and elections use a lease that is kept
 //! alive, and the server's lock and election services.
 
 mod watches;
@@ -127,7 +127,7 @@ impl Caller for Below {
     }
 }
 
-/// Sends a request for each key, one after the other.
+/// A reader that sends a request for each key, one after the other.
 pub(crate) struct OneByOne {
     client: KvClient,
     wanted: Vec<(String, String)>,
@@ -148,7 +148,7 @@ fn check_each(wanted: &[(String, String)], found: &[GetResponse]) -> Result<()> 
     payload::check_all(wanted, pairs.into_iter())
 }
 
-/// Sends a request for each key, all at once.
+/// A reader that sends a request for each key, all at once.
 pub(crate) struct Joined(OneByOne);
 
 impl Caller for Joined {

@@ -17,8 +17,8 @@ use crate::work::TTL;
 
 pub(crate) struct EtcdTyped;
 
-/// The clients of contenders. Contenders that share a client know of one another, as tasks of one
-/// process do. A client each stands for several processes.
+/// The clients of contenders. Contenders that share a client represent tasks of one process.
+/// Contenders with a client each represent several processes.
 #[derive(Clone, Copy)]
 pub(crate) enum Clients {
     Shared,

@@ -73,7 +73,7 @@ impl KeyValue for Reqwest {
     }
 }
 
-/// Sends one request for each event.
+/// A watch that sends one request for each event.
 pub(crate) struct LongPoll {
     client: Client,
     url: String,

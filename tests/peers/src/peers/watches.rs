@@ -4,7 +4,7 @@ use crate::Result;
 use crate::tally::Tally;
 
 /// The watched keys are below this directory. Their names are two digits, from 00 on. `go/watch.go`
-/// has the same.
+/// uses the same directory and names.
 pub(crate) const DIRECTORY: &str = "/events";
 /// The number of watched keys.
 pub(crate) const KEYS: usize = 100;
@@ -23,8 +23,8 @@ pub(crate) trait Watches: Clone + Send + Sync + Sized + 'static {
     /// on.
     fn watch_directory(&self, since: Option<u64>) -> impl Future<Output = Result<Self::Directory>> + Send;
 
-    /// Watches the first key. When this returns, the server has created the watch, so it sees every
-    /// later write.
+    /// Watches the first key. When this returns, the server has created the watch, so the watch
+    /// sees every later write.
     fn watch_key(&self) -> impl Future<Output = Result<Self::Key>> + Send;
 }
 

@@ -1,5 +1,5 @@
 //! How many store calls an election takes. Each test has its own store, so that no other client
-//! moves the revision.
+//! changes the revision.
 
 use etcd_typed::Client;
 use etcd_typed::store::memory::MemoryStore;
@@ -28,7 +28,8 @@ async fn v2_handover_takes_two_requests() {
     cost(&here, &there, Counts { range: 1, ..Counts::default() }).await;
 }
 
-/// `look` has the calls with which a candidate finds out which candidate is first.
+/// Counts the store calls of an election. `look` contains the calls that a candidate makes to find
+/// out which candidate is first.
 async fn cost(here: &Client, there: &Client, look: Counts) {
     let count = |client: &Client| {
         let counting = CountingStore::new(client.store().clone());
@@ -60,7 +61,7 @@ async fn cost(here: &Client, there: &Client, look: Counts) {
     leading.take();
     leader.resign().await.unwrap();
     let resigned = leading.take();
-    // A leader that was held long enough has also read and watched its key.
+    // A leader that has led for long enough has also read and watched its key.
     assert_eq!((resigned.commit, resigned.total() - resigned.range - resigned.watch), (1, 1), "{resigned:?}");
     let next = led(next).await;
     let took = waiting.take();

@@ -1,8 +1,8 @@
-//! `etcdctl elect` and its listening mode use the same queue. These tests run on v3 only, because
-//! `etcdctl` has no elections on v2.
+//! `etcdctl elect` and its listening mode use the same queue as this library. These tests run on v3
+//! only, because `etcdctl` has no elections on v2.
 //!
-//! The environment variable `ETCDCTL_BIN` names the tool. If it is not set, the tests run `etcdctl`
-//! from the `PATH`, and fail if there is none.
+//! The environment variable `ETCDCTL_BIN` is the path of the tool. If the variable is not set, the
+//! tests run `etcdctl` from the `PATH`, and fail if it does not exist.
 
 use std::process::Stdio;
 
@@ -36,7 +36,7 @@ impl Elect {
         Self { process, lines }
     }
 
-    /// The key and the value of a leader, which `etcdctl` prints on two lines.
+    /// Returns the key and the value of the next leader, which `etcdctl` prints on two lines.
     async fn shows(&mut self) -> (String, String) {
         let pair = async { (self.line().await, self.line().await) };
         timeout(LIMIT, pair).await.expect("etcdctl prints the leader in time")
@@ -50,7 +50,7 @@ impl Elect {
         self.lines.next_line().now_or_never().is_none()
     }
 
-    /// Interrupts the process as Ctrl-C does, upon which it resigns.
+    /// Interrupts the process as Ctrl-C does. The process then resigns and ends.
     async fn interrupt(mut self) {
         let id = self.process.id().expect("etcdctl runs");
         let sent = Command::new("sh").arg("-c").arg(format!("kill -INT {id}")).status().await.unwrap();
@@ -130,14 +130,15 @@ async fn etcdctl_listener_shows_values_unchanged() {
     next.resign().await.unwrap();
 }
 
-/// Each of these names is the same election for both clients, whichever comes first.
+/// With each of these names, both clients take part in the same election, whichever campaigns
+/// first.
 #[tokio::test]
 async fn etcdctl_shares_elections_of_any_name() {
     let etcd = Etcd::start().await;
     shares_elections(&etcd, &["/a", "/a/", "/a//", "a", "a/b", "/", "dlock:x", " a b ", "größe/ü"].map(|name| ("", name))).await;
 }
 
-/// The queue is the namespace and the name, byte for byte.
+/// The prefix of the queue is the namespace followed by the name, byte for byte.
 #[tokio::test]
 async fn etcdctl_shares_elections_of_any_namespace() {
     let etcd = Etcd::start().await;

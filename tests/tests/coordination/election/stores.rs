@@ -33,7 +33,8 @@ impl Bench {
         self.client.election("/e")
     }
 
-    /// The election as seen by another process. On v2 it knows none of this client's leases.
+    /// Returns the same election of another client. On v2, that client knows none of this client's
+    /// leases.
     async fn elsewhere(&self) -> Election<String> {
         let namespace = self.client.namespace().to_string();
         let address = match self.client.store().capabilities().name {

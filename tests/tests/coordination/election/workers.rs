@@ -1,5 +1,5 @@
-//! Runs the example `leader` as its users do. The process of the leader is killed, and another
-//! worker leads.
+//! Runs the example `leader` as a user would. The leader's process is killed, and another worker
+//! takes over.
 
 use std::process::Stdio;
 use std::time::Instant;
@@ -46,7 +46,7 @@ impl Workers {
         self.processes.push(process);
     }
 
-    /// The first line, counted from `from`, that `wanted` accepts.
+    /// Waits for the first line, from line `from` on, that `wanted` accepts.
     async fn says<T>(&mut self, from: usize, wanted: impl Fn(&str) -> Option<T>) -> T {
         let line = async {
             let mut at = from;
@@ -63,7 +63,7 @@ impl Workers {
         timeout(LIMIT, line).await.expect("a worker prints such a line in time")
     }
 
-    /// The first worker that leads after line `from`, and its fence.
+    /// Waits for the first worker that leads, from line `from` on. Returns its name and its fence.
     async fn leads(&mut self, from: usize) -> (String, u64) {
         self.says(from, |line| {
             let (name, fence) = line.split_once(": leads, fence ")?;

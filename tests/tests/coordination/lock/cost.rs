@@ -26,7 +26,7 @@ impl CountedClient {
         Self { client: Client::with_store(counting.clone()), counting }
     }
 
-    /// A client with a spare lease and no background work.
+    /// Creates a client that has a spare lease and no background work.
     async fn warm(client: &Client) -> Self {
         let counted = Self::beside(client);
         counted.client.lock("/warm").acquire().await.unwrap().release().await.unwrap();
@@ -38,7 +38,7 @@ impl CountedClient {
         self.client.lock("/cost/x")
     }
 
-    /// Starts to wait, and returns when the waiter watches its predecessor.
+    /// Starts to wait for the lock, and returns when the waiter watches its predecessor.
     async fn waits(&self) -> JoinHandle<Lock> {
         let lock = self.lock();
         let waiter = tokio::spawn(async move { lock.acquire().await.unwrap() });
@@ -59,7 +59,7 @@ fn memory() -> Client {
     Client::with_store(MemoryStore::new())
 }
 
-/// Acquire and release take one request each.
+/// Checks that acquire and release take one request each.
 async fn uncontended(client: Client) {
     let counted = CountedClient::warm(&client).await;
     for _ in 0..3 {
@@ -91,7 +91,7 @@ async fn v3_free_lock_takes_two_requests() {
     uncontended(Client::connect(&etcd.url_v3()).await.unwrap()).await;
 }
 
-/// A waiter takes over with one check of the queue.
+/// Checks that a waiter takes over with one request.
 async fn handed_over(client: Client) {
     let (first, second) = (CountedClient::warm(&client).await, CountedClient::warm(&client).await);
     let lock = first.lock().acquire().await.unwrap();
@@ -117,7 +117,8 @@ async fn v3_waiter_takes_over_in_one_request() {
 }
 
 /// v2 has no transaction that creates a key and reads the directory, so acquire takes two requests.
-/// Release takes one, on the condition that the key has the index that this client knows.
+/// Release takes one request, which requires that the key still has the index that this client
+/// knows.
 #[tokio::test]
 async fn v2_lock_takes_three_requests() {
     let etcd = Etcd::start().await;
@@ -159,7 +160,7 @@ async fn v2_lock_takes_three_requests() {
 /// A waiter costs one watch, and a keep-alive and a check of the queue per third of the time to
 /// live.
 #[tokio::test(start_paused = true)]
-async fn waiter_checks_three_times_per_ttl() {
+async fn waiter_checks_queue_three_times_per_ttl() {
     let client = memory();
     let (first, second) = (CountedClient::warm(&client).await, CountedClient::warm(&client).await);
     let lock = first.lock().acquire().await.unwrap();

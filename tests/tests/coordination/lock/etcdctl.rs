@@ -1,8 +1,8 @@
-//! `etcdctl lock` in one queue with this library on v3, and `etcdctl` commands that take a lock
-//! away.
+//! `etcdctl lock` shares the queue of a lock with this library on v3. Other `etcdctl` commands take
+//! the lock away from its holder.
 //!
-//! The environment variable `ETCDCTL_BIN` names the tool. If it is not set, the tests run `etcdctl`
-//! from the `PATH`, and fail if there is none.
+//! The environment variable `ETCDCTL_BIN` is the path of the tool. If the variable is not set, the
+//! tests run `etcdctl` from the `PATH`, and fail if it does not exist.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -148,7 +148,7 @@ async fn etcdctl_acquires_after_client_releases() {
 }
 
 #[tokio::test]
-async fn mixed_queue_keeps_its_order() {
+async fn queue_shared_with_etcdctl_keeps_arrival_order() {
     let bench = Bench::of("/interop/mixed").await;
     let first = bench.acquire().await;
     let mut second = bench.tool(2).await;
@@ -183,8 +183,8 @@ async fn lock_taken_away_by_etcdctl_is_lost() {
     let lock = bench.acquire().await;
     bench.run(&["del", lock.key().as_str()]).await;
     assert_eq!(timeout(LIMIT, lock.lost()).await.expect("in time").reason(), LostReason::KeyDeleted);
-    // Without a lease the key is in no queue for this library. `etcdctl lock` would wait for it
-    // forever.
+    // This library does not queue behind a key without a lease. `etcdctl lock` would wait for such
+    // a key forever.
     let lock = bench.acquire().await;
     bench.run(&["put", lock.key().as_str(), "mine"]).await;
     assert_eq!(timeout(LIMIT, lock.lost()).await.expect("in time").reason(), LostReason::TakenOver);
@@ -194,14 +194,14 @@ async fn lock_taken_away_by_etcdctl_is_lost() {
     assert!(lock.is_held());
 }
 
-/// Each of these names is the same queue for both clients, whichever comes first.
+/// With each of these names, both clients use the same queue, whichever acquires first.
 #[tokio::test]
 async fn etcdctl_shares_locks_of_any_name() {
     let etcd = Etcd::start().await;
     shares_locks(&etcd, NAMES.map(|name| ("", name)).as_slice()).await;
 }
 
-/// The queue is the namespace and the name, byte for byte.
+/// The prefix of the queue is the namespace followed by the name, byte for byte.
 #[tokio::test]
 async fn etcdctl_shares_locks_of_any_namespace() {
     let etcd = Etcd::start().await;

@@ -1,5 +1,6 @@
-//! A future of a lock is dropped at any point, or replies are lost: no key, no lease and no second
-//! holder remains. These tests use the memory store with paused time and exact faults.
+//! Futures of lock calls are dropped at every possible point, or replies are lost. Afterwards no
+//! key, no lease and no second holder remains. These tests use the memory store with paused time
+//! and exact faults.
 
 mod refusals;
 mod replies;
@@ -54,7 +55,8 @@ impl Bench {
         kvs.into_iter().map(|kv| String::from_utf8(kv.key.into()).unwrap()).collect()
     }
 
-    /// Checks that the dropped future has left no key and no lease, even after every late write.
+    /// Checks that the dropped future has left no key and no lease, even after late writes were
+    /// applied.
     async fn nothing_is_left(self, what: &str) {
         self.memory.faults().clear();
         sleep(Duration::from_secs(5)).await;
@@ -135,24 +137,24 @@ async fn dropped_anywhere(held: bool, take: impl AsyncFn(NamedLock) -> Result<Op
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_acquire_leaves_nothing() {
+async fn dropped_acquire_leaves_no_key_or_lease() {
     for held in [false, true] {
         dropped_anywhere(held, async |lock| lock.acquire().await.map(Some)).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_try_acquire_leaves_nothing() {
+async fn dropped_try_acquire_leaves_no_key_or_lease() {
     for held in [false, true] {
         dropped_anywhere(held, async |lock| lock.try_acquire().await).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropping_acquire_within_call_leaves_nothing() {
+async fn dropped_acquire_within_leaves_no_key_or_lease() {
     for held in [false, true] {
-        // With the short time the call times out before it is dropped, with the long one it does
-        // not.
+        // With the short time, the call times out before it is dropped. With the long time, the
+        // call is still waiting.
         for time in [Duration::from_millis(200), Duration::from_secs(600)] {
             dropped_anywhere(held, async |lock| lock.acquire_within(time).await.map(Some)).await;
         }
@@ -161,7 +163,7 @@ async fn dropping_acquire_within_call_leaves_nothing() {
 
 /// The holder releases the lock, and the waiter is dropped while it takes over.
 #[tokio::test(start_paused = true)]
-async fn waiter_dropped_at_its_turn_leaves_nothing() {
+async fn waiter_dropped_during_takeover_leaves_nothing() {
     for (fault, set) in FAULTS.iter().filter(|(name, _)| !name.contains("grant")) {
         for times in 0.. {
             let what = format!("{fault}, polled {times} times after the release");
@@ -208,8 +210,8 @@ async fn dropped_release_still_releases() {
     }
 }
 
-/// If a write overtakes the creation of a watch, the server serves that watch from a loop of 100
-/// ms. A waiter with such a watch does not wait for the loop.
+/// If a write overtakes the creation of a watch, the server serves that watch from a loop that runs
+/// every 100 ms. A waiter with such a watch does not wait for the loop.
 #[tokio::test(start_paused = true)]
 async fn slow_watch_does_not_delay_waiter() {
     const LATE: Duration = Duration::from_millis(90);
@@ -299,8 +301,8 @@ async fn acquire_dropped_in_shared_release_leaves_nothing() {
     }
 }
 
-/// After a dropped adoption either the token still works or the lock is free. There is no hidden
-/// holder.
+/// After the future of an adoption was dropped, either the token is still valid or the lock is
+/// free. No hidden holder remains.
 #[tokio::test(start_paused = true)]
 async fn dropped_adopt_leaves_token_or_free_lock() {
     for (fault, set) in FAULTS {

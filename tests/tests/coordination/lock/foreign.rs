@@ -1,5 +1,5 @@
-//! Keys that other clients put into a queue under names of their own. The tests write them to a
-//! real v3 server past this library, in the JSON form of the API.
+//! Keys that other clients put into a queue, with names that this library does not use. The tests
+//! write these keys to a real v3 server through etcd's JSON API, without this library.
 
 use std::time::Duration;
 
@@ -106,7 +106,8 @@ async fn v3_leased_key_of_any_name_is_in_queue() {
         bench.delete(name).await;
         waiting.await.unwrap().release().await.unwrap();
 
-        // A key that is written later does not hold the lock, and its token deletes it.
+        // A foreign key that is written later does not hold the lock. Its token contains the key,
+        // by which the test deletes it.
         let ours = bench.lock().try_acquire().await.unwrap().expect("the lock is free");
         bench.put(name, lease).await;
         ours.verify().await.unwrap();
@@ -125,7 +126,7 @@ fn delete(token: &Token) -> etcd_typed::store::Txn {
 }
 
 #[tokio::test]
-async fn v3_token_of_foreign_key_releases_it() {
+async fn v3_foreign_key_is_released_by_its_token() {
     let bench = Bench::of("/foreign/tokens").await;
     for (name, lease) in [(&b"123"[..], 7002), (b"\xff", 7003), (b"sub/x", -7004)] {
         let lease = bench.grant(lease).await;
@@ -137,7 +138,7 @@ async fn v3_token_of_foreign_key_releases_it() {
     }
 }
 
-/// etcd accepts any number that a client chooses as the id of a lease.
+/// etcd lets a client choose any number as a lease id.
 #[tokio::test]
 async fn v3_negative_lease_ids_are_accepted() {
     let bench = Bench::of("/foreign/negative").await;
@@ -152,8 +153,8 @@ async fn v3_negative_lease_ids_are_accepted() {
     }
 }
 
-/// The keys of one transaction have the same create revision. Go's client would take each of them
-/// for the first.
+/// Keys that one transaction creates have the same create revision. Go's client would consider each
+/// of them the first in the queue.
 #[tokio::test]
 async fn v3_waiter_waits_for_all_keys_of_transaction() {
     let bench = Bench::of("/foreign/ties").await;
@@ -191,15 +192,15 @@ async fn v3_keys_without_lease_are_strays() {
     lock.release().await.unwrap();
 }
 
-/// Calls the lock service of the server with this lease. The call returns when the caller has the
-/// lock; the end of the lease releases it.
+/// Calls the server's lock service with this lease. The call returns when it has acquired the lock.
+/// The lock is released when the lease ends.
 fn service(bench: &Bench, id: i64) -> JoinHandle<String> {
     let (etcd, name) = (bench.etcd, base64(bench.name.as_bytes()));
     tokio::spawn(async move { etcd.call("/v3/lock/lock", &format!(r#"{{"name": "{name}", "lease": "{id}"}}"#)).await })
 }
 
 #[tokio::test]
-async fn v3_lock_service_shares_the_queue() {
+async fn v3_server_lock_service_shares_queue() {
     for name in ["/foreign/service", "/foreign/service/", "service"] {
         let bench = Bench::of(name).await;
         let lease = bench.grant(7020).await;

@@ -10,7 +10,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// How long a test waits to see that something does not happen.
 const WHILE: Duration = Duration::from_millis(200);
 
-/// Names that are all different. The prefix of a queue is its name followed by a slash.
+/// Names that belong to different locks. The prefix of a lock's queue is the name followed by a
+/// slash.
 pub(crate) const NAMES: [&str; 20] = [
     "/a",
     "/a/",
@@ -94,8 +95,8 @@ async fn any_text_is_a_valid_name(client: Client) {
     assert_eq!(client.lock("").acquire().await.unwrap_err().kind(), ErrorKind::InvalidKey);
 }
 
-/// As in Go's `concurrency` package: a key with a lease is in the queue at any depth below its
-/// prefix.
+/// As in Go's `concurrency` package, every key with a lease below the queue's prefix is in the
+/// queue, at any depth.
 async fn queue_includes_all_deeper_keys(client: Client) {
     for (outer, inner) in [("/a", "/a/"), ("/a", "/a//"), ("/a", "/a/b"), ("a", "a/b/c"), ("/", "//x")] {
         let below = acquire(&client.lock(inner)).await;

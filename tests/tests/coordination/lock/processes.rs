@@ -33,7 +33,8 @@ async fn blocked_holder(holder: Client, other: Client) {
         });
     });
     let next = acquired.recv_timeout(LIMIT).expect("the lease of the blocked holder expires in time");
-    // No task of the blocked runtime has run since then, and none runs before these lines.
+    // No task of the blocked runtime has run since the lease expired, and none runs before these
+    // assertions.
     assert!(!lock.is_held() && lock.remaining().is_zero());
     assert!(next > lock.fence());
     let guarded = holder.entry::<u64>("/guarded").unwrap();
@@ -46,13 +47,13 @@ async fn blocked_holder(holder: Client, other: Client) {
 }
 
 #[tokio::test]
-async fn memory_blocked_runtime_loses_lock_in_time() {
+async fn memory_lock_is_lost_while_runtime_is_blocked() {
     let store = MemoryStore::new();
     blocked_holder(Client::with_store(store.clone()), Client::with_store(store)).await;
 }
 
 #[tokio::test]
-async fn v3_blocked_runtime_loses_lock_in_time() {
+async fn v3_lock_is_lost_while_runtime_is_blocked() {
     let etcd = Etcd::start().await;
     let client = async || Client::connect(&etcd.url_v3()).await.unwrap();
     blocked_holder(client().await, client().await).await;
@@ -99,16 +100,16 @@ async fn holder_that_starts_a_process() {
     child.wait().await.unwrap();
 }
 
-/// Fault F33: after the guard's runtime has ended, one runtime and not two sends its keep-alives.
+/// Fault F33: when the guard's runtime has ended, exactly one other runtime sends its keep-alives.
 #[test]
-fn memory_moved_guard_is_kept_alive_once() {
+fn memory_moved_guard_is_kept_alive_by_one_task() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let store = CountingStore::new(std::sync::Arc::new(MemoryStore::new()));
     let client = Client::with_store(store.clone());
     let lock = runtime().block_on(async { client.lock("/moved").ttl(TTL).acquire().await.unwrap() });
     let second = runtime();
     second.block_on(async {
-        // The first runtime has ended. The guard moves to this one.
+        // The first runtime has ended. The guard moves to the second runtime.
         lock.verify().await.unwrap();
         tokio::time::sleep(TTL).await;
         store.take();

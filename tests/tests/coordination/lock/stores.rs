@@ -1,5 +1,5 @@
-//! `Lock` on every store: who holds it, who waits, how a holder learns that it lost the lock, and
-//! how a lock is handed over.
+//! `Lock` on every store: holders and waiters, how a holder learns that the lock is lost, and how a
+//! lock is handed over.
 
 mod foreign;
 mod tokens;
@@ -43,12 +43,12 @@ impl Bench {
         self.client.lock("/x")
     }
 
-    /// Whether the store has transactions and leases. v2 has neither.
+    /// Returns true if the store has transactions and leases. v2 has neither.
     fn transactions(&self) -> bool {
         self.client.store().capabilities().transactions
     }
 
-    /// Another client. On v2 it knows none of this client's leases.
+    /// Returns another client. On v2, that client knows none of this client's leases.
     async fn foreigner(&self) -> Client {
         match self.client.store().capabilities().name {
             "etcd v2" => Client::connect(&etcd_typed_tests::shared("locks").await.url_v2()).await.unwrap(),
@@ -57,7 +57,8 @@ impl Bench {
         }
     }
 
-    /// Writes a key as another client, with a lease or a time to live.
+    /// Writes a key through another client. With `lease`, the key gets that lease, or on v2 a time
+    /// to live.
     async fn write(&self, path: &str, lease: Option<LeaseId>) {
         let key = Key::parse(&format!("{}{path}", self.client.namespace())).unwrap();
         let expiry = match lease {
@@ -69,7 +70,7 @@ impl Bench {
         self.foreigner().await.store().commit(Txn::new(vec![put])).await.unwrap();
     }
 
-    /// Deletes a key as another client.
+    /// Deletes a key through another client.
     async fn delete(&self, key: &Key) {
         let delete = Txn::new(vec![Op::delete(key)]);
         self.foreigner().await.store().commit(delete).await.unwrap();
@@ -187,7 +188,7 @@ async fn dropping_guard_releases_lock(bench: Bench) {
     drop(lock);
     let lock = acquire(&bench.lock()).await;
     assert!(lock.fence() > fence);
-    // A guard that watches its key. The watch starts a moment after the acquire.
+    // Also drop a guard that watches its key. The watch starts a moment after the acquire.
     sleep(WHILE).await;
     drop(lock);
     bench.queued(0).await;
@@ -312,8 +313,8 @@ async fn memory_namespaces_have_separate_locks() {
     namespaces_have_separate_locks("memory:locks-of-namespaces").await;
 }
 
-/// A guard whose runtime has ended can be queried, released and dropped. It continues on the next
-/// runtime.
+/// Checks that a guard whose runtime has ended can be queried, released and dropped, and that the
+/// guard continues on the next runtime.
 fn outlives_its_runtime(address: &str) {
     let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let first = runtime();
@@ -338,7 +339,7 @@ fn outlives_its_runtime(address: &str) {
     drop((client, second));
 }
 
-/// Runs the server in a separate runtime.
+/// Runs the check with a server that has its own runtime.
 fn guard_outlives_its_runtime(address: impl Fn(&Etcd) -> String) {
     let servers = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let etcd = servers.block_on(Etcd::start());

@@ -43,7 +43,7 @@ pub(crate) enum Kind {
 pub(crate) struct Bed {
     pub(crate) client: Client,
     pub(crate) kind: Kind,
-    /// The real server, if there is one. It ends with the test.
+    /// The real server, unless the store is in memory.
     server: Option<Etcd>,
 }
 
@@ -64,22 +64,22 @@ impl Bed {
         Self { client: Client::connect("memory:").await.unwrap(), kind: Kind::Memory, server: None }
     }
 
-    /// The client address of the server, `127.0.0.1:PORT`.
+    /// Returns the client address of the server, `127.0.0.1:PORT`.
     pub(crate) fn endpoint(&self) -> Option<String> {
         self.server.as_ref().map(Etcd::endpoint)
     }
 
-    /// Whether the server belongs to this line, such as `3.5`.
+    /// Returns true if the server's version begins with `line`, such as `3.5`.
     pub(crate) fn is_of(&self, line: &str) -> bool {
         self.server.as_ref().is_some_and(|server| server.version().starts_with(line))
     }
 
-    /// An entry with text, like all values in the READMEs.
+    /// Returns an entry whose value is text, like all values in the READMEs.
     pub(crate) fn text(&self, path: &str) -> Entry<String> {
         self.client.entry(path).unwrap()
     }
 
-    /// Whether directories exist on their own in this store.
+    /// Returns true if a directory can exist without keys in this store.
     pub(crate) fn has_directories(&self) -> bool {
         self.kind == Kind::V2
     }
@@ -104,8 +104,8 @@ impl Bed {
     }
 }
 
-/// Checks that a store refuses a call that it does not support, and that the error names the store
-/// and what to use instead.
+/// Checks that a store refuses a call that it does not support, and that the error says which store
+/// refused and what to use instead.
 #[track_caller]
 pub(crate) fn assert_refused<T: Debug>(result: Result<T>, bed: &Bed, instead: &str) {
     let error = result.expect_err("a refusal");
@@ -115,8 +115,8 @@ pub(crate) fn assert_refused<T: Debug>(result: Result<T>, bed: &Bed, instead: &s
     assert!(text.contains(store) && text.contains(instead), "{text}");
 }
 
-/// Sends an HTTP request without a body and returns the body of the answer. With HTTP 1.0 the
-/// answer ends with the connection.
+/// Sends an HTTP request without a body and returns the body of the answer. With HTTP 1.0, the end
+/// of the connection marks the end of the answer.
 async fn http(endpoint: &str, request: &str) -> String {
     let mut stream = TcpStream::connect(endpoint).await.unwrap();
     stream.write_all(format!("{request} HTTP/1.0\r\nHost: {endpoint}\r\n\r\n").as_bytes()).await.unwrap();
@@ -127,7 +127,7 @@ async fn http(endpoint: &str, request: &str) -> String {
     body.to_owned()
 }
 
-/// The next change of a stream.
+/// Returns the next change of a stream.
 pub(crate) async fn next<T>(changes: &mut (impl Stream<Item = Result<T>> + Unpin)) -> T {
     timeout(LIMIT, changes.next()).await.expect("a change in time").expect("the stream has not ended").expect("a good value")
 }

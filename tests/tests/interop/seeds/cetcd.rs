@@ -1,5 +1,6 @@
 //! cetcd, a client in Clojure. Its keys are keywords such as `:a`. Its values are numbers as text,
-//! whose conversion "is a job that's left to the caller". Here the type of the entry does it.
+//! whose conversion "is a job that's left to the caller". In this library, the type of the entry
+//! converts them.
 
 use etcd_typed::{Entry, ErrorKind, Expect};
 use serde_json::json;
@@ -24,7 +25,7 @@ async fn set_key(bed: Bed) {
     assert_eq!(*a.get().await.unwrap().unwrap(), 1);
 }
 
-/// `set-key!` of an existing key returns what it replaced.
+/// `set-key!` of an existing key returns the replaced value.
 async fn set_key_again(bed: Bed) {
     let a = number(&bed, "/:a");
     let first = a.set(&1).await.unwrap();
@@ -77,7 +78,7 @@ async fn get_key_of_directory(bed: Bed) {
         })
         .collect();
     assert_eq!(seen, [("bar", "1", bar, bar), ("baz", "2", baz, baz)]);
-    // The directory as a typed map.
+    // The directory can also be read as a typed map.
     let map = bed.client.entries::<String, i64>("/:foo").unwrap().get().await.unwrap();
     assert_eq!(map.into_inner(), [("bar".to_owned(), 1), ("baz".to_owned(), 2)].into());
     if bed.has_directories() {
@@ -102,7 +103,7 @@ async fn delete_key(bed: Bed) {
     bed.recorded(previous.revision(), event).await;
 }
 
-/// `(compare-and-swap! :a 2 {:prevValue 1})` twice: the second one fails with errorCode 101.
+/// `(compare-and-swap! :a 2 {:prevValue 1})` twice: the second call fails with errorCode 101.
 async fn compare_and_swap(bed: Bed) {
     let a = number(&bed, "/:a");
     let created = a.set(&1).await.unwrap();
@@ -120,7 +121,8 @@ async fn compare_and_swap(bed: Bed) {
     assert_eq!((failed.kind(), failed.current::<i64>()), (ErrorKind::Conflict, Some(&now)));
 }
 
-/// `(compare-and-delete! :cad-key {:prevValue 2})`. With a wrong value it fails with errorCode 101.
+/// `(compare-and-delete! :cad-key {:prevValue 2})`. With a wrong value, the call fails with
+/// errorCode 101.
 async fn compare_and_delete(bed: Bed) {
     let key = number(&bed, "/:cad-key");
     let created = key.set(&2).await.unwrap();

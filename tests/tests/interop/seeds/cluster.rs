@@ -7,7 +7,7 @@ use super::bed::{Bed, assert_refused};
 
 on_every_store! { machines, stats_store, stats_self, stats_leader }
 
-/// `machines(etcd)` with one server: the address that the server was started with.
+/// `machines(etcd)` with one server returns the address with which the server was started.
 async fn machines(bed: Bed) {
     let members = bed.client.members().await.unwrap();
     let [member] = members.as_slice() else { panic!("one member: {members:?}") };
@@ -27,13 +27,13 @@ async fn machines_of_cluster(cluster: &Cluster, url: &str) {
 }
 
 #[tokio::test]
-async fn v3_machines_of_cluster() {
+async fn v3_members_list_addresses_of_cluster() {
     let cluster = Etcd::cluster(3).await;
     machines_of_cluster(&cluster, &cluster.url_v3()).await;
 }
 
 #[tokio::test]
-async fn v2_machines_of_cluster() {
+async fn v2_members_list_addresses_of_cluster() {
     let cluster = Etcd::cluster(3).await;
     machines_of_cluster(&cluster, &cluster.url_v2()).await;
 }
@@ -93,7 +93,7 @@ async fn stats_self(bed: Bed) {
     assert_eq!(stats.get::<String>("state").unwrap(), "StateLeader");
 }
 
-/// The followers in the statistics of a leader, by their ids.
+/// The followers in a leader's statistics, by id.
 type Followers = std::collections::BTreeMap<String, serde_json::Value>;
 
 /// `stats(etcd, "leader")`.
@@ -107,8 +107,8 @@ async fn stats_leader(bed: Bed) {
     assert!(stats.get::<Followers>("followers").unwrap().is_empty());
 }
 
-/// Only the leader has these statistics. The client finds it whichever member comes first in its
-/// list.
+/// Only the leader has these statistics. The client finds the leader, whichever member comes first
+/// in the client's address.
 #[tokio::test]
 async fn v2_leader_stats_are_found_in_cluster() {
     let cluster = Etcd::cluster(3).await;

@@ -65,7 +65,7 @@ async fn delete_dir_recursive(bed: Bed) {
 
     let mut changes = foo.watch().await.unwrap();
     assert_eq!(foo.delete_recursive().await.unwrap(), if bed.has_directories() { 1 } else { 2 });
-    // One revision has all the deletions.
+    // All keys are deleted at one revision.
     let update = next(&mut changes).await;
     assert!(update.changes.iter().all(|keyed| keyed.change.is_deleted()));
     assert_eq!(update.changes.iter().map(|keyed| keyed.key.as_str()).collect::<Vec<_>>(), ["bar", "baz/deep"]);
@@ -83,11 +83,11 @@ async fn delete_dir_recursive(bed: Bed) {
     assert!(apart.exists().await.unwrap());
 }
 
-/// A key that is not a valid path belongs to another program: Go's lock with the name `/foo/` has
-/// its keys below `/foo//`.
+/// A key that is not a valid path belongs to another program. For example, Go's lock with the name
+/// `/foo/` has its keys below `/foo//`.
 async fn only_listed_keys_are_deleted(bed: Bed) {
     if bed.has_directories() {
-        // v2 has only paths.
+        // On v2, every key is a valid path.
         return;
     }
     let foo = bed.client.directory("/foo").unwrap();

@@ -42,7 +42,8 @@ async fn code_101_compare_failed(bed: Bed) {
     }
 }
 
-/// A value is requested where a directory is. On the other stores both can exist.
+/// On v2, a call for a value fails if the path is a directory. On the other stores, a value and a
+/// directory can have the same path.
 async fn code_102_not_a_file(bed: Bed) {
     bed.text("/foo/bar").set(&"Hello World".to_owned()).await.unwrap();
     let foo = bed.text("/foo");
@@ -59,7 +60,8 @@ async fn code_102_not_a_file(bed: Bed) {
     assert!(bed.text("/foo/bar").exists().await.unwrap());
 }
 
-/// A path leads through a value. On the other stores both can exist.
+/// On v2, a call fails if its path leads through a value. On the other stores, keys can exist below
+/// a value.
 async fn code_104_not_a_directory(bed: Bed) {
     let bar = bed.text("/foo/bar");
     bar.set(&"Hello World".to_owned()).await.unwrap();
@@ -76,7 +78,7 @@ async fn code_104_not_a_directory(bed: Bed) {
         below.set(&value).await.unwrap();
         assert_eq!(directory.delete_recursive().await.unwrap(), 1);
     }
-    // Deleting what is below a value never deletes the value itself.
+    // A deletion of the keys below a value never deletes the value itself.
     assert!(bar.exists().await.unwrap());
 }
 
@@ -126,8 +128,8 @@ async fn code_401_event_index_cleared(bed: Bed) {
     assert_eq!(seen, if bed.kind == Kind::V2 { (None, Some("1100"), true) } else { (Some("0"), Some("1"), false) });
 }
 
-/// The server's own message for a failed compare contains the stored value. The error of this
-/// library names the key instead.
+/// The server's own message for a failed compare contains the stored value. This library's error
+/// contains the key instead.
 async fn error_names_key_but_not_value(bed: Bed) {
     let bar = bed.text("/foo/bar");
     bar.set(&"hunter2".to_owned()).await.unwrap();

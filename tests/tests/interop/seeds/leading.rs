@@ -1,5 +1,5 @@
-//! Etcd.jl, "Leader/Election module". That was a module of servers before 0.5. This library uses a
-//! queue of keys, which works on every server.
+//! Etcd.jl, "Leader/Election module". Only servers before 0.5 had this module. This library uses a
+//! queue of keys, which is possible on every server.
 
 use std::time::Duration;
 
@@ -33,7 +33,8 @@ async fn set_leader(bed: Bed) {
     assert_eq!((renewed.fence(), self::leader(&bed).await.as_deref()), (index, Some("leader-1")));
 }
 
-/// For another name it "blocks until ttl expires or until it is released", as the lock module does.
+/// For another name, `set_leader` "blocks until ttl expires or until it is released", as the lock
+/// module does.
 async fn set_leader_again(bed: Bed) {
     let election = my_cluster(&bed);
     let first = election.campaign(&"leader-1".to_owned()).await.unwrap();

@@ -1,6 +1,6 @@
-//! Etcd.jl, "Locking module". That was a module of servers before 0.5, which gave each member of
-//! the queue an index. This library uses a queue of keys: the fence is the index, and a token names
-//! a holder afterwards.
+//! Etcd.jl, "Locking module". Only servers before 0.5 had this module, which gave each member of
+//! the queue an index. This library uses a queue of keys. The fence corresponds to the index, and a
+//! token identifies a holder in later calls.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ fn mylock(bed: &Bed, ttl: u64) -> NamedLock {
     bed.client.lock("/mylock").ttl(Duration::from_secs(ttl))
 }
 
-/// `lock_retrieve(etcd, "mylock")`: the index of the holder, and the token that `lock_renew` and
-/// `lock_release` need.
+/// `lock_retrieve(etcd, "mylock")`: returns the index of the holder, and the token that
+/// `lock_renew` and `lock_release` need.
 async fn retrieve(bed: &Bed) -> Option<(Revision, Token)> {
     mylock(bed, 100).holder().await.unwrap().map(|holder| (holder.fence, holder.token()))
 }

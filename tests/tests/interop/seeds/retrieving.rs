@@ -47,7 +47,8 @@ async fn get_recursive(bed: Bed) {
     assert!(all.revision() >= last);
 }
 
-/// A `get` of a directory without `recursive` lists what is directly in it.
+/// A `get` of a directory without `recursive` lists the keys and directories directly in the
+/// directory.
 async fn list_one_level(bed: Bed) {
     for path in ["/foo/bar", "/foo/sub/deep", "/foo/sub/deeper/still"] {
         bed.text(path).set(&"Hello World".to_owned()).await.unwrap();
@@ -57,7 +58,8 @@ async fn list_one_level(bed: Bed) {
     assert_eq!(seen, [("bar", false), ("sub", true)]);
     let root = bed.client.directory("/").unwrap().list().await.unwrap();
     assert_eq!(root.iter().map(|node| node.path.as_str()).collect::<Vec<_>>(), ["foo"]);
-    // The list of a missing directory is empty. `exists` tells it apart from an empty directory.
+    // The list of a missing directory is empty, like that of an empty directory. `exists`
+    // distinguishes the two.
     let missing = bed.client.directory("/missing").unwrap();
     assert!(missing.list().await.unwrap().is_empty() && missing.list_recursive().await.unwrap().is_empty());
     assert!(!missing.exists().await.unwrap());

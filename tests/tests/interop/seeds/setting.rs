@@ -68,7 +68,8 @@ async fn every_write_takes_a_ttl(bed: Bed) {
     assert!(time_left(&bed, "/foo/bar").await.is_some());
 }
 
-/// `compare_and_swap(etcd, "/foo/bar", "Goodbye Cruel World", prev_value="Hello World")`, also called `test_and_set`.
+/// `compare_and_swap(etcd, "/foo/bar", "Goodbye Cruel World", prev_value="Hello World")`, also
+/// called `test_and_set`.
 async fn compare_and_swap_by_value(bed: Bed) {
     let bar = bed.text("/foo/bar");
     let (hello, goodbye) = ("Hello World".to_owned(), "Goodbye Cruel World".to_owned());
@@ -190,7 +191,7 @@ async fn update_dir(bed: Bed) {
     let created = directory.create().await.unwrap();
     inside.set(&"Hello World".to_owned()).await.unwrap();
     if bed.is_of("3.5") {
-        // By a defect, these servers refuse every update of a directory with an internal error.
+        // etcd 3.5 has a defect: it refuses every update of a directory with an internal error.
         assert_refused(directory.update().ttl(MINUTE).await, &bed, "make it anew");
         assert_eq!(directory.list().await.unwrap().ttl(), None);
         return;
@@ -211,8 +212,8 @@ async fn update_dir(bed: Bed) {
     bed.recorded(updated, event).await;
 }
 
-/// The remaining time to live of a value. v2 returns it with the value; on the other stores it is
-/// that of the lease.
+/// Returns the remaining time to live of a value. v2 returns the time with the value. On the other
+/// stores it is the remaining time of the value's lease.
 async fn time_left(bed: &Bed, path: &str) -> Option<Duration> {
     let now = bed.text(path).get().await.unwrap().expect("a value");
     match now.lease() {

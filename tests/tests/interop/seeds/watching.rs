@@ -73,7 +73,7 @@ async fn watch_from_an_index(bed: Bed) {
             assert_eq!(change.old.as_ref(), Some(&values[at - 1]));
         }
     }
-    // A watch of the directory from the same index.
+    // Now watch the directory from the same index.
     let mut changes = bed.client.directory("/foo").unwrap().watch().since(wait_index.get() - 1).await.unwrap();
     for at in [1, 2] {
         let update = next(&mut changes).await;
@@ -85,7 +85,8 @@ async fn watch_from_an_index(bed: Bed) {
     assert_eq!(next(&mut changes).await.revision, later);
 }
 
-/// `keep_watching(etcd, "/foo/bar", ev -> …)`: "The callback will keep getting called for every change to the key".
+/// `keep_watching(etcd, "/foo/bar", ev -> …)`: "The callback will keep getting called for every
+/// change to the key".
 async fn keep_watching(bed: Bed) {
     let bar = bed.text("/foo/bar");
     let mut changes = bar.watch().await.unwrap();
@@ -168,8 +169,9 @@ async fn watch_sees_directory_deletion(bed: Bed) {
     assert_eq!((gone.old.as_deref(), gone.new), (Some("Hello World"), None));
 }
 
-/// A revision that the store has not reached belongs to another history. A watch from there does
-/// not wait for it: it starts with the current state, marked as a resync.
+/// A revision that the store has not reached belongs to another history. A watch from such a
+/// revision does not wait until the store reaches it. The watch starts with the current state,
+/// marked as a resync.
 async fn watch_from_future_revision_resyncs(bed: Bed) {
     for there in [false, true] {
         let bar = bed.text("/foo/bar");
@@ -192,7 +194,7 @@ async fn watch_from_future_revision_resyncs(bed: Bed) {
         let update = next(&mut keys).await;
         assert_eq!((update.changes.len(), update.resynced), (usize::from(there), true));
 
-        // New changes are reported although the revision is not reached.
+        // The watches report new changes, although the store has not reached the revision.
         let written = bar.set(&"two".to_owned()).await.unwrap();
         assert!(written.get() < future);
         let change = next(&mut entry).await;

@@ -12,8 +12,8 @@ use tokio::time::{sleep, timeout};
 
 use super::record::Record;
 
-/// A server that was stopped and continues may still end leases for this long, although another
-/// member leads.
+/// How long a server that was stopped and continues may still end leases, although another member
+/// leads.
 const FAITHLESS: Duration = Duration::from_secs(5);
 
 /// Injects faults until `end`.

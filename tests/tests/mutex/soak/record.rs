@@ -1,4 +1,4 @@
-//! The counts, the broken promises and the memory use of a soak.
+//! The counts, the broken promises and the memory use of a soak test.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -58,7 +58,7 @@ impl Record {
         self.violations.lock().unwrap().clone()
     }
 
-    /// Counts an error that faults explain. Any other error is a violation.
+    /// Counts an error. Records a violation if the faults do not explain the error.
     pub(crate) fn error(&self, what: &'static str, error: &Error) {
         self.count("errors");
         let explained =
@@ -68,7 +68,7 @@ impl Record {
         }
     }
 
-    /// Nanoseconds since the start.
+    /// Returns the nanoseconds since the start.
     pub(crate) fn now(&self) -> u64 {
         u64::try_from(self.began.0.elapsed().as_nanos()).unwrap()
     }
@@ -117,7 +117,7 @@ impl Memory {
         samples.iter().sum::<u64>() / samples.len().max(1) as u64
     }
 
-    /// The mean of each quarter.
+    /// Returns the mean of each quarter of the run.
     fn quarters(&self) -> Vec<u64> {
         self.samples.chunks(self.samples.len().div_ceil(4).max(1)).map(Self::mean).collect()
     }
@@ -127,9 +127,9 @@ impl Memory {
         show(format_args!("memory, the means of four quarters: {}", quarters.join(", ")));
     }
 
-    /// Whether the memory use is flat. The first quarter is warm-up. From the second to the last
-    /// quarter the growth is at most 3 MB, which the pools of the allocator take. A run of less
-    /// than five minutes is all warm-up.
+    /// Returns true if the memory use is flat: from the second to the last quarter it may grow by 3
+    /// MB, which the allocator's pools take. The first quarter is warm-up. A run of less than five
+    /// minutes is all warm-up.
     pub(crate) fn is_flat(&self) -> bool {
         match self.quarters()[..] {
             [_, second, .., last] if self.time >= Duration::from_secs(300) => last < second + 3 * 1024 * 1024,
@@ -138,7 +138,7 @@ impl Memory {
     }
 }
 
-/// The resident memory of this process.
+/// Returns the resident memory of this process in bytes.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();

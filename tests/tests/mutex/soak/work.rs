@@ -24,16 +24,16 @@ const KEYS: u64 = 200;
 pub(crate) struct Work {
     direct: Client,
     stop: Arc<AtomicBool>,
-    /// The last number of the counter, set when no more is added.
+    /// The final number of the counter. Set when the tasks no longer increment the counter.
     total: Arc<AtomicU64>,
     busy: JoinSet<()>,
-    /// Tasks that end when they have seen the last number.
+    /// Tasks that end when they have seen the final number.
     watching: JoinSet<()>,
     publishing: JoinSet<()>,
     over: Arc<AtomicBool>,
 }
 
-/// The state that every task has.
+/// What a task needs for its work.
 #[derive(Clone)]
 struct Task {
     client: Client,
@@ -93,7 +93,7 @@ impl Work {
         ended(&mut self.busy).await;
         let total = self.direct.entry::<u64>("/soak/counter").unwrap().get().await.unwrap().map_or(0, |count| *count);
         self.total.store(total, Ordering::Relaxed);
-        // The last change, which wakes every task that waits for one.
+        // One more change wakes every task that waits for a change.
         self.direct.entry::<u64>("/soak/counter").unwrap().set(&(total + 1)).await.unwrap();
         self.direct.entries::<String, u64>("/soak/map").unwrap().entry("last").unwrap().set(&1).await.unwrap();
         for lock in LOCKS {
@@ -136,7 +136,8 @@ impl Task {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Whether a task that saw this value has seen the last number of the counter.
+    /// Returns true if a watch that reported this value must have reported the final number of the
+    /// counter before.
     fn has_all(&self, value: u64) -> bool {
         let total = self.total.load(Ordering::Relaxed);
         total > 0 && value > total
@@ -148,7 +149,7 @@ impl Task {
         }
     }
 
-    /// Counts up and writes each number once.
+    /// Increments the counter, and writes each number once.
     async fn count(self) {
         let counter = self.client.entry::<u64>("/soak/counter").unwrap();
         let mut next = 1;
@@ -236,7 +237,7 @@ impl Task {
         }
     }
 
-    /// Checks at the end that the view equals the stored map.
+    /// Opens a live view of the map, and checks at the end that the view equals the stored map.
     async fn view_map(self) {
         let map = self.client.entries::<String, u64>("/soak/map").unwrap();
         let mut view = loop {
@@ -274,7 +275,7 @@ impl Task {
         }
     }
 
-    /// Keeps a value published, and publishes it again from time to time.
+    /// Publishes a value, withdraws it after a while, and starts again.
     async fn publish(self, number: u64) {
         let service = self.client.entry::<u64>(&format!("/soak/services/{number}")).unwrap();
         while !self.over.load(Ordering::Relaxed) {
@@ -353,8 +354,8 @@ impl Task {
         }
     }
 
-    /// The last count, read in a write of this task. A member of 3.4 that was stopped answers a
-    /// plain read from its old state (etcd issue 20418).
+    /// Returns the last count. The count is read in the same transaction as a write, because a
+    /// member of 3.4 that was stopped answers a plain read from its old state (etcd issue 20418).
     async fn count_before(&self, name: &str, guard: &Lock) -> Option<u64> {
         let conditions = [Condition::Created(guard.fence()), Condition::Lease(guard.lease_id())];
         let compares = conditions.map(|condition| Compare::key(guard.key(), condition)).into();
@@ -376,7 +377,7 @@ impl Task {
         }
     }
 
-    /// Checks the writes under a lock until their key is deleted.
+    /// Watches the key that is written under a lock, and checks its changes until it is deleted.
     async fn watch_guarded(self, name: &'static str) {
         let counter = self.client.entry::<Json<Mark>>(&guarded(name)).unwrap();
         let mut changes = counter.watch().await.unwrap();

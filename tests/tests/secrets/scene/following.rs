@@ -197,12 +197,13 @@ impl Scene {
                 self.said.all_of("cut off", &error);
             }
         }
-        // Larger than a server accepts as one value, and as one request.
+        // This value is larger than a server accepts in one request.
         let long = Word(SECRET.repeat(3 << 20));
         self.said.error("a value that is too large", vault.leaf.set(&long).await, ErrorKind::TooLarge);
         self.said.error(
             "a condition that is too large",
-            // `permanent`, since otherwise v2 would read the key's time to live and compare here.
+            // Without `permanent`, the v2 store would first read the key's time to live, and the
+            // client would compare the values itself.
             vault.leaf.compare_and_swap(Expect::value(&long), &word).permanent().await,
             ErrorKind::TooLarge,
         );

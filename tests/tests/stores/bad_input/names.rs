@@ -57,7 +57,7 @@ async fn any_name_works_as_map_key(bench: Bench) {
         streamed.insert(key, value.into_inner());
     }
     assert_eq!(streamed, quotas);
-    // The map is written and deleted as a whole.
+    // The map can also be written and deleted as a whole.
     dir.quotas.set(&BTreeMap::new()).non_atomic().await.unwrap();
     dir.quotas.set(&quotas).non_atomic().await.unwrap();
     assert_eq!(*dir.quotas.get().await.unwrap(), quotas);
@@ -69,7 +69,8 @@ async fn any_name_works_as_map_key(bench: Bench) {
     very_long(&bench, dir.quotas.entry(&"x".repeat(5000)).unwrap().set(&1).await.map(drop)).await;
 }
 
-/// v2 refuses a path that is too long for a request.
+/// Checks the result of a write to a very long path. v2 refuses a path that is too long for a
+/// request. The other stores accept the path.
 async fn very_long(bench: &Bench, written: Result<(), Error>) {
     if bench.is("etcd v2") {
         assert_eq!(written.unwrap_err().kind(), ErrorKind::InvalidKey);
@@ -135,7 +136,8 @@ async fn paths_are_refused_or_exact(bench: Bench) {
         entry.delete().await.unwrap();
         assert_eq!(bench.all().await, BTreeMap::new());
     }
-    // v2 leaves a hidden key out of the listings above it, but reads it by name.
+    // On v2, listings of the directories above omit a hidden key. A read of the key itself finds
+    // it.
     let hidden = bench.client.entry::<String>("/_hidden/x").unwrap();
     hidden.set(&"v".to_owned()).await.unwrap();
     assert!(hidden.exists().await.unwrap());

@@ -1,8 +1,8 @@
-//! Servers that are not etcd, or lack the API of the address.
+//! Servers that are not etcd, or do not offer the API that the address asks for.
 
 use super::*;
 
-/// A server that is not etcd, and what it does with every connection.
+/// What a server that is not etcd does with every connection.
 #[derive(Clone, Copy, Debug)]
 enum NoEtcd {
     Refuses,
@@ -40,7 +40,7 @@ impl NoEtcd {
 }
 
 #[tokio::test]
-async fn servers_other_than_etcd_fail_in_time() {
+async fn calls_to_other_servers_fail_in_time() {
     let servers = [
         (NoEtcd::Refuses, &[ErrorKind::Unavailable][..]),
         (NoEtcd::HangsUp, &[ErrorKind::Unavailable]),
@@ -73,10 +73,10 @@ async fn servers_other_than_etcd_fail_in_time() {
     }
 }
 
-/// The error names the flag that turns the v2 API on only where the server has that API. Lines that
-/// removed it have no such flag.
+/// The error mentions the flag that enables the v2 API only if the server has the flag. etcd 3.6
+/// removed the API and the flag.
 #[tokio::test]
-async fn missing_api_of_etcd2_address_is_explained() {
+async fn error_explains_missing_v2_api() {
     let etcd = Etcd::builder().v2(false).start().await;
     let address = format!("etcd2://{}", etcd.endpoint());
     let removed = etcd.is_at_least(3, 6);

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::raw::Admin;
 use super::{PATIENCE, key, metric_of, options, put, store, write};
 
-/// A server with users, whose simple tokens expire after 3 s without use.
+/// Starts a server with users. Its simple tokens expire after 3 s without use.
 async fn server() -> (Etcd, Admin) {
     let etcd = Etcd::builder().flag("--auth-token-ttl", "3").start().await;
     let admin = Admin::of(&etcd.endpoint());
@@ -41,8 +41,8 @@ async fn logins(etcd: &Etcd) -> f64 {
     .await
 }
 
-/// Waits until a token of 3 s has expired. If it did not expire, the tests would check nothing, and
-/// `logins` would show that.
+/// Waits until a token with a lifetime of 3 s has expired. If the token were still valid, a test
+/// would see too few `logins`.
 async fn let_token_expire() {
     sleep(Duration::from_millis(4500)).await;
 }
@@ -59,7 +59,8 @@ async fn expired_token_is_renewed_once() {
     let (etcd, _) = server().await;
     let store = anna(&etcd);
     let a = key("/anna/a");
-    // The first calls of a client share one login, like calls after an expired token.
+    // The first calls of a client share one login, as do concurrent calls after a token has
+    // expired.
     join_all((0..20).map(|_| store.range(Range::of(Span::Key(a.clone()))))).await.into_iter().for_each(|reply| assert!(reply.is_ok()));
     assert_eq!(logins(&etcd).await, 1.0);
     for round in 1..=2 {
@@ -74,7 +75,7 @@ async fn expired_token_is_renewed_once() {
 }
 
 #[tokio::test]
-async fn leases_work_with_renewed_token() {
+async fn lease_calls_renew_expired_token() {
     let (etcd, _) = server().await;
     let store = anna(&etcd);
     let lease = LeaseId::random();
@@ -96,7 +97,7 @@ async fn watches_survive_expired_token() {
     let watch = |from| Watch::new(span.clone(), from);
     let mut old = store.watch(watch(WatchFrom::Listed(Revision::new(first)))).await.unwrap();
     let_token_expire().await;
-    // No call in between has renewed the token.
+    // Since then, no call has renewed the token.
     let mut new = store.watch(watch(WatchFrom::Listed(Revision::new(first)))).await.unwrap();
     write(&store, &a, "1").await;
     for stream in [&mut old, &mut new] {
@@ -111,7 +112,7 @@ async fn watches_survive_expired_token() {
 }
 
 #[tokio::test]
-async fn missing_permission_is_refused() {
+async fn call_without_permission_is_refused() {
     let (etcd, _) = server().await;
     let store = anna(&etcd);
     let theirs = key("/other/a");
@@ -121,7 +122,7 @@ async fn missing_permission_is_refused() {
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     let error = store.watch(Watch::new(Span::Below(key("/other")), WatchFrom::Listed(Revision::new(1)))).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
-    // The client still works.
+    // Other calls of the client still succeed.
     write(&store, &key("/anna/a"), "1").await;
 }
 
@@ -144,7 +145,7 @@ async fn wrong_credentials_fail_at_once() {
 }
 
 #[tokio::test]
-async fn authentication_can_be_disabled_and_enabled() {
+async fn client_survives_disabling_and_enabling_authentication() {
     let (etcd, admin) = server().await;
     let store = anna(&etcd);
     let a = key("/anna/a");
@@ -153,7 +154,7 @@ async fn authentication_can_be_disabled_and_enabled() {
     write(&store, &a, "2").await;
     admin.enable_auth_again().await;
     write(&store, &a, "3").await;
-    // A client with credentials also works without authentication.
+    // A client with credentials can also use a server without authentication.
     admin.disable_auth().await;
     write(&anna(&etcd), &a, "4").await;
 }

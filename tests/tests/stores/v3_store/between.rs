@@ -1,5 +1,5 @@
-//! Programs and limits between a client and a server: etcd's `grpc-proxy`, nginx, limits of
-//! streams, and connections on which only one direction works.
+//! What can stand between a client and a server: etcd's `grpc-proxy`, nginx, stream limits,
+//! connections on which only one direction works, and other protocols.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +25,7 @@ fn at(revision: u64) -> WatchFrom {
 // ---- etcd's grpc-proxy ----
 
 #[tokio::test]
-async fn grpc_proxy_keeps_lock_alive() {
+async fn lock_stays_held_through_grpc_proxy() {
     let etcd = Etcd::start().await;
     let proxy = Between::grpc_proxy(&etcd);
     let client = || async { Client::connect(&format!("etcd://{}", proxy.endpoint())).await.unwrap() };
@@ -56,10 +56,10 @@ async fn grpc_proxy_gets_no_progress_request() {
     assert!(proxy.is_running() && !proxy.log().contains("not supported request"), "{}", proxy.log());
 }
 
-/// The proxy combines watches of the same keys in one watch of its own, and answers their creation
-/// itself.
+/// The proxy serves all watches of the same keys from one watch of its own. It also answers the
+/// requests that create these watches, instead of the server.
 #[tokio::test]
-async fn grpc_proxy_watches_know_server_revision() {
+async fn grpc_proxy_watches_learn_server_revision() {
     let etcd = Etcd::start().await;
     let proxy = Between::grpc_proxy(&etcd);
     let (first, second) = (store(&proxy.endpoint()), store(&proxy.endpoint()));
@@ -80,14 +80,14 @@ async fn grpc_proxy_watches_know_server_revision() {
     }
 }
 
-/// The proxy keeps a watch whose history was lost and would share it with the next one, which would
-/// then get no events.
+/// When a watch has lost its history, the proxy keeps its own side of the watch. If a later watch
+/// of the same key shared that, the later watch would get no events.
 #[tokio::test]
-async fn grpc_proxy_watch_works_after_lost_history() {
+async fn grpc_proxy_watch_gets_events_after_lost_history() {
     let etcd = Etcd::start().await;
     let proxy = Between::grpc_proxy(&etcd);
     let store = store(&proxy.endpoint());
-    // Another watch, which keeps the stream open.
+    // This watch keeps the stream to the proxy open.
     let other = watch(&store, Span::Key(key("/b")), WatchFrom::Live(Revision::ZERO)).await;
     let mut last = 0;
     for value in 0..5 {
@@ -106,10 +106,10 @@ async fn grpc_proxy_watch_works_after_lost_history() {
 
 // ---- nginx ----
 
-/// nginx sends a GOAWAY after each 1,000 requests, while other requests are in flight.
+/// nginx sends a GOAWAY after every 1,000 requests, while other requests are in flight.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs nginx: run it by its name with `--ignored`"]
-async fn creates_through_nginx_happen_once() {
+async fn create_through_nginx_is_applied_once() {
     const WRITERS: usize = 50;
     const EACH: usize = 400;
     let etcd = Etcd::start().await;
@@ -150,7 +150,7 @@ async fn watch_through_nginx_misses_nothing() {
     let mut kept = watch(&store, Span::Key(key("/a")), at(last)).await;
     for number in 0..1500 {
         store.keep_alive(lease).await.unwrap();
-        // Each watch is of another key, so it is a new watch on the same stream.
+        // Each round watches another key, which creates a new watch on the same stream.
         drop(watch(&store, Span::Key(key(&format!("/{number}"))), at(last)).await);
         last = write(&store, &key("/a"), number.to_string()).await;
         assert_eq!(batch(&mut kept).await.revision, Revision::new(last));
@@ -160,7 +160,7 @@ async fn watch_through_nginx_misses_nothing() {
 // ---- Limits of streams ----
 
 #[tokio::test]
-async fn watches_beyond_stream_limit_work() {
+async fn one_server_stream_carries_thousands_of_watches() {
     const WATCHES: usize = 2_100;
     let etcd = Etcd::builder().flag("--max-concurrent-streams", "1").start().await;
     let store = store(&etcd.endpoint());
@@ -171,7 +171,8 @@ async fn watches_beyond_stream_limit_work() {
     for path in &paths {
         write(&store, &key(path), "1").await;
     }
-    // Calls share one stream and leases another, one request after the other.
+    // Each connection has only one stream at a time, so calls are sent one after the other. Lease
+    // requests have another connection.
     store.grant(lease, Duration::from_secs(60)).await.unwrap();
     for kept in join_all((0..20).map(|_| store.keep_alive(lease))).await {
         kept.unwrap();
@@ -181,10 +182,10 @@ async fn watches_beyond_stream_limit_work() {
     }
 }
 
-// ---- Half a connection ----
+// ---- Connections that work in one direction only ----
 
-/// The events of an older watch keep arriving, but they do not show that the server receives the
-/// creation of a new watch.
+/// The events of an older watch keep arriving. They do not show that the server still receives the
+/// request that creates a new watch.
 #[tokio::test]
 async fn new_watch_avoids_connection_that_loses_requests() {
     let etcd = Etcd::builder().flag("--grpc-keepalive-min-time", "10ms").start().await;
@@ -232,9 +233,10 @@ async fn new_watch_avoids_connection_that_loses_requests() {
     writes.abort();
 }
 
-/// The creation of a watch gets no answer, and pings are too rare to detect the broken connection.
+/// The request that creates a watch gets no answer, and pings are too rare to detect the broken
+/// connection.
 #[tokio::test]
-async fn unanswered_creation_moves_next_watch_elsewhere() {
+async fn watch_after_unanswered_one_uses_new_connection() {
     let etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let direct = store(&etcd.endpoint());
@@ -256,9 +258,9 @@ async fn unanswered_creation_moves_next_watch_elsewhere() {
     assert_eq!(texts(&batch(&mut old).await), ["/old=1"]);
 }
 
-// ---- No HTTP/2 ----
+// ---- Servers without HTTP/2 ----
 
-/// A server that answers the first bytes of each connection with these.
+/// Starts a server that answers the first bytes of each connection with `answer`.
 async fn answering(answer: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

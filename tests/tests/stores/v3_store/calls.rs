@@ -1,5 +1,5 @@
-//! Ranges, transactions and leases on a real server, as far as they are particular to this store.
-//! The rules of all stores are in the conformance suite.
+//! Ranges, transactions and leases of the v3 store on a real server. The conformance suite has the
+//! tests that apply to all stores.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ async fn long_range_has_one_revision() {
     writer.abort();
     assert_eq!(requests(&etcd, "Range").await - before, 30.0, "pages of 10 000 keys");
 
-    // Pages that the caller requests.
+    // The caller can also request the pages one by one.
     let all = store.range(Range::of(Span::Below(key("/app")))).await.unwrap();
     let mut seen = Vec::new();
     let mut after = None;
@@ -98,7 +98,7 @@ async fn large_range_is_read_in_smaller_pages() {
 }
 
 #[tokio::test]
-async fn read_of_compacted_or_future_revision_is_history_lost() {
+async fn read_of_unavailable_revision_fails_as_history_lost() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let a = key("/a");
@@ -116,8 +116,8 @@ async fn read_of_compacted_or_future_revision_is_history_lost() {
     assert_eq!(store.range(stale).await.unwrap().kvs[0].value, Bytes::from("2"));
 }
 
-/// How etcd compares missing keys and empty spans is known from experiments on 3.4.23 and 3.5.1.
-/// This test checks it on every server.
+/// The store relies on how etcd compares missing keys and empty spans. The expected results come
+/// from experiments with 3.4.23 and 3.5.1. The test checks the results on every server.
 #[tokio::test]
 async fn conditions_match_their_documentation() {
     let etcd = Etcd::start().await;
@@ -182,7 +182,7 @@ async fn write_returns_previous_value() {
     let before = store.range(Range::of(Span::Key(a.clone()))).await.unwrap().kvs;
     let gone = only(Op::Delete { span: Span::Key(a.clone()), previous: true });
     assert_eq!(store.commit(gone.clone()).await.unwrap().results, [OpResult::Delete { deleted: 1, previous: before }]);
-    // A delete that finds no key makes no new revision.
+    // A delete that finds no key creates no revision.
     let revision = store.status().await.unwrap().revision;
     let nothing = store.commit(gone).await.unwrap();
     assert_eq!((nothing.revision, nothing.results), (revision, vec![OpResult::Delete { deleted: 0, previous: Vec::new() }]));
@@ -207,7 +207,7 @@ async fn unused_ttl_lease_is_revoked() {
         while metric_of(&etcd, "etcd_debugging_lease_revoked_total").await < revoked + 1.0 {
             sleep(Duration::from_millis(20)).await;
         }
-        // The key disappears after its lease.
+        // The key of the expired lease disappears a moment after the lease.
         while !store.range(Range::of(Span::Key(a.clone()))).await.unwrap().kvs.is_empty() {
             sleep(Duration::from_millis(20)).await;
         }
@@ -216,8 +216,9 @@ async fn unused_ttl_lease_is_revoked() {
 }
 
 #[tokio::test]
-async fn leases_are_granted_kept_and_revoked() {
-    // The shortest lease is one and a half election timeouts, in whole seconds.
+async fn lease_is_granted_kept_alive_and_revoked() {
+    // The shortest lease that a server grants lasts one and a half election timeouts, in whole
+    // seconds.
     let etcd = Etcd::builder().flag("--election-timeout", "1000").start().await;
     let store = store(&etcd.endpoint());
     let id = LeaseId::random();
@@ -236,12 +237,12 @@ async fn leases_are_granted_kept_and_revoked() {
     assert_eq!(store.keep_alive(id).await.unwrap_err().kind(), ErrorKind::LeaseLost);
     let error = store.commit(Txn::new(vec![op])).await.unwrap_err();
     assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::LeaseLost, false));
-    // Servers have a shortest time to live.
+    // The server replaces a shorter time to live by its minimum.
     assert_eq!(store.grant(LeaseId::random(), Duration::from_millis(1)).await.unwrap(), Duration::from_secs(2));
 }
 
 #[tokio::test]
-async fn refused_writes_are_classified_and_not_applied() {
+async fn refused_write_is_not_applied() {
     let etcd = Etcd::builder().flag("--max-txn-ops", "4").start().await;
     let store = store(&etcd.endpoint());
     let a = key("/a");
@@ -268,7 +269,7 @@ async fn refused_writes_are_classified_and_not_applied() {
 }
 
 #[tokio::test]
-async fn status_and_members_work_but_not_stats() {
+async fn stats_are_unsupported_unlike_status_and_members() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let revision = write(&store, &key("/a"), "1").await;

@@ -1,5 +1,5 @@
-//! A server that comes back at the same address as another cluster, as after a restore. No failed
-//! write reaches the new cluster, and every part of the client recovers.
+//! A new cluster replaces the server at the same address, as after a restore from a backup. No
+//! failed write reaches the new cluster, and every part of the client recovers.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -37,7 +37,7 @@ async fn count_up(entry: Entry<u64>, mut end: oneshot::Receiver<()>) -> BTreeSet
     acknowledged
 }
 
-/// All values that were ever written to a key of this server.
+/// Returns all values that were ever written to a key of this server.
 async fn written(endpoint: &str, path: &str) -> BTreeSet<u64> {
     let direct = store(endpoint);
     let now = direct.range(Range::of(Span::Key(key(path)))).await.unwrap();
@@ -89,8 +89,8 @@ struct Settings {
     limit: u64,
 }
 
-/// The client returns when the new cluster is ahead of the former one. The newest key that the
-/// client saw may have been written again unchanged.
+/// When the client reconnects, the revision of the new cluster is already larger than that of the
+/// former cluster. A key may also have the value that the client saw last.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn client_recovers_in_new_cluster() {
     let mut etcd = Etcd::start().await;
@@ -103,7 +103,7 @@ async fn client_recovers_in_new_cluster() {
     let held = named.acquire().await.unwrap();
     let service = client.entry::<u64>("/services/a").unwrap();
     let published = service.publish(&7).ttl(Duration::from_secs(3)).await.unwrap();
-    // Waits until the lock and the published value watch their keys.
+    // Give the lock and the published value time to start watching their keys.
     sleep(Duration::from_millis(300)).await;
 
     for (token, limit) in [("restored", 2), ("restored-again", 3)] {
@@ -143,7 +143,7 @@ fn store_of(cluster: &Cluster) -> V3Store {
 
 /// Two members are restored while the third member of the former cluster still answers.
 #[tokio::test]
-async fn restored_members_need_majority() {
+async fn client_accepts_new_cluster_only_with_majority() {
     let mut cluster = Etcd::cluster(3).await;
     let store = store_of(&cluster);
     write(&store, &key("/a"), "old").await;

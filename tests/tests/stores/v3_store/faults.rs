@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::{PATIENCE, delete, key, options, put, store, write};
 
-/// Options for one address, with calls of at most half a second.
+/// Returns options for one address that limit each call to half a second.
 fn quick(endpoint: &str) -> ConnectOptions {
     let mut options = options([endpoint]);
     options.retry.call_timeout = Duration::from_millis(500);
@@ -70,7 +70,7 @@ async fn write_with_lost_answer_is_sent_once() {
     let (error, cut_off) = write.await.unwrap();
     assert!(error.may_have_applied(), "{error}");
 
-    // A read is never in doubt: it is sent again.
+    // A read changes nothing, so the client sends it again.
     proxy.set(Mode::Pass).await;
     let reply = cut_off.range(Range::of(Span::Key(a))).await.unwrap();
     assert_eq!(reply.kvs.first().and_then(|kv| kv.version), Some(3));
@@ -87,8 +87,8 @@ async fn calls_move_to_other_endpoint() {
     assert_eq!((first.accepted(), second.accepted()), (1, 0), "one endpoint, one connection");
     first.set(Mode::Refuse).await;
     first.cut();
-    // A write that meets the cut is in doubt. A read moves to the other endpoint, and later calls
-    // follow it.
+    // A write during the cut could have an unknown outcome, so the test reads first. The read moves
+    // to the other endpoint, and later calls use that endpoint too.
     store.range(Range::of(Span::Key(a.clone()))).await.unwrap();
     for value in 1..=20 {
         write(&store, &a, value.to_string()).await;
@@ -102,15 +102,16 @@ async fn calls_move_to_other_endpoint() {
     assert_eq!(second.accepted(), 3, "calls, leases and watches have one connection each");
 }
 
-/// The first attempt is not answered. The second one finds its lease at the moment when it expires.
+/// The first attempt to grant a lease gets no answer. The second attempt finds that the lease
+/// exists, at the moment when it expires.
 #[tokio::test]
 async fn lease_expired_before_answer_is_granted_again() {
     let etcd = Etcd::start().await;
     let deaf = Proxy::to(etcd.endpoint()).await;
     let mut options = options([deaf.endpoint().as_str(), etcd.endpoint().as_str()]);
     let ttl = Duration::from_secs(2);
-    // A server removes a lease within half a second after it expired, and reports until then that
-    // it exists.
+    // A server removes a lease within half a second after the lease has expired. Until then, the
+    // server reports that the lease exists.
     options.retry.read_attempt_timeout = ttl + Duration::from_millis(20);
     let stores: Vec<V3Store> = (0..4).map(|_| V3Store::new(&options).unwrap()).collect();
     for store in &stores {
@@ -131,15 +132,15 @@ async fn silent_endpoint_is_skipped() {
     let mut options = options([silent.endpoint().as_str(), etcd.endpoint().as_str()]);
     options.connect_timeout = Duration::from_millis(300);
     options.retry.read_attempt_timeout = Duration::from_millis(300);
-    // The store sends no write to an endpoint that has never answered, so the write is not in doubt
-    // either.
+    // The store sends no write to an endpoint that has never answered, so the write goes to the
+    // second endpoint.
     write(&V3Store::new(&options).unwrap(), &key("/a"), "1").await;
     let reader = V3Store::new(&options).unwrap();
     assert_eq!(reader.range(Range::of(Span::Key(key("/a")))).await.unwrap().kvs.len(), 1);
 }
 
 #[tokio::test]
-async fn cluster_works_without_killed_member() {
+async fn reads_succeed_while_one_member_is_down() {
     let mut cluster = Etcd::cluster(3).await;
     let endpoints: Vec<String> = cluster.members().iter().map(Etcd::endpoint).collect();
     let store = V3Store::new(&options(endpoints.iter().map(String::as_str))).unwrap();
@@ -176,8 +177,8 @@ async fn isolated_member_serves_only_stale_reads() {
     write(&all, &key("/a"), "1").await;
     cluster.member(1).kill().await;
     cluster.member(2).kill().await;
-    // The member needs an election timeout to notice that it is alone. Until then a write is in
-    // doubt.
+    // The member needs an election timeout to notice that it is alone. Until then, the outcome of a
+    // write is unknown.
     let mut options = options([endpoint.as_str()]);
     options.retry.call_timeout = Duration::from_secs(5);
     let alone = V3Store::new(&options).unwrap();
@@ -198,7 +199,7 @@ async fn endpoints_of_two_clusters_are_refused() {
     let store = V3Store::new(&options).unwrap();
     write(&store, &key("/a"), "1").await;
     first.kill().await;
-    // A write that meets the end of the first cluster is in doubt, a read is not.
+    // A write during the kill could have an unknown outcome, so the test reads first.
     assert_eq!(failed_read(&store).await.kind(), ErrorKind::Server);
     let error = failed_write(&store).await;
     assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Server, false), "{error}");
@@ -207,7 +208,7 @@ async fn endpoints_of_two_clusters_are_refused() {
 }
 
 #[tokio::test]
-async fn full_server_still_reads_and_deletes() {
+async fn full_server_still_allows_reads_and_deletes() {
     let etcd = Etcd::builder().flag("--quota-backend-bytes", "3000000").start().await;
     let store = store(&etcd.endpoint());
     let mut full = None;
@@ -223,16 +224,17 @@ async fn full_server_still_reads_and_deletes() {
     assert!(!store.status().await.unwrap().errors.is_empty(), "the alarm is shown");
 }
 
-/// Fault F14: a server that cannot write any more exits, as if it had been killed. Its files are
-/// limited to 65 MB, so the test needs no full disk.
+/// Fault F14: a server that can no longer write to its disk exits, as if it had been killed. The
+/// test limits each file of the server to 64 MiB instead of filling a disk.
 #[tokio::test]
 async fn full_disk_loses_no_acknowledged_write() {
     let files = Files::new();
     let program = Etcd::shared().await.binary().to_owned();
     // `ulimit -f` counts blocks of 512 bytes.
     let script = files.put("script", format!("#!/bin/sh\nulimit -f 131072\nexec '{}' \"$@\"\n", program.display()).as_bytes());
-    // Another process writes the program. If this one did, a child that another test starts at that
-    // moment could inherit the open file, and a file that is open for writing cannot be run.
+    // Another process writes the program, because a file that is open for writing cannot be
+    // executed. If this process wrote the file, a child process that another test starts at that
+    // moment could inherit the open file.
     let full = script.with_file_name("etcd");
     let installed = std::process::Command::new("install").arg(&script).arg(&full).status().unwrap();
     assert!(installed.success(), "{installed}");
@@ -274,7 +276,7 @@ async fn full_disk_loses_no_acknowledged_write() {
     }
 }
 
-/// A server that gives the same answer to every connection.
+/// Starts a server that gives the same answer on every connection.
 async fn answering(answer: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -289,7 +291,7 @@ async fn answering(answer: &'static [u8]) -> String {
 }
 
 #[tokio::test]
-async fn error_tells_that_server_is_not_etcd_v3() {
+async fn error_says_that_server_is_not_etcd_v3() {
     // An HTTP/1.1 server, such as an etcd that has only the v2 API.
     let address = answering(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
     let error = failed_read(&V3Store::new(&quick(&address)).unwrap()).await;
@@ -301,7 +303,7 @@ async fn error_tells_that_server_is_not_etcd_v3() {
 }
 
 #[tokio::test]
-async fn store_needs_address_but_no_server() {
+async fn store_is_created_without_reaching_server() {
     assert_eq!(V3Store::new(&options([])).unwrap_err().kind(), ErrorKind::InvalidUrl);
     assert_eq!(V3Store::new(&options(["not a host:2379"])).unwrap_err().kind(), ErrorKind::InvalidUrl);
     let store = V3Store::new(&options(["127.0.0.1:1"])).unwrap();

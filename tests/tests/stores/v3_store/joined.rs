@@ -1,5 +1,5 @@
-//! Concurrent reads of one client share requests while others are in flight. Each caller still gets
-//! the result that a separate request would give.
+//! While reads of a client are in flight, its further reads wait and then share requests. Each
+//! caller still gets the result that a separate request would give.
 
 mod cancelled;
 mod faults;
@@ -22,7 +22,7 @@ use tokio::time::{sleep, timeout};
 use super::raw::Admin;
 use super::{PATIENCE, key, metric_of, options, put, store, write};
 
-/// How many requests of this method the server has received, whatever it answered.
+/// Returns how many requests of this method the server has received, including refused ones.
 async fn got(etcd: &Etcd, method: &str) -> u64 {
     let service = if method == "Status" { "Maintenance" } else { "KV" };
     let name = format!(r#"grpc_server_started_total{{grpc_method="{method}",grpc_service="etcdserverpb.{service}",grpc_type="unary"}}"#);
@@ -33,7 +33,8 @@ async fn reads_got(etcd: &Etcd) -> (u64, u64) {
     (got(etcd, "Range").await, got(etcd, "Txn").await)
 }
 
-/// Whether joined reads are safe on this server (etcd issues 14110 and 14891).
+/// Returns true if it is safe for reads to share requests on this version of etcd (etcd issues
+/// 14110 and 14891).
 fn joins_reads(etcd: &Etcd) -> bool {
     !["3.5.0", "3.5.1", "3.5.2", "3.5.3", "3.5.4", "3.5.5", "3.5.6"].contains(&etcd.version())
 }
@@ -66,7 +67,8 @@ async fn read_all(store: &V3Store, count: usize) {
     }
 }
 
-/// Reads until the client knows whether the server accepts joined reads. Needs eight numbered keys.
+/// Reads until the client has learned whether reads may share requests on this server. Needs eight
+/// numbered keys.
 async fn acquaint(etcd: &Etcd, store: &V3Store) {
     let before = got(etcd, "Txn").await;
     let known = async {
@@ -79,7 +81,8 @@ async fn acquaint(etcd: &Etcd, store: &V3Store) {
     timeout(PATIENCE, known).await.expect("the client joins reads in time");
 }
 
-/// A server with this many numbered keys, and a client that knows its version.
+/// Starts a server with this many numbered keys, and a client that has learned the server's
+/// version.
 async fn acquainted(count: usize) -> (Etcd, V3Store) {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
@@ -91,7 +94,7 @@ async fn acquainted(count: usize) -> (Etcd, V3Store) {
 /// Waiting reads of the same key become one read, even if the server's version is unknown or the
 /// server does not accept transactions that only read.
 #[tokio::test]
-async fn equal_concurrent_reads_are_few_requests() {
+async fn concurrent_reads_of_one_key_share_requests() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     fill(&store, 1).await;
@@ -107,7 +110,7 @@ async fn equal_concurrent_reads_are_few_requests() {
 }
 
 #[tokio::test]
-async fn concurrent_reads_share_requests_where_safe() {
+async fn reads_share_requests_on_safe_versions() {
     let (etcd, store) = acquainted(300).await;
     let (ranges, txns) = reads_got(&etcd).await;
     for _ in 0..10 {
@@ -120,7 +123,7 @@ async fn concurrent_reads_share_requests_where_safe() {
     }
     assert!(txns > 0 && ranges + txns <= 640 / 8, "{ranges} ranges and {txns} transactions for 640 reads");
 
-    // More reads than one transaction may have.
+    // These are more reads than one transaction may contain.
     let (ranges, txns) = reads_got(&etcd).await;
     read_all(&store, 300).await;
     let requests = (got(&etcd, "Range").await - ranges) + (got(&etcd, "Txn").await - txns);
@@ -128,14 +131,14 @@ async fn concurrent_reads_share_requests_where_safe() {
     assert_eq!(got(&etcd, "Status").await, 1, "the version is asked for once");
 }
 
-/// The read by which a live view checks whether its directory has changed.
+/// Returns the read with which a live view checks whether its directory has changed.
 fn modified_after(directory: &str, revision: Revision) -> Range {
     let below = Range::of(Span::Below(key(directory)));
     below.keys_only(true).limit(1).modified_after(revision)
 }
 
 #[tokio::test]
-async fn checks_of_directories_share_requests() {
+async fn change_checks_of_directories_share_requests() {
     let (etcd, store) = acquainted(10).await;
     const DIRECTORIES: usize = 200;
     let directory = |n: usize| format!("/dirs/{n}");
@@ -163,7 +166,7 @@ async fn checks_of_directories_share_requests() {
 }
 
 #[tokio::test]
-async fn checks_of_large_directories_are_sent_alone() {
+async fn change_checks_of_large_directories_are_not_shared() {
     let (etcd, store) = acquainted(10).await;
     for chunk in 0..11 {
         let keys = (0..100).map(|k| Op::put(&key(&format!("/large/{chunk}-{k}")), Bytes::from("1"))).collect();
@@ -181,7 +184,7 @@ async fn checks_of_large_directories_are_sent_alone() {
 }
 
 #[tokio::test]
-async fn first_read_is_a_range_request() {
+async fn single_read_is_sent_as_range_request() {
     let (etcd, store) = acquainted(10).await;
     let (ranges, txns) = reads_got(&etcd).await;
     for _ in 0..10 {
@@ -189,7 +192,8 @@ async fn first_read_is_a_range_request() {
         read_all(&store, 2).await;
     }
     assert_eq!(reads_got(&etcd).await, (ranges + 30, txns));
-    // A read by transaction is a range request too, and joins others.
+    // A transaction with a single read is sent as a range request too, and shares requests with
+    // others.
     let get = Txn::new(vec![Op::Get(Span::Key(numbered(1)))]);
     assert!(matches!(&store.commit(get.clone()).await.unwrap().results[..], [OpResult::Get(reply)] if reply.kvs[0].value == "1"));
     assert_eq!(reads_got(&etcd).await, (ranges + 31, txns));
@@ -222,7 +226,7 @@ async fn past_stale_and_paged_reads_share_no_request() {
     }
     assert_eq!(reads_got(&etcd).await, (ranges + 40, txns));
 
-    // Reads without values and reads of missing keys are joined.
+    // Reads without values and reads of missing keys share requests.
     let missing = key("/app/none");
     let reads = (0..40).map(|number| match number % 4 {
         0 => store.range(of(3).keys_only(true)),
@@ -244,7 +248,7 @@ async fn past_stale_and_paged_reads_share_no_request() {
 }
 
 #[tokio::test]
-async fn forbidden_read_fails_alone() {
+async fn forbidden_read_does_not_fail_others() {
     let etcd = Etcd::start().await;
     let (direct, admin) = (store(&etcd.endpoint()), Admin::of(&etcd.endpoint()));
     for number in 0..40 {
@@ -280,7 +284,7 @@ async fn forbidden_read_fails_alone() {
     round(&[5, 39]).await;
     let (more_ranges, more_txns) = reads_got(&etcd).await;
     assert!(more_ranges - ranges >= 40 && (more_txns - txns == 1 || !joins_reads(&etcd)), "one transaction failed");
-    // After the failure, the client reads that key alone.
+    // After the failure, the client sends reads of that key alone.
     for _ in 0..5 {
         round(&[5, 39]).await;
     }
@@ -304,13 +308,13 @@ async fn keys_with_long_values_are_read_alone() {
     let (ranges, txns) = reads_got(&etcd).await;
     long().await;
     assert_eq!(reads_got(&etcd).await, (ranges + 70, txns));
-    // Other keys share requests as before. A few of them have the same hash as a long key, and
-    // replace its mark.
+    // Reads of other keys share requests as before. The client remembers long keys by their hash. A
+    // few other keys have the same hash as a long key, and the client then forgets the long key.
     read_all(&store, 100).await;
     let (ranges, _) = reads_got(&etcd).await;
     read_all(&store, 100).await;
     assert!(got(&etcd, "Range").await - ranges <= 10 || !joins_reads(&etcd));
-    // A key whose value became short is joined again.
+    // When the values have become short, reads of their keys share requests again.
     for number in 0..70 {
         write(&store, &key(&format!("/long/{number}")), "short").await;
     }
@@ -338,7 +342,7 @@ async fn reads_respect_max_txn_ops_of_server() {
     read_all(&store, 64).await;
     assert_eq!(reads_got(&etcd).await, (ranges + 64, txns));
 
-    // A client that is told of the limit sends transactions of that length.
+    // A client whose options contain this limit sends transactions of that length.
     let mut options = options([etcd.endpoint().as_str()]);
     options.max_operations = 4;
     let told = V3Store::new(&options).unwrap();

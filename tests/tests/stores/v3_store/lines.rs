@@ -1,5 +1,5 @@
-//! Connections on which one direction stalls or ends, slow connections, and clients of whose
-//! connections one hangs.
+//! Connections on which one direction stalls or ends, slow connections, and clients that have one
+//! hanging connection.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{key, put, store, write};
 
-/// How often a silent connection is checked, and how long its answer may take.
+/// The interval at which the client pings a silent connection, and the time limit for the answer.
 const CHECK: Duration = Duration::from_secs(1);
 /// A time to live that is longer than it takes to detect a dead connection.
 const LEASE: Duration = Duration::from_secs(6);
 
-/// A client behind a proxy that holds a lock and watches a counter, and a direct client that
-/// counts.
+/// A client that holds a lock and watches a counter through a proxy, and a client without a proxy
+/// that increments the counter.
 struct Scene {
     _etcd: Etcd,
     proxy: Proxy,
@@ -56,20 +56,20 @@ impl Scene {
         });
         let counter = direct.entry::<u64>("/counter").unwrap();
         let scene = Self { _etcd: etcd, proxy, client, direct, lock, watcher, counter };
-        // Now all three connections exist, and the guard watches its key.
+        // After this, all three connections exist, and the guard watches its key.
         scene.count(3).await;
         sleep(Duration::from_secs(1)).await;
         scene
     }
 
-    /// Counts through the direct client.
+    /// Increments the counter through the direct client.
     async fn count(&self, times: u64) {
         for _ in 0..times {
             self.counter.modify(|count| Some(count.unwrap_or(0) + 1)).await.unwrap();
         }
     }
 
-    /// Checks that the client works, that its guard is held, and that its watch saw each change
+    /// Checks that the client can write, that its guard is held, and that its watch saw each change
     /// once.
     async fn assert_whole(self, what: &str) {
         self.count(3).await;
@@ -85,8 +85,8 @@ impl Scene {
     }
 }
 
-/// Fault F8 in both directions: an addition whose request or answer hangs is in doubt for its
-/// caller, and is never made twice.
+/// Fault F8 in both directions: if the request or the answer of an increment hangs, the caller
+/// cannot know whether the increment was applied. No increment is applied twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn increments_apply_at_most_once_while_connection_stalls() {
     let etcd = Etcd::start().await;
@@ -138,9 +138,10 @@ async fn increments_apply_at_most_once_while_connection_stalls() {
     assert!((done..=done + unknown).contains(&sum) && unknown > 0, "{done} {unknown} {sum}");
 }
 
-/// Fault F8 with a lost request: the write is in doubt for its caller, and never arrives.
+/// Fault F8 with a lost request: the write never reaches the server, but the caller cannot know
+/// that.
 #[tokio::test]
-async fn lost_write_is_in_doubt_and_not_applied() {
+async fn lost_write_has_unknown_outcome() {
     let etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let mut options = super::options([proxy.endpoint().as_str()]);
@@ -154,9 +155,10 @@ async fn lost_write_is_in_doubt_and_not_applied() {
     assert_eq!(kv.version, Some(1));
 }
 
-/// Promise L3: no request of the holder arrives, but the server's messages do.
+/// Promise L3: the holder's requests do not reach the server, but the server's messages still reach
+/// the holder.
 #[tokio::test]
-async fn guard_is_lost_before_next_acquire() {
+async fn guard_is_lost_before_lock_is_acquired_again() {
     let etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let ttl = Duration::from_secs(2);
@@ -190,7 +192,7 @@ async fn stalled_direction_loses_no_guard_or_change() {
     tokio::join!(stalled(Mode::StallRequests), stalled(Mode::StallAnswers));
 }
 
-/// Fault F10: one side of a connection ends it, and the other side may still send.
+/// Fault F10: one side stops sending on a connection, and the other side may still send.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_closed_connections_lose_no_guard_or_change() {
     let half_closed = async |what: &str, close: fn(&Proxy)| {
@@ -205,7 +207,8 @@ async fn half_closed_connections_lose_no_guard_or_change() {
     tokio::join!(half_closed("answers", Proxy::end_answers), half_closed("requests", Proxy::end_requests));
 }
 
-/// Fault F10: each connection in turn stands still, as with a dead path through a load balancer.
+/// Fault F10: one of the client's connections hangs, as on a dead path through a load balancer. The
+/// test runs once for each of the three connections.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_connection_loses_no_guard_or_change() {
     let dead = async |connection| {
@@ -226,7 +229,8 @@ async fn dead_connection_loses_no_guard_or_change() {
     tokio::join!(dead(0), dead(1), dead(2));
 }
 
-/// Fault F10: 50 kB/s, long answers and unread watches. Leases have their own connection.
+/// Fault F10: connections that are limited to 50 kB/s carry long answers and watches that are not
+/// read. Leases are kept alive because they have their own connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_connection_loses_no_guard_or_change() {
     let scene = Scene::new().await;

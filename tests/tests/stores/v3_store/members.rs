@@ -49,14 +49,14 @@ async fn learner_is_skipped() {
     assert!(client.members().await.unwrap().iter().any(|member| member.learner));
 }
 
-/// Fault F23: the member that serves a client is replaced by another one, learner first, as the
-/// documentation of etcd recommends.
+/// Fault F23: the member that serves a client is replaced. The new member first joins as a learner,
+/// as etcd's documentation recommends.
 #[tokio::test]
 async fn streams_and_guards_survive_member_replacement() {
     let mut cluster = Etcd::cluster(1).await;
     cluster.add_learner().await;
-    // The address names both members from the start, as an address that is not updated with the
-    // cluster would.
+    // The address lists both members from the start, because a client's address is not updated when
+    // the cluster changes.
     let client = Client::connect(&cluster.url_v3()).await.unwrap();
     let entry = client.entry::<u64>("/entry").unwrap();
     entry.set(&1).await.unwrap();
@@ -73,7 +73,8 @@ async fn streams_and_guards_survive_member_replacement() {
         }
         for _ in 0..5 {
             wrote += 1;
-            // A write that met the end of the member is in doubt and repeated with the same value.
+            // A write during the removal may fail with an unknown outcome. The test repeats it with
+            // the same value.
             soon(async { while entry.set(&wrote).await.is_err() {} }).await;
         }
         while counted.last < wrote {
@@ -98,7 +99,7 @@ async fn streams_and_guards_survive_member_replacement() {
     assert_eq!(other.entry::<u64>("/service").unwrap().get().await.unwrap().as_deref(), Some(&1));
 }
 
-/// The index of a member that is not the leader.
+/// Returns the index of a member that is not the leader.
 async fn follower(cluster: &Cluster) -> usize {
     for (index, member) in cluster.members().iter().enumerate() {
         let status = store(&member.endpoint()).status().await.unwrap();
@@ -109,12 +110,13 @@ async fn follower(cluster: &Cluster) -> usize {
     panic!("no member is a follower");
 }
 
-/// Fault F24, promises W1 and W2: a member that has missed more entries than the others keep
+/// Fault F24, promises W1 and W2. A member that has missed more entries than the others keep
 /// installs their snapshot. etcd 3.4.23 then repeats changes on watches that were open before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn member_that_installs_snapshot_repeats_no_change() {
+async fn installed_snapshot_repeats_no_change() {
     const WRITERS: usize = 100;
-    // The other members keep 5,000 entries besides those of a snapshot.
+    // Together, the writers write more than the 5,000 entries that the other members keep in
+    // addition to a snapshot.
     const EACH: usize = 60;
     let mut cluster = Etcd::builder().flag("--snapshot-count", "100").cluster(3).await;
     let lagging = follower(&cluster).await;
@@ -171,7 +173,8 @@ fn store_of_all(cluster: &Cluster, but: usize) -> V3Store {
     V3Store::new(&options(endpoints.collect::<Vec<_>>().iter().map(String::as_str))).unwrap()
 }
 
-/// The log message of 3.4, or that of later lines.
+/// Returns true if the log says that the member has installed a snapshot. etcd 3.4 uses another
+/// message than later versions.
 fn installed_a_snapshot(log: &str) -> bool {
     log.contains("finished applying incoming snapshot") || log.contains("applied snapshot")
 }
@@ -185,7 +188,7 @@ async fn removed_member_is_skipped() {
     let store = V3Store::new(&options([former.as_str(), cluster.member(1).endpoint().as_str()])).unwrap();
     write(&store, &key("/a"), "1").await;
     cluster.remove(0).await;
-    // A write that meets the end of the member may be in doubt, a read is not.
+    // A write during the removal could have an unknown outcome, so the test reads first.
     soon(async { while store.range(Range::of(Span::Key(key("/a")))).await.is_err() {} }).await;
     write(&store, &key("/a"), "2").await;
     let gone = V3Store::new(&{

@@ -1,4 +1,5 @@
-//! The messages of errors when a client cannot use the server at its address.
+//! Error messages when a client cannot use a server: wrong protocols and certificates, timeouts,
+//! exceeded limits, and full disks.
 
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ async fn server(files: &Files, (certificate, key): &Identity, clients: Option<&A
     Etcd::builder().tls(files).start().await
 }
 
-/// The error of a read. It must arrive before half of the call's limit of ten seconds.
+/// Returns the error of a read, and checks that the error arrives within half of the call's limit
+/// of ten seconds.
 async fn error_of(builder: ClientBuilder) -> Error {
     let client = builder.connect_lazy().unwrap();
     let began = Instant::now();
@@ -45,8 +47,8 @@ fn trusting(address: &str, authority: &Authority) -> ClientBuilder {
     Client::builder(address).ca_certificate(authority.pem())
 }
 
-/// A server that answers each connection with these bytes, whatever it receives. If
-/// `waits_for_line` is set, it first waits for a line, as an HTTP/1.1 server does.
+/// Starts a server that sends these bytes on each connection, whatever it receives. If
+/// `waits_for_line` is set, the server first waits for a line, as an HTTP/1.1 server does.
 async fn answering(answer: &'static [u8], waits_for_line: bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = listener.local_addr().unwrap().to_string();
@@ -57,7 +59,7 @@ async fn answering(answer: &'static [u8], waits_for_line: bool) -> String {
                 while let Ok(1..) = stream.read_buf(&mut seen).await {
                     let is_http = seen.starts_with(b"GET ") || seen.starts_with(b"PRI ");
                     if !waits_for_line || (is_http && seen.contains(&b'\n')) {
-                        // The client may have gone.
+                        // The client may have closed the connection.
                         let _ = stream.write_all(answer).await;
                         return;
                     }
@@ -71,7 +73,7 @@ async fn answering(answer: &'static [u8], waits_for_line: bool) -> String {
 const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
 #[tokio::test]
-async fn wrong_tls_scheme_names_correct_one() {
+async fn error_suggests_correct_tls_scheme() {
     let (files, authority) = (Files::new(), Authority::new());
     let tls = server(&files, &authority.sign(&["127.0.0.1"]), None).await;
     let plain = Etcd::start().await;
@@ -83,14 +85,15 @@ async fn wrong_tls_scheme_names_correct_one() {
     assert_says(&error, ErrorKind::Tls, &[&tls.endpoint(), "speaks TLS", "`etcd2s://`"]);
     let error = error_of(trusting(&format!("etcd2s://{}", plain.endpoint()), &authority)).await;
     assert_says(&error, ErrorKind::Tls, &[&plain.endpoint(), "without TLS", "`etcd2://`"]);
-    // The scheme `http` has the same error, also when `connect` makes the first call.
+    // The scheme `http` gives the same error, also if `connect` makes the first call.
     let error = Client::connect(&format!("http://{}", tls.endpoint())).await.expect_err("an error");
     assert_says(&error, ErrorKind::Tls, &["speaks TLS", "`etcds://`"]);
 }
 
-/// A server that answers a TLS handshake in HTTP, and a server that waits for the end of the line.
+/// The first server answers a TLS handshake with HTTP. The second server waits for the end of a
+/// line, which a TLS handshake does not contain.
 #[tokio::test]
-async fn etcds_scheme_at_http_names_correct_one() {
+async fn error_suggests_plain_scheme_for_http_server() {
     for waits_for_line in [false, true] {
         let endpoint = answering(BAD_REQUEST, waits_for_line).await;
         for (scheme, right) in [("etcds", "`etcd://`"), ("etcd2s", "`etcd2://`")] {
@@ -101,7 +104,7 @@ async fn etcds_scheme_at_http_names_correct_one() {
 }
 
 #[tokio::test]
-async fn server_without_http2_is_named() {
+async fn error_describes_server_without_http2() {
     let endpoint = answering(BAD_REQUEST, false).await;
     let error = error_of(Client::builder(&format!("etcd://{endpoint}"))).await;
     assert_says(&error, ErrorKind::Server, &[&endpoint, "HTTP/1.1", "is it an etcd v3 server"]);
@@ -112,7 +115,7 @@ async fn server_without_http2_is_named() {
 }
 
 #[tokio::test]
-async fn certificate_errors_name_cause_and_remedy() {
+async fn certificate_error_explains_cause_and_remedy() {
     let authority = Authority::new();
     let refused = async |identity: &Identity, trusted: &Authority, name: Option<&str>| {
         let files = Files::new();
@@ -145,10 +148,10 @@ async fn certificate_errors_name_cause_and_remedy() {
     }
 }
 
-/// The server closes the connection of the first attempts. The last attempt is in flight when the
-/// time of the call ends.
+/// The server closes the connections of the first attempts. The last attempt has no answer yet when
+/// the call reaches its time limit.
 #[tokio::test]
-async fn timed_out_call_reports_last_ended_attempt() {
+async fn timed_out_call_reports_last_failed_attempt() {
     let call_timeout = Duration::from_millis(800);
     for scheme in ["etcd", "etcd2"] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -170,7 +173,7 @@ async fn timed_out_call_reports_last_ended_attempt() {
 }
 
 #[tokio::test]
-async fn timed_out_calls_name_their_cause() {
+async fn timed_out_call_reports_cause() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let refusing = listener.local_addr().unwrap().to_string();
     drop(listener);
@@ -187,7 +190,7 @@ async fn timed_out_calls_name_their_cause() {
 }
 
 #[test]
-fn unusable_certificates_and_keys_are_explained() {
+fn error_explains_unusable_certificate_or_key() {
     let (authority, files) = (Authority::new(), Files::new());
     let (certificate, key) = authority.sign(&["client"]);
     let (_, other_key) = authority.sign(&["client"]);
@@ -226,9 +229,10 @@ async fn put_many(client: &Client, keys: usize) -> Result<(), Error> {
     transaction.await.map(drop)
 }
 
-/// The limits of the client are options. An error names the flag of the server.
+/// Options set the client's limits. If a write exceeds a limit of the server, the error says which
+/// flag of the server sets that limit.
 #[tokio::test]
-async fn client_limits_are_options() {
+async fn client_limits_can_be_set_by_options() {
     let etcd = Etcd::builder().flag("--max-txn-ops", "200").flag("--max-request-bytes", "3000000").start().await;
     for address in [etcd.url_v3(), "memory:".to_owned()] {
         let with_defaults = Client::connect(&address).await.unwrap();
@@ -255,8 +259,8 @@ async fn client_limits_are_options() {
     }
 }
 
-/// Acquire fails as a write of a value does. The clients have spare leases, so the server refuses
-/// the request for the key first.
+/// `acquire` fails with the same error as the write of a value. The clients have spare leases, so
+/// the first request that the server refuses is the one that creates the key.
 #[tokio::test]
 async fn acquire_fails_at_once_without_space() {
     let etcd = Etcd::builder().flag("--quota-backend-bytes", "400000").start().await;

@@ -1,5 +1,6 @@
-//! The parts of queues of locks and elections on a real server: the newest keys of a directory, and
-//! watches that start at once. The rules of all stores are in the conformance suite.
+//! The store operations that locks and elections use for their queues, on a real server: reads of
+//! the newest keys of a directory, and live watches. The conformance suite has the tests that apply
+//! to all stores.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,7 +42,7 @@ fn noise(etcd: &Etcd, stop: &Arc<AtomicBool>) -> JoinHandle<()> {
 }
 
 #[tokio::test]
-async fn no_key_is_older_than_first_write() {
+async fn newest_before_first_write_is_empty() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     // The revision of an empty store is 1. The server would treat the bound "at or before 0" as no
@@ -62,8 +63,8 @@ async fn no_key_is_older_than_first_write() {
 async fn newest_returns_keys_of_any_bytes() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
-    // The directory with a slash, two keys that are not valid paths, and bytes that are not text:
-    // `/q/`, `/q//x`, `/q/` with a zero byte, and `/q/` with 0xff.
+    // Writes the directory with a trailing slash, two keys that are not valid paths, and a key that
+    // is not text: `/q/`, `/q//x`, `/q/` with a zero byte, and `/q/` with 0xff.
     for stored in ["L3Ev", "L3EvL3g=", "L3EvAA==", "L3Ev/w=="] {
         etcd.call("/v3/kv/put", &format!(r#"{{"key": "{stored}", "value": "eA=="}}"#)).await;
     }
@@ -89,7 +90,7 @@ async fn live_watch_reports_skipped_revisions() {
     for stream in [&mut skipping, &mut early, &mut resting] {
         assert_eq!(batch(stream).await.revision.get(), next_write);
     }
-    // A live watch does not need the lost history.
+    // A live watch does not need the history that was compacted.
     etcd.compact().await;
     let mut compacted = watch(&store, WatchFrom::Live(Revision::new(start))).await;
     assert_eq!(next(&mut compacted).await, WatchItem::Skipped(Revision::new(next_write)));
@@ -142,9 +143,9 @@ async fn live_watches_have_no_gap_at_start() {
     }
 }
 
-/// If the store has newer revisions, the server serves a watch from a past revision in a loop, but
-/// a live watch with the write itself. The two are measured in turns, so that other load on the
-/// machine affects both alike.
+/// The server serves a watch that starts at a past revision from a periodic loop. The events of a
+/// live watch are sent together with the write. The test measures the two kinds in turns, so that
+/// other load on the machine affects both alike.
 #[tokio::test]
 async fn live_watch_gets_events_without_polling_delay() {
     const ROUNDS: usize = 15;
@@ -167,8 +168,9 @@ async fn live_watch_gets_events_without_polling_delay() {
     assert!(listed > 10 * live, "{listed:?} after a list, {live:?} live");
 }
 
-/// The time from the acknowledgement of the first write to its event, on a watch of a store with
-/// newer revisions. `None` if the write took so long that the loop may have run meanwhile.
+/// Returns the time from the acknowledgement of a write to its event, on a watch that starts before
+/// the store's newest revision. Returns `None` if the write took so long that the server's loop may
+/// have run meanwhile.
 async fn first_event(store: &V3Store, from: fn(Revision) -> WatchFrom) -> Option<Duration> {
     let a = key("/app/a");
     let listed = write(store, &a, "before").await;

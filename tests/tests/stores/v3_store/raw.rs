@@ -52,7 +52,7 @@ struct Authenticated {
     token: String,
 }
 
-/// A server, with the token of a user if there is one.
+/// A client of one server. Sends the token of a user, if it has one.
 pub(crate) struct Admin {
     endpoint: String,
     token: Option<String>,

@@ -1,5 +1,5 @@
-//! Watches that start far in the past: which changes they yield, in which order, and what is left
-//! on the server.
+//! Watches that start far in the past: which changes they yield, in which order, and which watches
+//! remain on the server afterwards.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use super::raw::Admin;
 use super::watches::{WATCHERS, until_metric};
 use super::{PATIENCE, key, store, write};
 
-/// Writes this many revisions, and every `every`-th of them below the watched directory. Returns
-/// the latter.
+/// Writes this many revisions, every `every`-th of them below the watched directory. Returns the
+/// revisions below the watched directory.
 async fn history(store: &V3Store, revisions: u64, every: u64) -> Vec<Revision> {
     let mut of_span = Vec::new();
     for round in 0..revisions / 100 {
@@ -48,7 +48,7 @@ fn assert_same(seen: &[Revision], written: &[Revision]) {
     );
 }
 
-/// Reads this many revisions after `after`. Returns them and the watch.
+/// Reads this many revisions after `after`. Returns the revisions and the watch.
 async fn replay(store: &V3Store, after: Revision, count: usize) -> (Vec<Revision>, WatchStream) {
     let watch = async |from| store.watch(Watch::new(Span::Below(key("/app")), WatchFrom::Resumed(from))).await.unwrap();
     let mut stream = watch(after).await;
@@ -57,8 +57,8 @@ async fn replay(store: &V3Store, after: Revision, count: usize) -> (Vec<Revision
         match timeout(PATIENCE, stream.next()).await.expect("an item in time").expect("an item").expect("no error") {
             WatchItem::Batch(batch) => seen.push(batch.revision),
             WatchItem::Progress(_) => {}
-            // A reader of a shared watch may be too slow. It resumes after the last revision that
-            // it saw.
+            // A reader of a shared watch may be too slow. The test resumes after the last revision
+            // that the reader saw.
             WatchItem::Lagged => stream = watch(seen.last().copied().unwrap_or(after)).await,
             other => panic!("{other:?} after {} items", seen.len()),
         }
@@ -66,7 +66,8 @@ async fn replay(store: &V3Store, after: Revision, count: usize) -> (Vec<Revision
     (seen, stream)
 }
 
-/// The revision of the next batch. Progress at the end of a section may come first.
+/// Returns the revision of the next batch. Skips progress items, which the end of a section may
+/// cause.
 async fn next_batch(stream: &mut WatchStream) -> Revision {
     loop {
         match timeout(PATIENCE, stream.next()).await.expect("an item in time").expect("an item").expect("no error") {
@@ -77,15 +78,16 @@ async fn next_batch(stream: &mut WatchStream) -> Revision {
     }
 }
 
-/// Writes every `every`-th revision below the watched directory.
+/// Checks that a watch replays a history in which every `every`-th revision is below the watched
+/// directory.
 async fn replays_whole_history(every: u64) {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let written = history(&store, 20_000, every).await;
     let (seen, mut stream) = replay(&store, Revision::new(1), written.len()).await;
     assert_same(&seen, &written);
-    // Sections end when they are read, and the last sections may contain no key of the watch. The
-    // watch continues after them.
+    // The store reads the history in sections, and the last sections may contain no watched key.
+    // After the sections, the watch continues with new changes.
     let next = async {
         until_metric(&etcd, WATCHERS, 1.0).await;
         write(&store, &key("/app/a"), "next").await
@@ -130,7 +132,8 @@ async fn typed_stream_survives_cuts_during_replay() {
         }
         seen
     };
-    // The server sends every 100 ms: some cuts come before the first message, and some between two.
+    // The server sends a message every 100 ms. Some cuts happen before the first message, and some
+    // between two messages.
     for cuts in [1, 3, 9] {
         let cut = async {
             for _ in 0..cuts {
@@ -169,8 +172,8 @@ async fn replay_reports_compaction_after_earlier_batches() {
         } else {
             proxy.cut();
         }
-        // The server may have sent all changes before. The watch yields a prefix of the history and
-        // then reports how it ended.
+        // The server may already have sent all changes. The watch yields a prefix of the history
+        // and then reports why it ended.
         loop {
             match timeout(Duration::from_secs(3), stream.next()).await {
                 Ok(Some(Ok(WatchItem::Batch(batch)))) => seen.push(batch.revision),

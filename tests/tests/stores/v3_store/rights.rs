@@ -19,9 +19,9 @@ use super::raw::Admin;
 #[derive(Clone, Copy, Debug)]
 enum Tokens {
     Simple,
-    /// Each change of users and roles invalidates all tokens.
+    /// JSON Web Tokens. Each change of users or roles invalidates all of them.
     Jwt,
-    /// Tokens expire after this time, whether they are used or not.
+    /// JSON Web Tokens that expire after this time, whether they are used or not.
     JwtFor(Duration),
 }
 
@@ -35,7 +35,7 @@ struct Bench {
 impl Bench {
     async fn new(tokens: Tokens) -> Self {
         let files = Files::new();
-        // Fast password hashing: the tests count logins, not their cost.
+        // The tests only count logins, so a login may be cheap.
         let mut etcd = Etcd::builder().flag("--bcrypt-cost", "4");
         let ttl = match tokens {
             Tokens::Simple => None,
@@ -61,7 +61,7 @@ impl Bench {
         self.admin.as_root().await.pair(call, first, second).await;
     }
 
-    /// The number of logins that clients have requested.
+    /// Returns the number of logins that clients have requested.
     async fn logins(&self) -> f64 {
         let name = r#"grpc_server_started_total{grpc_method="Authenticate",grpc_service="etcdserverpb.Auth",grpc_type="unary"}"#;
         metric_of(&self.etcd, name).await
@@ -81,8 +81,8 @@ struct Watchers {
 }
 
 impl Watchers {
-    /// Starts all parts with the client `watching`. The client `acting` later makes the changes
-    /// that they must see.
+    /// Starts all watchers with the client `watching`. The client `acting` later makes the changes
+    /// that the watchers must see.
     async fn begin(watching: &Client, acting: &Client) -> Self {
         let entry = |client: &Client, key| client.entry::<u64>(key).unwrap();
         let watched = entry(watching, "/anna/entry");
@@ -104,7 +104,7 @@ impl Watchers {
         watchers
     }
 
-    /// Checks that all parts see the changes from now on.
+    /// Checks that all watchers see changes that are made from now on.
     async fn go_on(mut self, acting: &Client) {
         self.entry.set(&2).await.unwrap();
         let change = soon(self.changes.next()).await.expect("no end").expect("no error");
@@ -166,14 +166,14 @@ async fn token_expiring_in_use_causes_no_error() {
     }
     let logins = bench.logins().await - before;
     println!("{calls} rounds of calls, {logins} logins of two clients in three lives of a token");
-    // Each client logs in once per life of a token, and once more for each of its connections that
-    // meets the end of the token at the same moment.
+    // Each client logs in once in each token lifetime. It may log in once more for each of its
+    // connections that finds the token expired at the same moment.
     assert!((2.0..=20.0).contains(&logins), "{logins}");
     watchers.go_on(&acting).await;
 }
 
 #[tokio::test]
-async fn guards_and_streams_survive_revoked_right() {
+async fn guards_and_streams_survive_temporarily_revoked_permission() {
     for tokens in [Tokens::Simple, Tokens::Jwt] {
         let bench = Bench::new(tokens).await;
         let proxy = Proxy::to(bench.etcd.endpoint()).await;
@@ -189,7 +189,7 @@ async fn guards_and_streams_survive_revoked_right() {
 }
 
 #[tokio::test]
-async fn guards_and_streams_survive_wrong_password() {
+async fn guards_and_streams_survive_temporarily_wrong_password() {
     let bench = Bench::new(Tokens::Simple).await;
     let proxy = Proxy::to(bench.etcd.endpoint()).await;
     let watching = bench.client(&proxy.endpoint()).await;
@@ -205,7 +205,7 @@ async fn guards_and_streams_survive_wrong_password() {
 }
 
 #[tokio::test]
-async fn guard_without_right_to_key_is_lost() {
+async fn guard_without_permission_for_key_is_lost() {
     let bench = Bench::new(Tokens::Simple).await;
     let proxy = Proxy::to(bench.etcd.endpoint()).await;
     let client = bench.client(&proxy.endpoint()).await;
@@ -219,7 +219,7 @@ async fn guard_without_right_to_key_is_lost() {
 }
 
 #[tokio::test]
-async fn permission_error_names_key_and_right() {
+async fn permission_error_includes_key_and_operation() {
     let bench = Bench::new(Tokens::Simple).await;
     bench.admin.as_root().await.let_read("anna", "/readable").await;
     let client = bench.client(&bench.etcd.endpoint()).await;
@@ -260,7 +260,7 @@ async fn permission_error_names_key_and_right() {
 }
 
 #[tokio::test]
-async fn lost_lock_names_refusal_of_server() {
+async fn lost_lock_reports_why_server_refused() {
     for (call, second, cause) in [
         ("UserChangePassword", "other", ErrorKind::Unauthenticated),
         ("UserDelete", "", ErrorKind::Unauthenticated),
@@ -357,7 +357,8 @@ async fn many_waiting_calls_cause_few_logins() {
     let answers = refused.load(Ordering::Relaxed);
     println!("{logins} logins, {answers} answers to 64 callers in 8 s");
     assert_eq!(recovered.load(Ordering::Relaxed), 0);
-    // The pauses double: seven of them add up to 2 s, and each later one is at least a second.
+    // The pauses between logins double: the first seven add up to 2 s, and each later pause is at
+    // least a second.
     assert!((4.0..20.0).contains(&logins), "{logins}");
     assert!(answers >= 64, "every caller gets the refusal: {answers}");
     bench.change("UserChangePassword", "anna", "secret").await;

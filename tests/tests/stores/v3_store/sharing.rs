@@ -1,5 +1,5 @@
 //! Equal watches of one client share one watch on the server, and their readers notice no
-//! difference. The server's statistics count the watches.
+//! difference. The tests count the server's watches by a metric of the server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,7 @@ async fn watch(store: &V3Store, path: &str, from: WatchFrom) -> WatchStream {
     store.watch(Watch::new(Span::Key(key(path)), from)).await.unwrap()
 }
 
-/// The revision of the next batch.
+/// Returns the revision of the next batch.
 async fn next(stream: &mut WatchStream) -> Revision {
     match timeout(PATIENCE, stream.next()).await.expect("an item in time").expect("an item").expect("no error") {
         WatchItem::Batch(batch) => batch.revision,
@@ -35,7 +35,7 @@ async fn equal_watches_share_one_server_watch() {
     let store = store(&etcd.endpoint());
     let first = write(&store, &key("/app/a"), "0").await;
     let listed = WatchFrom::Listed(Revision::new(first));
-    // Half of the watches start at the same time, and half one after the other.
+    // Half of the watches start at the same time, and the other half start one after the other.
     let mut streams = join_all((0..500).map(|_| watch(&store, "/app/a", listed))).await;
     for _ in 0..500 {
         streams.push(watch(&store, "/app/a", listed).await);
@@ -59,12 +59,12 @@ async fn equal_watches_share_one_server_watch() {
 }
 
 #[tokio::test]
-async fn equal_watches_are_shared_despite_writes_to_other_keys() {
+async fn writes_elsewhere_do_not_prevent_watch_sharing() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let mut streams = Vec::new();
     for number in 0..100 {
-        // Each watch names a revision that the earlier watches of the key have not reached.
+        // Each watch starts at a revision that the earlier watches of the key have not reached.
         let listed = WatchFrom::Listed(Revision::new(write(&store, &key("/elsewhere"), number.to_string()).await));
         streams.push(watch(&store, "/app/a", listed).await);
     }

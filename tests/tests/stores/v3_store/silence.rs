@@ -1,4 +1,4 @@
-//! Promise G3: a call has a limit, and a wait may be dropped at any time.
+//! Promise G3: every call has a time limit, and the future of a wait may be dropped at any time.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -25,10 +25,10 @@ fn call<'c, T>(name: &'static str, work: impl Future<Output = Result<T>> + 'c) -
     Box::pin(async move { (name, work.await.err()) })
 }
 
-/// The server accepts everything and answers nothing. Calls that wait for something that may never
-/// happen are left out: `acquire`, `campaign`, `lead`, `wait_for`, and the streams.
+/// The server accepts all requests and answers none. The test leaves out calls that wait for
+/// something that may never happen: `acquire`, `campaign`, `lead`, `wait_for`, and the streams.
 #[tokio::test]
-async fn every_call_ends_on_silent_server() {
+async fn every_call_ends_when_server_is_silent() {
     let etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let retry = RetryPolicy::new().call_timeout(Duration::from_secs(1));
@@ -149,7 +149,8 @@ async fn every_call_ends_on_silent_server() {
     assert_eq!(told, count);
 }
 
-/// A view starts with a read and needs no watch. Only the connection of the watches is silent here.
+/// A live view starts with a read and does not wait for its watch. Here, only the connection for
+/// watches is silent.
 #[tokio::test]
 async fn view_starts_while_its_watch_is_silent() {
     let etcd = Etcd::start().await;
@@ -158,7 +159,7 @@ async fn view_starts_while_its_watch_is_silent() {
     let client = Client::builder(&format!("etcd://{}", proxy.endpoint())).retry(retry).connect().await.unwrap();
     let entry = client.entry::<u64>("/entry").unwrap();
     entry.set(&1).await.unwrap();
-    // The next connection is that of the watches.
+    // The client opens its next connection for watches.
     proxy.hold(Some(proxy.accepted()));
     let view = timeout(PATIENCE, entry.live()).await.expect("the view starts in time").unwrap();
     assert_eq!(**view.get(), Some(1));

@@ -13,8 +13,8 @@ use tokio::time::{sleep, timeout};
 
 use super::{PATIENCE, key, options, put};
 
-/// A server with this certificate. If `clients` is set, it requires client certificates signed by
-/// that authority.
+/// Starts a server with this certificate. If `clients` is set, the server requires client
+/// certificates signed by that authority.
 async fn server(files: &Files, (certificate, key): &Identity, clients: Option<&Authority>) -> Etcd {
     let client_ca = clients.map(|authority| files.put("client-ca", &authority.pem()));
     let files = TlsFiles { cert: files.put("cert", certificate), key: files.put("key", key), client_ca };
@@ -33,8 +33,8 @@ fn store(etcd: &Etcd, tls: Option<Tls>) -> Result<V3Store> {
     V3Store::new(&options)
 }
 
-/// The kind of error of a read, a write, a watch and a lease that are refused. The write is not in
-/// doubt, because it was not sent.
+/// Checks that a read, a write, a watch and a lease fail with the same kind of error, and returns
+/// that kind. Also checks that the write was not sent.
 async fn refusal(store: &V3Store) -> ErrorKind {
     let error = store.commit(put(&key("/a"), "1")).await.unwrap_err();
     assert!(!error.may_have_applied(), "{error}");
@@ -53,7 +53,7 @@ async fn works(store: &V3Store) {
 }
 
 #[tokio::test]
-async fn server_is_trusted_by_authority_and_name() {
+async fn server_certificate_needs_trusted_authority_and_name() {
     let (files, authority) = (Files::new(), Authority::new());
     let etcd = server(&files, &authority.sign(&["127.0.0.1", "etcd.test"]), None).await;
     works(&store(&etcd, Some(trusting(&authority))).unwrap()).await;
@@ -83,16 +83,18 @@ async fn client_certificate_is_sent() {
         tls.identity = identity;
         let mut options = options([etcd.endpoint().as_str()]);
         options.tls = Some(tls);
-        // The server's TLS alert arrives when the connection ends. On a busy machine that may
-        // happen before the request is sent, and then another connection is made.
+        // The server's TLS alert arrives when the connection ends. On a busy machine, the
+        // connection may end before the request is sent, and then the client opens another
+        // connection.
         options.retry.call_timeout = PATIENCE;
         options.retry.read_attempt_timeout = PATIENCE;
         V3Store::new(&options).unwrap()
     };
     works(&with(Some(clients.sign(&["client"])))).await;
     for refused in [None, Some(Authority::new().sign(&["client"]))] {
-        // The server refuses the client after the handshake, when the write could already be on its
-        // way. The write was not sent, because the client first sends a harmless request.
+        // The server refuses the client only after the handshake, when the client could already
+        // have sent the write. The client first sends a harmless request, so it does not send the
+        // write.
         let store = with(refused);
         let error = store.commit(put(&key("/a"), "1")).await.unwrap_err();
         assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Tls, false), "{error}");
@@ -101,19 +103,20 @@ async fn client_certificate_is_sent() {
 }
 
 #[tokio::test]
-async fn tls_on_one_side_is_tls_error() {
+async fn tls_on_one_side_fails_with_tls_error() {
     let (files, authority) = (Files::new(), Authority::new());
     let plain = Etcd::start().await;
     assert_eq!(refusal(&store(&plain, Some(trusting(&authority))).unwrap()).await, ErrorKind::Tls);
     let etcd = server(&files, &authority.sign(&["127.0.0.1"]), None).await;
-    // The server closes the connection as a dying server would, so the store probes what it speaks.
+    // The server closes the connection as a failing server would, so the store probes which
+    // protocol the server speaks.
     let mut options = options([etcd.endpoint().as_str()]);
     options.retry.call_timeout = Duration::from_millis(500);
     let error = V3Store::new(&options).unwrap().range(Range::of(Span::Key(key("/a")))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Tls, "{error}");
 }
 
-/// A server that does this with each connection.
+/// Starts a server that calls `serve` with each connection. Returns options for its address.
 async fn strange<F: Future<Output = ()> + Send + 'static>(serve: fn(TcpStream) -> F) -> ConnectOptions {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut options = options([listener.local_addr().unwrap().to_string().as_str()]);
@@ -127,7 +130,7 @@ async fn strange<F: Future<Output = ()> + Send + 'static>(serve: fn(TcpStream) -
     options
 }
 
-/// Resets the connection: it is dropped with unread data.
+/// Resets the connection by dropping it with unread data.
 async fn reset(connection: TcpStream) {
     connection.readable().await.unwrap();
 }
@@ -147,10 +150,10 @@ async fn reset_handshake_of_plain_server_is_tls_error() {
     assert_eq!(refusal(&V3Store::new(&options.await).unwrap()).await, ErrorKind::Tls);
 }
 
-/// A dying server, or a proxy without a server, closes the connection during the handshake. Both
-/// are temporary.
+/// A failing server, or a proxy whose server is down, closes the connection during the handshake.
+/// Both may be temporary.
 #[tokio::test]
-async fn interrupted_handshake_is_unavailable() {
+async fn interrupted_handshake_fails_as_unavailable() {
     let closing = strange(|mut connection| async move {
         let mut hello = [0; 4096];
         assert!(connection.read(&mut hello).await.unwrap() > 0);
@@ -178,7 +181,8 @@ async fn invalid_certificates_are_refused_at_once() {
     }
 }
 
-/// A stream, an election stream, a view and a lock of one client, and the entry that they watch.
+/// A watch, an election stream, a live view and a lock of one client, and the entry that the watch
+/// and the view observe.
 struct Watchers {
     entry: Entry<u64>,
     changes: EntryChanges<u64>,
@@ -200,10 +204,10 @@ impl Watchers {
         Self { entry, changes, leaders, live, lock }
     }
 
-    /// Checks that all of them see the changes from now on.
+    /// Checks that all watchers see changes that are made from now on.
     async fn go_on(mut self, client: &Client, value: u64) {
         let entry = self.entry.clone();
-        // A call may still meet the end of its connection.
+        // A call may still fail because its connection ends.
         timeout(PATIENCE, async { while entry.set(&value).await.is_err() {} }).await.unwrap();
         let change = timeout(PATIENCE, self.changes.next()).await.unwrap().expect("no end").expect("no error");
         assert_eq!(change.new, Some(value));
@@ -279,7 +283,7 @@ async fn restart_with(etcd: &mut Etcd, files: &Files, (certificate, key): &Ident
 }
 
 #[tokio::test]
-async fn one_bad_certificate_does_not_end_calls() {
+async fn one_untrusted_endpoint_leaves_errors_retryable() {
     let (files, authority) = (Files::new(), Authority::new());
     let good = server(&files, &authority.sign(&["127.0.0.1"]), None).await;
     let bad = server(&Files::new(), &Authority::new().sign(&["127.0.0.1"]), None).await;
@@ -289,8 +293,8 @@ async fn one_bad_certificate_does_not_end_calls() {
     entry.set(&1).await.unwrap();
     proxy.set(Mode::Refuse).await;
     proxy.cut();
-    // The good endpoint cannot be reached, which may be temporary. The call waits for it, and
-    // reports it as unavailable at the end.
+    // The good endpoint cannot be reached, which may be temporary. The call tries until its time
+    // limit, and then reports that the endpoint is unavailable.
     assert_eq!(entry.get().await.unwrap_err().kind(), ErrorKind::Unavailable);
     let waiting = tokio::spawn(async move { entry.get().await });
     sleep(Duration::from_secs(4)).await;
@@ -313,7 +317,7 @@ async fn untrusted_endpoint_is_skipped() {
 /// The server closes the connection as a crashing server would. The client sends no write before a
 /// server has answered.
 #[tokio::test]
-async fn plain_write_to_tls_server_is_not_in_doubt() {
+async fn plain_write_to_tls_server_is_not_applied() {
     let (files, authority) = (Files::new(), Authority::new());
     let etcd = server(&files, &authority.sign(&["127.0.0.1"]), None).await;
     let mut options = options([etcd.endpoint().as_str()]);

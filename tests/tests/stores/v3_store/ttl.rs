@@ -1,4 +1,4 @@
-//! The leases that writes with a time to live leave on a real server.
+//! The leases that the store grants on a real server for writes with a time to live.
 
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ async fn revoked_shared_lease_is_replaced() {
     store.revoke(first).await.unwrap();
     store.commit(expiring("/one", HOUR)).await.unwrap();
     assert_ne!(lease_of(&store, "/one").await, first);
-    // A write with a lease of the caller still fails if that lease has ended.
+    // A write with a lease that the caller chose still fails if that lease has ended.
     let mut both = expiring("/one", HOUR);
     both.then.push(Op::Put { key: key("/two"), value: Bytes::new(), expiry: Expiry::With(first), previous: false });
     assert_eq!(store.commit(both).await.unwrap_err().kind(), ErrorKind::LeaseLost);

@@ -35,7 +35,7 @@ pub(super) async fn ends(stream: &mut WatchStream) -> bool {
     timeout(PATIENCE, stream.next()).await.expect("an end in time").is_none()
 }
 
-/// `path=value` for a put, `path` for a delete.
+/// Returns `path=value` for a put, and `path` for a delete.
 fn text(event: &Event) -> String {
     match event {
         Event::Put { kv, .. } => format!("{}={}", String::from_utf8_lossy(&kv.key), String::from_utf8_lossy(&kv.value)),
@@ -94,7 +94,7 @@ async fn writes_between_list_and_watch_are_seen() {
 }
 
 #[tokio::test]
-async fn watch_from_zero_sees_everything() {
+async fn watch_from_zero_sees_whole_history() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let a = key("/app/a");
@@ -114,8 +114,8 @@ async fn watch_notices_compacted_delete() {
     write(&store, &a, "1").await;
     let gone = store.commit(delete(&a)).await.unwrap().revision.get();
     Admin::of(&etcd.endpoint()).compact(gone).await;
-    // A watcher that saw the revision before the delete must learn of the delete. With a start at
-    // `gone`, 3.4.23 and 3.5.1 silently drop it.
+    // A watcher that saw the revision before the delete must learn of the delete. If the store
+    // asked for changes from `gone` on, 3.4.23 and 3.5.1 would silently omit the delete.
     for seen in [first, gone - 1] {
         for from in [WatchFrom::Listed(Revision::new(seen)), WatchFrom::Resumed(Revision::new(seen))] {
             let mut stream = watch(&store, Span::Below(key("/app")), from).await;
@@ -130,7 +130,7 @@ async fn watch_notices_compacted_delete() {
 }
 
 #[tokio::test]
-async fn watch_of_wiped_server_is_behind() {
+async fn watch_of_wiped_server_reports_behind() {
     let mut etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let a = key("/app/a");
@@ -165,7 +165,7 @@ async fn eventually(store: &V3Store, span: Span, from: WatchFrom) -> WatchStream
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn watch_yields_whole_history_over_kills() {
+async fn watch_yields_whole_history_despite_kills() {
     const WRITES: u64 = 3000;
     let mut etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
@@ -182,7 +182,7 @@ async fn watch_yields_whole_history_over_kills() {
                 then.push(Op::put(&key("/app/also"), Bytes::from(number.to_string())));
             }
             let txn = Txn::new(then);
-            // A write in doubt may or may not appear in the history.
+            // A write with an unknown outcome may or may not appear in the history.
             if let Ok(committed) = store.commit(txn).await {
                 written.push((committed.revision, number));
             }
@@ -241,7 +241,7 @@ async fn watch_yields_whole_history_over_kills() {
     println!("{faults} faults, {breaks} breaks, {} of {WRITES} writes acknowledged, {} revisions seen", written.len(), seen.len());
     assert!(breaks >= 5, "the faults must have hit the watch: {breaks}");
 
-    // A watch without faults over the whole history gives the expected result.
+    // Reads the whole history again without faults, as the expected result.
     let mut stream = watch(&direct, span.clone(), WatchFrom::Resumed(Revision::ZERO)).await;
     let mut truth = Vec::new();
     while truth.last().is_none_or(|batch: &Batch| batch.revision < end) {
@@ -298,7 +298,7 @@ async fn repeated_watches_leave_nothing_on_server() {
 }
 
 #[tokio::test]
-async fn slow_reader_lags_alone() {
+async fn only_slow_reader_lags() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let a = key("/app/a");
@@ -308,7 +308,8 @@ async fn slow_reader_lags_alone() {
     let mut busy = watch(&store, Span::Key(a.clone()), listed).await;
     let lease = etcd_typed::LeaseId::random();
     store.grant(lease, Duration::from_secs(60)).await.unwrap();
-    // 30 MB, more than is kept for a reader and more than the flow-control windows of a connection.
+    // The values total 30 MB. That is more than the client buffers for a reader, and more than the
+    // flow-control windows of a connection.
     let value = Bytes::from(vec![b'x'; 100_000]);
     for number in 1..=300 {
         let revision = write(&store, &a, value.clone()).await;
@@ -357,7 +358,7 @@ async fn fragmented_replay_misses_nothing() {
 }
 
 #[tokio::test]
-async fn watch_notices_frozen_server() {
+async fn watch_of_frozen_server_ends() {
     let etcd = Etcd::start().await;
     let mut options = options([etcd.endpoint().as_str()]);
     options.keep_alive_interval = Duration::from_secs(5);
@@ -372,7 +373,7 @@ async fn watch_notices_frozen_server() {
 }
 
 #[tokio::test]
-async fn watch_without_server_is_unavailable() {
+async fn watch_without_server_fails_as_unavailable() {
     let store = store("127.0.0.1:1");
     let wanted = Watch::new(Span::Key(Key::root().child("a")), WatchFrom::Listed(Revision::new(1)));
     let error = store.watch(wanted).await.err().expect("no server listens");
@@ -388,7 +389,7 @@ async fn watch_at_isolated_member_ends() {
     let mut stream = watch(&store, Span::Below(key("/app")), listed).await;
     cluster.member(1).kill().await;
     cluster.member(2).kill().await;
-    // Without `hasleader` the watch would be silent forever.
+    // Without the request header `hasleader`, the watch would be silent forever.
     let error = timeout(PATIENCE, stream.next()).await.expect("the watch ends in time").unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(error.to_string().contains("no leader"), "{error}");

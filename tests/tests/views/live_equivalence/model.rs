@@ -1,21 +1,22 @@
-//! A view beside its model: what each read returned, and what the view may therefore show.
+//! A view and its model. The model consists of the results of all reads, and determines what the
+//! view may show.
 
 use super::*;
 
-/// What a read returns: the state, or the problems.
+/// The result of a read: the state, or the problems.
 type Seen<S> = Result<Read<S>, Vec<Said>>;
 
 /// A state, with the revisions of its oldest and its newest key.
 type Read<S> = (S, Revision, Revision);
 
-/// A problem's key, kind and reason, and its revision if it has one of its own.
+/// A problem's key, kind and reason, and the revision that it reports, if any.
 type Said = (String, ProblemKind, String, Option<Revision>);
 
 fn said(problem: &Problem) -> Said {
     (problem.key.to_string(), problem.kind, problem.reason.clone(), problem.revision)
 }
 
-/// What a read returned at a revision.
+/// The result of a read at a revision.
 struct Moment<S> {
     /// How often the server was wiped before this read.
     life: u32,
@@ -38,11 +39,12 @@ struct Tracked<T, S> {
     compared: usize,
 }
 
-/// What decides how strict a comparison is.
+/// The facts that decide how strict a comparison is.
 #[derive(Clone, Copy)]
 pub(super) struct Situation {
     pub(super) revision: Revision,
-    /// Whether no history was lost. Then the state that a view shows while reads fail is certain.
+    /// True as long as no history was lost. Then the test knows which state a view shows while
+    /// reads fail.
     pub(super) exact: bool,
 }
 
@@ -51,7 +53,8 @@ pub(super) trait Track {
     fn open(&mut self) -> LocalBoxFuture<'_, Result<(), TestCaseError>>;
     /// Waits until the view has noticed that the server was wiped.
     fn notice(&mut self) -> LocalBoxFuture<'_, Result<(), TestCaseError>>;
-    /// Waits until the view has everything up to this revision, or has found a problem there.
+    /// Waits until the view has received everything up to this revision, or has found a problem
+    /// there.
     fn reach(&self, revision: Revision) -> LocalBoxFuture<'_, ()>;
     fn compare(&mut self, situation: Situation) -> LocalBoxFuture<'_, Result<(), TestCaseError>>;
 }
@@ -85,7 +88,7 @@ where
         ((self.show)(state), state.created(), state.modified())
     }
 
-    /// Whether a state of the view equals what a read returned.
+    /// Returns true if a state of the view equals the result of a read.
     fn is(&self, shown: &Read<S>, read: &Read<S>) -> bool {
         shown.0 == read.0 && (!self.versions || shown == read)
     }
@@ -133,9 +136,9 @@ where
     }
 }
 
-/// Whether the problems are the same, in any order. For a missing key, a read reports no revision,
-/// and a view the revision at which it found the key missing. The error of reading a single key is
-/// one problem, whose reason is not compared.
+/// Returns true if the problems are the same, in any order. For a missing key, a read reports no
+/// revision, but a view reports the revision at which the view found the key missing. A failed read
+/// of a single key has one problem, whose reason is not compared.
 fn same(told: &[Said], read: &[Said]) -> bool {
     let (mut told, mut read) = (told.to_vec(), read.to_vec());
     told.sort_by(|a, b| (&a.0, &a.2).cmp(&(&b.0, &b.2)));
@@ -241,7 +244,8 @@ where
     }
 }
 
-/// What a read and a check return. Problems take precedence, except those of unknown keys.
+/// Combines the results of a read and a check. Problems take precedence over the state, except for
+/// problems with unknown keys.
 fn seen<T>(read: etcd_typed::Result<Versioned<T>>, check: etcd_typed::Result<Check>) -> Seen<T> {
     let problems = check.unwrap().problems;
     let wrong: Vec<Said> = problems.iter().filter(|problem| problem.kind != ProblemKind::Unknown).map(said).collect();
@@ -303,7 +307,7 @@ pub(super) fn dirs(view: &DirMap<String, Database>, read: &DirMap<String, Databa
     )
 }
 
-/// The view of an entry without an alias.
+/// Returns the view of an entry without an alias.
 pub(super) fn high(view: &ShopDir, read: &ShopDir) -> Box<dyn Track> {
     let (view, read) = (view.high.clone(), read.high.clone());
     Tracked::boxed(
@@ -326,7 +330,7 @@ pub(super) fn high(view: &ShopDir, read: &ShopDir) -> Box<dyn Track> {
     )
 }
 
-/// The view of an entry with an alias.
+/// Returns the view of an entry with an alias.
 pub(super) fn name(view: &ShopDir, read: &ShopDir) -> Box<dyn Track> {
     let (view, read) = (view.name.clone(), read.name.clone());
     Tracked::boxed(
@@ -341,7 +345,7 @@ pub(super) fn name(view: &ShopDir, read: &ShopDir) -> Box<dyn Track> {
     )
 }
 
-/// What a read of an entry returns. A missing entry is a state, too.
+/// Converts the result of a read of an entry. A missing entry is a state, too.
 fn seen_entry<T>(read: etcd_typed::Result<Option<Versioned<T>>>) -> Seen<Option<T>> {
     match read.transpose() {
         Some(Err(error)) if error.kind() == ErrorKind::Decode => {

@@ -2,13 +2,13 @@
 
 use super::*;
 
-/// One step of a program. Paths are below the directory of the shop.
+/// One step of a program. Paths are relative to the shop's directory.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     Put(&'static str, &'static str),
     Delete(&'static str),
     DeleteBelow(&'static str),
-    /// All changes in one transaction.
+    /// Makes all changes in one transaction.
     Change(BTreeMap<&'static str, Option<&'static str>>),
     SetAll(Shop),
     SetQuotas(BTreeMap<&'static str, u32>),
@@ -16,7 +16,7 @@ pub(super) enum Step {
     PutElsewhere,
     /// Cuts the connections of the views.
     Cut,
-    /// Keeps the views from watching, until `Back`.
+    /// Prevents the views from watching until `Back`.
     Away,
     Back,
     Compact,
@@ -34,7 +34,7 @@ pub(super) enum Step {
 /// The steps of one case. A failing program is printed with one line for each step.
 #[derive(Clone)]
 pub(super) struct Program {
-    /// Compares everything after each step, and not only at `CatchUp` and at the end.
+    /// Whether everything is compared after each step, instead of only at `CatchUp` and at the end.
     pub(super) eager: bool,
     pub(super) steps: Vec<Step>,
 }
@@ -123,7 +123,8 @@ pub(super) fn step(kind: Kind) -> impl Strategy<Value = Step> {
         Kind::V3 => Just(Step::Compact).boxed(),
         Kind::V2 => Just(Step::Cut).boxed(),
     };
-    // On v2 a write of several keys takes several revisions, and the model reads after each write.
+    // On v2 a write of several keys takes several revisions, but the model reads only once after
+    // the write.
     let write = if kind == Kind::V2 { single.boxed() } else { prop_oneof![2 => single, 1 => several].boxed() };
     prop_oneof![18 => write, 6 => fault, 2 => of_server]
 }

@@ -1,4 +1,4 @@
-//! The file of a view: what is saved, when, and which files are refused.
+//! A view's file: what is saved, when, and which files are refused.
 
 use super::*;
 
@@ -72,7 +72,7 @@ async fn unusable_file_fails_like_missing_file() {
     assert!(error.kind() == ErrorKind::Unavailable && error.to_string().contains("directory"), "{error}");
     fs::remove_dir(bench.path()).unwrap();
 
-    // A view of another struct in the same directory.
+    // A view of another struct in the same directory refuses the file.
     fs::write(bench.path(), &good).unwrap();
     let pool = bench.client.dir::<Pool>("/app").unwrap();
     let error = soon(pool.live().or_snapshot(bench.path())).await.unwrap_err();
@@ -105,7 +105,7 @@ async fn secrets_are_never_saved() {
         let text = String::from_utf8_lossy(&fs::read(file.unwrap().path()).unwrap()).into_owned();
         assert!(text.contains("\"quotas/acme\"") && !SECRETS.iter().any(|secret| text.contains(secret)), "{text}");
     }
-    // A view ignores values in the file whose fields became secret after it was written.
+    // A view ignores values in the file whose fields became secret after the file was written.
     let mut document = document(&bench.path()).unwrap();
     for key in ["token", "old_token", "pools/a%2Fb/password"] {
         document["entries"][key] = json!({"value": "hunter2", "created": 1, "modified": 1});

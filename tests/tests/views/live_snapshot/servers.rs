@@ -1,4 +1,4 @@
-//! Views that start before their real server.
+//! Views that start before their real server starts.
 
 use super::*;
 
@@ -14,8 +14,8 @@ struct Small {
     token: Option<String>,
 }
 
-/// With a real server: it stops, a program starts without it, and it returns on the same port.
-/// Later it stops again and loses all data.
+/// A real server stops, a program starts without the server, and the server returns on the same
+/// port. Later the server stops again and loses all data.
 async fn view_starts_before_server(url: fn(&Etcd) -> String) {
     let mut etcd = Etcd::start().await;
     let files = TempDir::new().unwrap();
@@ -112,8 +112,8 @@ async fn refused_login_never_falls_back_to_disk() {
     }
     assert_eq!(soon(view("root:root@")).await.unwrap().get().rate, 1);
 
-    // While the server is stopped, the view starts from disk. When it is back and refuses the
-    // login, the view reports that.
+    // While the server is stopped, the view starts from disk. When the server is back and refuses
+    // the login, the view reports the refusal.
     etcd.terminate().await;
     let live = soon(view("root:wrong@")).await.unwrap();
     assert!(matches!(reported_error(&live), Some(ErrorKind::Unavailable | ErrorKind::Timeout)), "{:?}", live.status());

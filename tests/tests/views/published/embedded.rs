@@ -1,4 +1,4 @@
-//! Faults that hit a publisher at a chosen moment, on the embedded store and on paused time.
+//! Faults that hit a publisher at a chosen moment, with the embedded store and paused time.
 
 use std::sync::{Arc, Mutex};
 
@@ -99,7 +99,8 @@ async fn value_is_put_back_on_emptied_server() {
     let filler = Client::with_store(store.clone()).entry::<u64>("/filler").unwrap();
     let published = entry.publish(&1).ttl(TEN).await.unwrap();
     for n in 0..5 {
-        // The wiped server is at a revision below, at or above the one at which the value was seen.
+        // The revision of the wiped server is below, at or above the revision at which the value
+        // was seen.
         for value in 0..3 * n {
             filler.set(&value).await.unwrap();
         }
@@ -125,7 +126,7 @@ async fn value_is_put_back_on_emptied_server() {
     until(|| published.is_published()).await;
 }
 
-/// Whatever happens, no older value replaces a newer one, and in the end the newest value exists.
+/// After any faults, no older value replaces a newer value, and in the end the newest value exists.
 #[tokio::test(start_paused = true)]
 async fn losses_never_bring_back_old_value() {
     for seed in 0..20 {
@@ -203,7 +204,7 @@ async fn delayed_put_never_replaces_newer_value() {
     assert!(published.is_published() && changes.next().now_or_never().is_none());
 }
 
-/// A random number generator that returns numbers below a limit.
+/// Returns a random number generator that returns numbers below a limit.
 fn random_below(seed: u64) -> impl FnMut(usize) -> usize {
     let mut state = seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     move |below| {
@@ -215,7 +216,7 @@ fn random_below(seed: u64) -> impl FnMut(usize) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn repeated_deletions_are_answered_with_backoff() {
+async fn repeated_deletions_are_put_back_with_backoff() {
     let Faulty { entry, .. } = faulty();
     let published = entry.publish(&1).ttl(TEN).await.unwrap();
     let begun = tokio::time::Instant::now();
@@ -248,7 +249,7 @@ async fn refused_watch_is_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unverified_value_is_not_called_published() {
+async fn unverified_value_counts_as_missing() {
     let Faulty { store, entry } = faulty();
     let published = entry.publish(&1).ttl(TEN).await.unwrap();
     for calls in [Calls::Reads, Calls::Commits, Calls::Watches] {
@@ -277,7 +278,7 @@ async fn temporary_refusal_leaves_value_published() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_publish_leaves_nothing() {
+async fn failed_publish_leaves_no_key() {
     for fault in 0..4 {
         let Faulty { store, entry } = faulty();
         let faults = store.faults();
@@ -294,7 +295,7 @@ async fn failed_publish_leaves_nothing() {
     }
 }
 
-/// Polls the future so many times, and drops it if it has not completed.
+/// Polls the future at most `times` times, and drops the future if it has not completed.
 async fn poll_times<F: IntoFuture>(future: F, times: usize) -> Option<F::Output> {
     let mut future = Box::pin(future.into_future());
     for _ in 0..times {
@@ -307,7 +308,7 @@ async fn poll_times<F: IntoFuture>(future: F, times: usize) -> Option<F::Output>
 }
 
 #[tokio::test(start_paused = true)]
-async fn cancelled_call_leaves_nothing() {
+async fn cancelled_call_leaves_no_key_or_lease() {
     let mut completed = false;
     for times in 0..100 {
         let inner = MemoryStore::new();
@@ -328,7 +329,7 @@ async fn cancelled_call_leaves_nothing() {
     }
     assert!(completed);
 
-    // Drops the future also while the value is put back, set and withdrawn.
+    // Also drop the future while the value is put back, set and withdrawn.
     for times in 0..20 {
         for what in 0..3 {
             let inner = MemoryStore::new();
@@ -402,7 +403,7 @@ fn value_without_runtime_is_missing_after_ttl() {
     let own = paused();
     let published = own.block_on(entry.publish(&1).ttl(TTL).into_future()).unwrap();
     drop(own);
-    // No task keeps the lease alive. Outside of a runtime, time is that of the real clock.
+    // No task keeps the lease alive. Outside of a runtime, the library uses the real clock.
     std::thread::sleep(TTL);
     let missing = || published.status().missing_for().expect("the time to live has passed");
     let first = missing();

@@ -9,7 +9,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use super::*;
 
 #[tokio::test]
-async fn registry_example_lists_services_on_memory() {
+async fn registry_example_lists_services_in_memory() {
     let output = soon(Command::new(env!("CARGO_BIN_EXE_registry")).output()).await.unwrap();
     let shown = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{shown}{}", String::from_utf8_lossy(&output.stderr));
@@ -31,7 +31,7 @@ async fn registry_example_lists_services_on_memory() {
     );
 }
 
-/// The example in a terminal.
+/// A running process of the example.
 struct Terminal {
     process: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -47,7 +47,7 @@ impl Terminal {
     }
 
     /// Waits until the example prints a list of exactly these names, and returns the lines before
-    /// it.
+    /// the list.
     async fn shows(&mut self, names: &[&str]) -> Vec<String> {
         let mut before = Vec::new();
         soon(async {
@@ -74,7 +74,7 @@ async fn registry_example_runs(address: &str) {
     watching.shows(&["anna", "bert"]).await;
     anna.shows(&["anna", "bert"]).await;
 
-    // A killed service disappears when its lease expires, and the other one stays.
+    // A killed service disappears when its lease expires, and the other service stays.
     bert.process.start_kill().unwrap();
     let before = watching.shows(&["anna"]).await;
     assert!(!before.iter().any(|line| line == "nobody"), "{before:?}");

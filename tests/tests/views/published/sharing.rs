@@ -1,5 +1,5 @@
-//! Published values with the same time to live share a lease. That saves requests, and the loss or
-//! withdrawal of one value does not affect the others. On paused time.
+//! Published values with the same time to live share a lease. Sharing saves requests, and the loss
+//! or withdrawal of one value does not affect the others. The tests use paused time.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -39,7 +39,7 @@ impl Values {
         try_join_all((0..count).map(|n| self.publish(n))).await.unwrap()
     }
 
-    /// The leases of the first `count` values, as far as these exist.
+    /// Returns the leases of the first `count` values, as far as these values exist.
     async fn leases(&self, count: u64) -> BTreeSet<LeaseId> {
         let mut leases = BTreeSet::new();
         for n in 0..count {
@@ -48,7 +48,7 @@ impl Values {
         leases
     }
 
-    /// How many of the first `count` values exist.
+    /// Returns how many of the first `count` values exist.
     async fn there(&self, count: u64) -> u64 {
         let mut there = 0;
         for n in 0..count {
@@ -128,8 +128,8 @@ async fn lost_lease_is_replaced_by_one_new_lease() {
 }
 
 /// Several values share a lease. A put with an unknown outcome may still be applied later, and then
-/// only the end of that lease deletes the key. So the lease is ended, and the other values move to a
-/// new one first, without a gap.
+/// only the end of that lease deletes the key. So the library ends the lease. Before that, it moves
+/// the other values to a new lease without a gap.
 #[tokio::test(start_paused = true)]
 async fn put_with_unknown_outcome_leaves_no_value() {
     for late in [0, 1, 100, 3000] {
@@ -154,10 +154,10 @@ async fn put_with_unknown_outcome_leaves_no_value() {
     }
 }
 
-/// Several values wait for the end of their shared lease, each because of a put of its own with an
-/// unknown outcome.
+/// Each of several values has a put with an unknown outcome. All these values wait for the end of
+/// their shared lease.
 #[tokio::test(start_paused = true)]
-async fn values_in_doubt_do_not_block_each_other() {
+async fn values_with_unknown_puts_do_not_block_each_other() {
     let values = Values::new();
     let published = values.published(4).await;
     for n in 0..4 {

@@ -36,8 +36,8 @@ fn client(url: &str) -> Client {
     Client::builder(url).retry(retry).connect_lazy().unwrap()
 }
 
-/// Saves a file with one server and opens it with other addresses, first while no server answers,
-/// then with another server that does.
+/// Saves a file with one server and starts views from the file with other addresses, first while no
+/// server answers, then with another server that answers.
 async fn with_servers(scheme: &str) {
     let (mut one, other) = (Etcd::start().await, Etcd::start().await);
     let files = TempDir::new().unwrap();
@@ -53,7 +53,7 @@ async fn with_servers(scheme: &str) {
     // At the first address no server listens.
     let refused = refusal(view::<Limits>(&client(&url(&["127.0.0.1:1"])), &path).await);
     assert!(refused.contains(&here) && refused.contains("127.0.0.1:1"), "{refused}");
-    // A host name is not compared with the address that it resolves to.
+    // A host name does not match the address that it resolves to.
     refusal(view::<Limits>(&client(&url(&[&format!("localhost:{}", port(&one))])), &path).await);
     for known in [vec![here.as_str()], vec!["127.0.0.1:1", here.as_str()]] {
         assert_eq!(view::<Limits>(&client(&url(&known)), &path).await.unwrap().get().rate, 1, "{known:?}");

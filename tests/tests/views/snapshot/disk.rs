@@ -1,5 +1,5 @@
-//! How a state is saved: failed writes are repeated, links are followed, permissions stay, and
-//! files of killed processes are removed.
+//! How a state is saved: failed writes are repeated, links are followed, permissions are kept, and
+//! unfinished files of killed processes are removed.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
@@ -62,7 +62,7 @@ async fn failed_save_is_retried() {
     assert_eq!(shown["status"], "live");
     assert!(shown["snapshot_failure"]["for_seconds"].as_f64().unwrap() >= 120.0, "{shown}");
 
-    // The write succeeds now, although nothing changes in the store.
+    // The next save succeeds, although nothing changes in the store.
     fs::create_dir(&folder).unwrap();
     until(|| holds(&path, live.get().revision())).await;
     until(|| matches!(live.status(), LiveStatus::Live)).await;
@@ -93,7 +93,7 @@ async fn removed_or_damaged_file_is_rewritten() {
     until(written).await;
     fs::write(&path, &good[..20]).unwrap();
     until(written).await;
-    // The file of a process with the same view that is at an older revision.
+    // Another process with the same view may write the file at an older revision.
     let mut older = document(&path).unwrap();
     older["revision"] = Value::from(1);
     fs::write(&path, older.to_string()).unwrap();
@@ -114,7 +114,7 @@ async fn foreign_file_is_reported_and_kept() {
     sleep(LONG).await;
     assert_eq!(document(&path), Some(foreign));
     assert!(live.status().to_string().contains("/other"), "{}", live.status());
-    // The next state is written over it.
+    // The next state overwrites the foreign file.
     let revision = bench.client.dir::<Limits>("/app").unwrap().rate.set(&2).await.unwrap();
     until(|| holds(&path, revision)).await;
     until(|| live.status().snapshot_failure().is_none()).await;
@@ -210,7 +210,7 @@ async fn symbolic_links_are_followed() {
     let bench = Bench::stored().await;
     let file = |name: &str| bench.files.path().join(name);
     fs::create_dir(file("data")).unwrap();
-    // Two links lead to a file that exists, and to one that does not exist yet.
+    // One chain of links leads to an existing file, and one to a file that does not exist yet.
     for (target, exists) in [("there.json", true), ("not-yet.json", false)] {
         let (first, second, target) = (file(&format!("1-{target}")), file(&format!("2-{target}")), file("data").join(target));
         if exists {
@@ -268,8 +268,8 @@ async fn path_to_special_file_or_directory_is_refused() {
     assert_eq!(bench.names(), ["link", "view.json"]);
 }
 
-/// A file that can be written but not replaced: it is bind-mounted, or, if the test is not root, in
-/// a read-only directory.
+/// A file that can be written but not replaced. The file is bind-mounted or, if the test does not
+/// run as root, in a read-only directory.
 struct Fixed {
     path: PathBuf,
     is_mounted: bool,
@@ -281,7 +281,7 @@ impl Fixed {
         let path = folder.join("view.json");
         fs::create_dir(&folder).unwrap();
         File::create(&path).unwrap();
-        // The owner of a new file tells whether the test runs as root.
+        // The owner of a new file shows whether the test runs as root.
         let is_root = fs::metadata(&path).unwrap().uid() == 0;
         if is_root {
             let source = bench.files.path().join("source.json");
@@ -323,8 +323,8 @@ async fn torn_overwrite_is_refused_at_start() {
     drop(live);
     assert_eq!(bench.start(path).await.unwrap(), 234);
 
-    // The new content is cut off at every length, with nothing or the rest of the former content
-    // behind it.
+    // The new content is cut off at every length, and followed by nothing or by the rest of the
+    // former content.
     for length in 0..second.len() - 1 {
         for rest in [&[][..], first.get(length..).unwrap_or_default()] {
             let torn = [&second[..length], rest].concat();

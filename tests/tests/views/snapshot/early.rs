@@ -1,5 +1,5 @@
-//! A view with a file does not wait until the read of the server gives up. The clients here would
-//! wait for an hour.
+//! A view with a file does not wait until the read from the server times out. The clients of these
+//! tests would wait for an hour.
 
 use etcd_typed::testing::{Etcd, Mode, Proxy};
 use etcd_typed::{Cause, LiveStatus, RetryPolicy};
@@ -34,13 +34,13 @@ async fn unreachable_server_does_not_delay_start(scheme: &str) {
         proxy.cut();
         let mut live = view::<Rate>(&patient(&address), &path).await.unwrap();
         assert!(starts_from_file(&live) && live.get().rate == 1, "{mode:?}: {}", live.status());
-        // The view follows the server as soon as it answers.
+        // The view shows the server's state as soon as the server answers.
         proxy.set(Mode::Pass).await;
         proxy.cut();
         while starts_from_file(&live) {
             soon(live.changed()).await.unwrap();
         }
-        // Without a usable file it waits for the server.
+        // Without a usable file, the view waits for the server.
         proxy.set(mode).await;
         proxy.cut();
         let (client, none) = (patient(&address), files.path().join(format!("none-{mode:?}.json")));

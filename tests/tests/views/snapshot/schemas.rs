@@ -1,5 +1,5 @@
-//! Files that a program with another schema wrote. A file is refused if it does not contain what
-//! the new schema needs to know.
+//! Files that a program with another schema wrote. A file is refused if it does not contain all
+//! that the new schema needs.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -109,7 +109,7 @@ version!(with_alias { #[etcd(alias = "older")] pub(super) old: Option<u32> });
 
 #[tokio::test(start_paused = true)]
 async fn file_without_key_of_higher_precedence_is_refused() {
-    // The file cannot tell whether the server stores `new`, too.
+    // The file does not show whether the server also stores `new`.
     let refused = refusal(upgrade::<old_name::Limits, new_name::Limits>(&[("old", "1"), ("new", "2")]).await);
     assert!(refused.contains("`new`"), "{refused}");
     // An alias is not read if the field has a value.

@@ -79,7 +79,7 @@ fn measure(rounds: usize) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The number of compiled packages, without the application itself.
+/// Returns the number of compiled packages, without the application itself.
 fn dependencies(messages: &str) -> Result<f64> {
     let mut packages = BTreeSet::new();
     for line in messages.lines() {

@@ -1,5 +1,5 @@
-//! Builds 200 structs of 10 fields, each derived and used once. The dependencies are built before
-//! and not counted.
+//! Builds 200 structs of 10 fields. Each struct has a derive and is used once. The dependencies are
+//! built beforehand and not counted.
 
 use super::{Alone, Crate, Place, ROUNDS, column, repository};
 use crate::cases::{Goal, Table};
@@ -25,17 +25,17 @@ pub(super) fn derived() -> Alone {
     Alone { table, peers: PEERS, measure, long: true }
 }
 
-/// A derive that is measured.
+/// A derive macro that is measured.
 struct Derive {
     dependencies: String,
     imports: &'static str,
     derived: &'static str,
-    /// Uses the struct `NAME` once.
+    /// Code that uses the struct `NAME` once.
     usage: &'static str,
 }
 
-/// The derives, in the order of `PEERS`. Each struct is used in the usual way: the whole struct is
-/// read. The future of etcd-typed is boxed, so that it is compiled.
+/// Returns the derives, in the order of `PEERS`. Each struct is used in the usual way: the whole
+/// struct is read. etcd-typed's future is boxed, so that the compiler generates code for it.
 fn derives() -> Result<[Derive; 3]> {
     Ok([
         Derive {

@@ -1,5 +1,5 @@
-//! `client.watch`, with a stream for each watch like in its examples, or with many watches on one
-//! stream.
+//! `client.watch`, with a stream for each watch as in the crate's examples, or with many watches on
+//! one stream.
 
 use etcd_client::{Client, EventType, WatchOptions, WatchResponse, WatchStream};
 
@@ -78,7 +78,8 @@ fn see(answer: &WatchResponse, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// One task reads the events of all watches of a stream. An application would have to pass them on.
+/// A stream with many watches. One task reads the events of all watches. An application would have
+/// to pass the events on.
 pub(crate) struct OneStream {
     stream: WatchStream,
     count: usize,

@@ -4,7 +4,7 @@ use super::*;
 
 /// The first reads of the guard's watch fail.
 #[tokio::test(start_paused = true)]
-async fn guard_is_watched_after_failed_reads() {
+async fn guard_watches_key_after_failed_reads() {
     let bench = Bench::new();
     let lock = bench.lock().acquire().await.unwrap();
     bench.memory.faults().fail(Calls::Reads, 3, ErrorKind::Unavailable);
@@ -21,7 +21,7 @@ async fn delete_key(bench: &Bench, lock: &Lock) {
     bench.memory.commit(gone).await.unwrap();
 }
 
-/// A lock whose key is watched, on a store that refuses all watches from now on.
+/// Acquires a lock and waits until its key is watched. Then makes the store refuse all watches.
 async fn refused_lock(bench: &Bench, kind: ErrorKind) -> Lock {
     let lock = bench.lock().ttl(Duration::from_secs(30)).acquire().await.unwrap();
     sleep(Duration::from_secs(1)).await;
@@ -31,7 +31,7 @@ async fn refused_lock(bench: &Bench, kind: ErrorKind) -> Lock {
 }
 
 #[tokio::test(start_paused = true)]
-async fn guard_notices_deletion_during_refusal() {
+async fn guard_notices_deletion_after_refusal_ends() {
     for kind in [ErrorKind::PermissionDenied, ErrorKind::Unauthenticated, ErrorKind::Unsupported, ErrorKind::Tls, ErrorKind::Server] {
         for refused_for in [2, 20] {
             let bench = Bench::new();
@@ -90,8 +90,8 @@ async fn guard_is_lost_after_ttl_without_verification() {
     timeout(Duration::from_secs(3), bench.lock().acquire()).await.unwrap().unwrap().release().await.unwrap();
 }
 
-/// While no server can be reached, another client can get the lock only after the lease has
-/// expired.
+/// A waiter whose requests fail with a TLS error keeps waiting, and acquires the lock when requests
+/// succeed again.
 #[tokio::test(start_paused = true)]
 async fn waiter_survives_bad_certificate() {
     let bench = Bench::new();
@@ -110,7 +110,7 @@ async fn waiter_survives_bad_certificate() {
 /// A server that refuses a request has answered it, so the reason is `Unverified` and not
 /// `Expired`. A TLS error counts as a refusal.
 #[tokio::test(start_paused = true)]
-async fn lost_lock_names_lease_refusal() {
+async fn lost_lock_reports_refused_keep_alive() {
     for (kind, reason) in [
         (ErrorKind::PermissionDenied, LostReason::Unverified),
         (ErrorKind::Unauthenticated, LostReason::Unverified),
@@ -132,7 +132,7 @@ async fn lost_lock_names_lease_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_lock_names_key_refusal() {
+async fn lost_lock_reports_refused_key_read() {
     let bench = Bench::new();
     let lock = refused_lock(&bench, ErrorKind::PermissionDenied).await;
     bench.memory.faults().fail(Calls::Reads, usize::MAX, ErrorKind::PermissionDenied);

@@ -1,4 +1,4 @@
-//! A lock whose replies are lost.
+//! Locks on a store whose replies are lost.
 
 use super::*;
 
@@ -18,8 +18,8 @@ async fn lost_reply_creates_no_second_key() {
         assert_eq!(lock.lease_id(), spare_id, "{fault}");
         lock.release().await.unwrap();
         assert_eq!(bench.keys().await, Vec::<String>::new(), "{fault}");
-        // If the create was not answered, its lease is revoked and not used again, so that a late
-        // create finds no lease.
+        // If the create got no answer, the client revokes the lease and does not use it again. A
+        // create that is applied late then finds no lease.
         let clean = *fault == "no fault";
         let next = bench.lock().acquire().await.unwrap();
         assert_eq!(next.lease_id() == spare_id, clean, "{fault}");

@@ -161,7 +161,8 @@ async fn waiter_with_deleted_key_queues_again(bench: Bench) {
     bench.queued(2).await;
     let place = bench.lock().queue().await.unwrap().remove(1);
     bench.delete(&place.key).await;
-    // The waiter notices within a third of its time to live and enters the queue again at its end.
+    // The waiter notices the deletion within a third of its time to live, and enters the queue
+    // again as the last.
     bench.queued(2).await;
     let again = bench.lock().queue().await.unwrap().remove(1);
     assert!(again.fence > place.fence && again.lease != place.lease);
@@ -213,11 +214,11 @@ async fn memory_wiped_store_loses_all_locks() {
     let spare = acquire(&client.lock("/y")).await;
     spare.release().await.unwrap();
     store.faults().wipe();
-    // A spare lease that no longer exists is replaced in one more round.
+    // The acquire finds that the spare lease no longer exists, and replaces it.
     let y = timeout(LIMIT, client.lock("/y").acquire()).await.expect("in time").unwrap();
     y.verify().await.unwrap();
-    // A forged key at a revision that is not smaller than the fence: a check of the create revision
-    // alone could take it for the lock's own.
+    // Write a forged key at a revision that is not smaller than the fence. A check of the create
+    // revision alone could mistake this key for the lock's own key.
     let forged = first.key().clone();
     let lease = LeaseId::random();
     client.store().grant(lease, LIMIT).await.unwrap();

@@ -1,4 +1,4 @@
-//! A lock that is handed over by its token.
+//! Locks that are handed over by a token.
 
 use super::*;
 
@@ -55,7 +55,7 @@ async fn adoption_loses_lock_for_former_holder(bench: Bench) {
         }
         let reason = lost(before).await;
         assert!(matches!(reason, LostReason::TakenOver | LostReason::Revoked), "{reason}");
-        // Cleaning up after the former holder does not affect the new one.
+        // The cleanup of the former holder does not affect the new holder.
         sleep(WHILE).await;
         after.verify().await.unwrap();
         assert!(after.is_held());

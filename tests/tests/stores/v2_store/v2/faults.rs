@@ -18,7 +18,7 @@ const FAULTS: usize = 60;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Writes a value exactly once, as the only writer of this entry. An attempt may have an unknown
-/// outcome or be applied late. Every attempt expects the value before, so only one of them is
+/// outcome or be applied late. Every attempt expects the previous value, so only one attempt is
 /// applied.
 async fn write_once(entry: &Entry<String>, before: Option<&String>, value: &String) {
     let expected = before.map_or(Expect::Absent, Expect::value);
@@ -32,16 +32,17 @@ async fn write_once(entry: &Entry<String>, before: Option<&String>, value: &Stri
 }
 
 #[tokio::test]
-async fn watch_yields_whole_history_over_kills() {
+async fn watch_yields_whole_history_despite_kills() {
     watch_yields_whole_history(Some(4)).await;
 }
 
 #[tokio::test]
-async fn watch_yields_whole_history_over_cuts() {
+async fn watch_yields_whole_history_despite_cuts() {
     watch_yields_whole_history(None).await;
 }
 
-/// Every `kill`-th fault kills the server, and the others cut the connections.
+/// Checks that a watch yields the whole history. Every `kill`-th fault kills the server. All other
+/// faults cut the connections.
 async fn watch_yields_whole_history(kill: Option<usize>) {
     let mut etcd = launch(Etcd::builder()).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
@@ -110,9 +111,9 @@ struct Settings {
     note: Option<String>,
 }
 
-/// The client returns when the new cluster is ahead of the former one. The newest key that the
-/// client saw may have been written again unchanged. Only the id of the cluster shows the
-/// difference.
+/// When the client reconnects, the revision of the new cluster is already larger than that of the
+/// former cluster. A key may also have the value that the client saw last. Only the cluster's id
+/// shows that the cluster is new.
 #[tokio::test]
 async fn clients_recover_in_new_cluster() {
     let mut etcd = Etcd::start().await;
@@ -124,7 +125,7 @@ async fn clients_recover_in_new_cluster() {
     let mut changes = dir.watch().await.unwrap();
     let named = client.lock("/locks/a").ttl(Duration::from_secs(600));
     let held = named.acquire().await.unwrap();
-    // Waits until the lock watches its key.
+    // Give the lock time to start watching its key.
     sleep(Duration::from_millis(300)).await;
 
     proxy.set(Mode::Refuse).await;

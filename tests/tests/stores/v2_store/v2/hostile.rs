@@ -19,8 +19,8 @@ use tokio::time::timeout;
 /// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A server that answers every request with the same bytes and closes the connection. Requests of
-/// `/version` may have another answer.
+/// A server that answers every request with the same bytes and closes the connection. Requests for
+/// `/version` may get another answer.
 struct Fake {
     port: u16,
     requests: Arc<AtomicU64>,
@@ -33,7 +33,7 @@ struct Script {
     answer: Vec<u8>,
     /// The answer to requests of `/version`, if it differs from `answer`.
     version: Option<Vec<u8>>,
-    /// Bytes that follow `answer`, and how many times.
+    /// Bytes that are sent after `answer`, and how many times they are sent.
     filler: (Vec<u8>, usize),
 }
 
@@ -126,8 +126,8 @@ async fn watch(store: &V2Store) -> Error {
     }
 }
 
-/// Checks one answer: the errors of a read, of a write (with whether it may have been applied) and
-/// of a watch.
+/// Checks which errors one answer causes: the kind of error of a read, of a write, and of a watch.
+/// For the write, also checks whether the error says that the write may have been applied.
 async fn row(answer: &str, on_read: ErrorKind, on_write: (ErrorKind, bool), on_watch: ErrorKind) {
     let fake = Fake::start(answer).await;
     let store = store(&[fake.port]);
@@ -141,7 +141,7 @@ async fn row(answer: &str, on_read: ErrorKind, on_write: (ErrorKind, bool), on_w
 }
 
 #[tokio::test]
-async fn answers_of_other_servers_are_classified() {
+async fn answer_of_other_server_determines_error_kind() {
     use ErrorKind::{PermissionDenied, Server, TooLarge, Unauthenticated, Unavailable};
     let html = "<html><body>hello</body></html>";
     let index = "X-Etcd-Index: 7\r\n";
@@ -162,10 +162,10 @@ async fn answers_of_other_servers_are_classified() {
     row(&http("413 Too Large", "", ""), TooLarge, (TooLarge, false), TooLarge).await;
 }
 
-/// A 404 without etcd's index does not say why, so the store asks the server for its version: once
-/// for each call, and after no other answer.
+/// A 404 without etcd's index header does not say what is missing, so the store asks for the
+/// server's version. The store asks once for each call, and only after such a 404.
 #[tokio::test]
-async fn not_found_error_names_server() {
+async fn not_found_error_describes_server() {
     use ErrorKind::{Server, Unsupported};
     let etcd = |version| http("200 OK", "", &format!(r#"{{"etcdserver":"{version}","etcdcluster":"3.0.0"}}"#));
     let html = "<html>no such page</html>";
@@ -193,16 +193,17 @@ async fn not_found_error_names_server() {
         }
         assert_eq!(fake.requests(), 6, "each call asks once: {version}");
     }
-    // A missing key is an answer of the keys API.
+    // A 404 for a missing key has etcd's index header, so the store does not ask for the version.
     let missing = r#"{"errorCode":100,"message":"Key not found","cause":"/a","index":7}"#;
     let fake = Fake::start(http("404 Not Found", "X-Etcd-Index: 7\r\n", missing)).await;
     assert_eq!(read(&store(&[fake.port])).await.unwrap(), Revision::new(7));
     assert_eq!(fake.requests(), 1);
 }
 
-/// The write was refused before the request for the version, which takes the rest of the time.
+/// The server refuses the write with a 404, and then never answers the request for its version. The
+/// call fails at its time limit, but the write is known not to have been applied.
 #[tokio::test]
-async fn refused_write_is_not_in_doubt() {
+async fn refused_write_has_known_outcome() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = silent.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -232,7 +233,7 @@ async fn redirects_are_not_followed() {
 }
 
 #[tokio::test]
-async fn reads_skip_endpoints_other_than_etcd() {
+async fn reads_skip_endpoints_that_are_not_etcd() {
     let good = Fake::start(http("200 OK", "X-Etcd-Index: 7\r\n", NODE)).await;
     for answer in ["", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"] {
         let bad = Fake::start(answer).await;
@@ -244,7 +245,7 @@ async fn reads_skip_endpoints_other_than_etcd() {
 }
 
 #[tokio::test]
-async fn endless_answer_is_too_large() {
+async fn endless_answer_fails_with_too_large() {
     let head = "HTTP/1.1 200 OK\r\nX-Etcd-Index: 7\r\nContent-Length: 4000000000\r\n\r\n";
     let fake = Fake::play(Script { answer: head.into(), filler: (vec![b' '; 1 << 20], 4000), ..Script::default() }).await;
     let mut options = options(&[fake.port]);
@@ -255,7 +256,7 @@ async fn endless_answer_is_too_large() {
 }
 
 #[tokio::test]
-async fn errors_show_no_value_or_password() {
+async fn errors_contain_no_value_or_password() {
     let fake = Fake::start("").await;
     let mut options = options(&[fake.port, 1]);
     options.credentials = Some(Credentials { user: "me".to_owned(), password: "open sesame".to_owned() });

@@ -40,7 +40,7 @@ fn write(op: Op) -> Txn {
     Txn::new(vec![op])
 }
 
-/// A put of the key under this condition. If the condition fails, the transaction reads the key.
+/// Returns a transaction that puts the key if the condition holds, and otherwise reads the key.
 fn put_if(at: &Key, condition: Condition, value: &str) -> Txn {
     Txn::new(vec![Op::put(at, text(value))]).compares(vec![Compare::key(at, condition)]).otherwise(vec![Op::Get(Span::Key(at.clone()))])
 }
@@ -62,7 +62,7 @@ async fn get(store: &V2Store, at: &Key) -> Option<String> {
     reply.kvs.first().map(|kv| String::from_utf8(kv.value.to_vec()).expect("text"))
 }
 
-/// The value that the transaction read because its condition failed.
+/// Returns the value that the transaction read because its condition failed.
 fn current(committed: &Committed) -> Option<String> {
     assert!(!committed.succeeded);
     match committed.results.as_slice() {
@@ -107,14 +107,14 @@ async fn value_is_read_with_its_revisions() {
 }
 
 #[tokio::test]
-async fn unusual_keys_and_values_are_unchanged() {
+async fn unusual_keys_and_values_round_trip() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let root = key("/round trip");
     let segments = ["a b", "#?&=%41;+", "\"'`$\\", ":foo", "ünï", "日本", "%2F", "..", ".", "", "a/b", "\0\n", "<&>\u{2028}"];
     let value = "v=1&ttl=5;+%20 \n\r\t\"\\<&>\u{2028}ü日\0";
     let mut keys = segments.map(|segment| root.child(segment)).to_vec();
-    // The form in which handles store a name that begins with `_`, which v2 would hide.
+    // Handles encode a leading `_` of a name like this, because v2 hides keys that begin with `_`.
     keys.push(root.join(&key("/%5Fhidden")));
     for key in &keys {
         put(&store, key, value).await;
@@ -280,7 +280,7 @@ async fn directory_operations_refuse_files() {
     assert_eq!(list(&store, &Key::root()).await.kvs.len(), 2);
 
     if etcd.version().starts_with("3.5.") {
-        // By a defect, this server cannot update directories and answers as if raft had failed.
+        // etcd 3.5 has a defect: it cannot update directories, and answers as if raft had failed.
         let error = store.commit(update(&d, Some(LIMIT))).await.unwrap_err();
         assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Unsupported, false));
     } else {
@@ -335,7 +335,7 @@ async fn unsupported_operations_are_refused_before_sending() {
 }
 
 #[tokio::test]
-async fn largest_value_works_with_any_content() {
+async fn largest_value_round_trips_despite_escaping() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let a = key("/a");

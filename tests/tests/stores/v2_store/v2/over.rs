@@ -1,5 +1,5 @@
-//! Keys whose time to live is over. The server lists such a key for up to half a second more, and a
-//! refresh would give it another life.
+//! Keys whose time to live has run out. The server still lists such a key for up to half a second,
+//! and during that time a refresh would keep the key alive.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::launch;
 
-/// A client, and another one in the role of a program that is gone.
+/// Starts a server and two clients. The second client plays a program that stopped.
 async fn two() -> (Etcd, Client, Client) {
     let etcd = launch(Etcd::builder()).await;
     let client = Client::connect(&etcd.url_v2()).await.unwrap();
@@ -28,7 +28,7 @@ async fn find(client: &Client, key: &Key) -> Option<KeyValue> {
     client.store().range(Range::of(Span::Key(key.clone()))).await.unwrap().kvs.into_iter().next()
 }
 
-/// An expired key of a contender below this name, which the server still lists.
+/// Returns a contender's key below this name that has expired but that the server still lists.
 async fn over(client: &Client, gone: &Client, name: &str) -> (Key, KeyValue) {
     loop {
         let key = Key::parse(&format!("{name}/{}", LeaseId::random())).unwrap();
@@ -43,7 +43,8 @@ async fn over(client: &Client, gone: &Client, name: &str) -> (Key, KeyValue) {
     }
 }
 
-/// Refreshes the key, as a program does that was frozen. Returns whether the refresh was in time.
+/// Refreshes the key, like a program that was frozen and continues. Returns whether the key still
+/// existed unchanged.
 async fn refresh(gone: &Client, key: &Key, kv: &KeyValue) -> bool {
     let unchanged = vec![Compare::key(key, Condition::Modified(kv.modified))];
     gone.store().commit(write(key, 60, unchanged)).await.unwrap().succeeded

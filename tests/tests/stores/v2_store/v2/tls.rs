@@ -1,4 +1,5 @@
-//! The v2 store over TLS: which certificates it trusts, and its errors when a side is not trusted.
+//! The v2 store over TLS: which certificates the store trusts, and its errors when the server's or
+//! the client's certificate is not trusted.
 
 use std::fs;
 use std::path::PathBuf;
@@ -29,7 +30,7 @@ impl Authority {
         self.0.pem().into_bytes()
     }
 
-    /// Signs a certificate for these names. Returns it with its key.
+    /// Creates a certificate for these names. Returns the certificate and its private key.
     fn sign(&self, names: &[&str]) -> (Vec<u8>, Vec<u8>) {
         let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -86,7 +87,8 @@ async fn put(store: &V2Store) -> Result<Revision> {
     Ok(store.commit(txn).await?.revision)
 }
 
-/// The kind of error of a write and a read that fail without being sent.
+/// Checks that a write and a read fail with the same kind of error, and that the write was not
+/// sent. Returns the kind.
 async fn refusal(store: Result<V2Store>) -> ErrorKind {
     let store = store.expect("a store");
     let error = put(&store).await.expect_err("no TLS");
@@ -97,7 +99,7 @@ async fn refusal(store: Result<V2Store>) -> ErrorKind {
 }
 
 #[tokio::test]
-async fn server_is_trusted_by_authority_and_name() {
+async fn server_certificate_needs_trusted_authority_and_name() {
     let (files, authority) = (Files::new(), Authority::new());
     let (certificate, key) = authority.sign(&["127.0.0.1", "etcd.test"]);
     let server = TlsFiles { cert: files.put("cert", &certificate), key: files.put("key", &key), client_ca: None };
@@ -115,10 +117,10 @@ async fn server_is_trusted_by_authority_and_name() {
     put(&named("etcd.test").unwrap()).await.unwrap();
     assert_eq!(refusal(named("other.test")).await, ErrorKind::Tls);
     assert_eq!(refusal(store(&etcd, Some(trusting(&Authority::new())))).await, ErrorKind::Tls);
-    // The authority is not among those of the system.
+    // The system does not trust the authority.
     assert_eq!(refusal(store(&etcd, Some(Tls::default()))).await, ErrorKind::Tls);
-    // TLS on one side only: the server closes the connection as a dying server would, so the store
-    // probes what it speaks.
+    // Only one side uses TLS. The server closes the connection as a failing server would, so the
+    // store probes which protocol the server speaks.
     assert_eq!(put(&store(&etcd, None).unwrap()).await.unwrap_err().kind(), ErrorKind::Tls);
     let plain = launch(Etcd::builder()).await;
     assert_eq!(refusal(store(&plain, Some(trusting(&authority)))).await, ErrorKind::Tls);
@@ -145,7 +147,7 @@ async fn client_certificate_is_sent() {
 }
 
 #[tokio::test]
-async fn one_bad_certificate_does_not_end_calls() {
+async fn one_untrusted_endpoint_leaves_errors_retryable() {
     let (authority, other) = (Authority::new(), Authority::new());
     let server = async |files: &Files, authority: &Authority| {
         let (certificate, key) = authority.sign(&["127.0.0.1"]);

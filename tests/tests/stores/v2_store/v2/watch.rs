@@ -1,5 +1,5 @@
-//! Watches of the v2 store on a real server: what they yield, how they end, and that no change is
-//! lost in between.
+//! Watches of the v2 store on a real server: what they yield, how they end, and that a resumed
+//! watch misses no change.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::{cluster, launch};
 /// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Options with short intervals for idle watches.
+/// Returns options with short intervals for idle watches.
 fn options(ports: &[u16]) -> ConnectOptions {
     let endpoint = |port: &u16| Endpoint { host: "127.0.0.1".to_owned(), port: *port };
     let mut options = ConnectOptions::new(ports.iter().map(endpoint).collect());
@@ -60,7 +60,7 @@ async fn next(stream: &mut WatchStream) -> Option<Result<WatchItem>> {
     timeout(LIMIT, stream.next()).await.expect("an item in time")
 }
 
-/// The next change in short form. Skips progress items.
+/// Returns the next change as a short text. Skips progress items.
 async fn change(stream: &mut WatchStream) -> String {
     loop {
         match next(stream).await.expect("an item").expect("no error") {
@@ -81,7 +81,7 @@ async fn change(stream: &mut WatchStream) -> String {
     }
 }
 
-/// The item that a watch ends with. No item follows it.
+/// Returns the last item of a watch, and checks that no item follows.
 async fn last(mut stream: WatchStream) -> Result<WatchItem> {
     loop {
         match next(&mut stream).await.expect("no silent end") {
@@ -122,7 +122,7 @@ async fn past_and_new_changes_come_in_order() {
 }
 
 #[tokio::test]
-async fn returned_watch_sees_every_later_write() {
+async fn open_watch_sees_every_later_write() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let mut start = put(&store, "/app/a", "0").await;
@@ -208,7 +208,7 @@ async fn idle_watch_survives_event_window() {
 }
 
 #[tokio::test]
-async fn watch_yields_whole_history_over_kills() {
+async fn watch_yields_whole_history_despite_kills() {
     let mut etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let mut yielded = put(&store, "/app/start", "x").await;
@@ -251,7 +251,7 @@ async fn watch_yields_whole_history_over_kills() {
 }
 
 #[tokio::test]
-async fn watch_of_wiped_server_is_behind() {
+async fn watch_of_wiped_server_reports_behind() {
     let mut etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let mut start = Revision::ZERO;
@@ -266,7 +266,7 @@ async fn watch_of_wiped_server_is_behind() {
 }
 
 #[tokio::test]
-async fn watch_notices_silent_server_and_network() {
+async fn watch_ends_when_server_or_network_stalls() {
     let etcd = launch(Etcd::builder()).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let start = put(&connect(etcd.port()), "/app/a", "1").await;
@@ -283,7 +283,7 @@ async fn watch_notices_silent_server_and_network() {
 }
 
 #[tokio::test]
-async fn watch_leaves_isolated_member() {
+async fn watch_of_isolated_member_ends() {
     let mut cluster = cluster().await;
     let ports = [cluster.member(0).port(), cluster.member(1).port()];
     let store = V2Store::new(options(&ports)).unwrap();
@@ -297,7 +297,7 @@ async fn watch_leaves_isolated_member() {
     assert!(ended.unwrap_err().is_retryable());
     let mut resumed = resume(&store, start).await;
     put(&connect(ports[1]), "/app/a", "2").await;
-    // Until the members have a leader again, the watch may end, and is then resumed.
+    // Until the members have elected a leader again, the watch may end. Then the test resumes it.
     let batch = loop {
         match next(&mut resumed).await {
             Some(Ok(WatchItem::Progress(_))) => {}
@@ -322,7 +322,7 @@ async fn resume(store: &V2Store, start: Revision) -> WatchStream {
 }
 
 #[tokio::test]
-async fn slow_reader_gets_kept_batches_then_lagged() {
+async fn slow_reader_gets_buffered_batches_then_lagged() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let start = put(&store, "/app/a", "x").await;
@@ -331,7 +331,7 @@ async fn slow_reader_gets_kept_batches_then_lagged() {
     for _ in 0..1200 {
         newest = put(&store, "/app/a", "x").await;
     }
-    // When the server counts no poll any more, the task of the watch has read everything.
+    // When the server no longer counts a poll, the watch's task has stopped reading.
     no_watchers(&store).await;
     let mut yielded = start;
     let mut batches = 0;
@@ -378,7 +378,7 @@ async fn watchers(store: &V2Store) -> u64 {
     store.stats(StatsKind::Store).await.unwrap().counter("watchers").expect("a number")
 }
 
-/// Waits until the server counts no watch for so long that no watch can be between two polls.
+/// Waits until the server has counted no watch for so long that no watch can be between two polls.
 async fn no_watchers(store: &V2Store) {
     timeout(LIMIT, async {
         let mut without = 0;

@@ -33,7 +33,7 @@ async fn cancelled_reads_do_not_affect_others() {
     if joins_reads(&etcd) {
         assert_eq!(reads_got(&etcd).await, (ranges + 7, txns));
     }
-    // A read that is cancelled in flight makes room for a waiting one.
+    // A read that is cancelled in flight makes room for a waiting read.
     for _ in 0..5 {
         let mut reads: Vec<_> = (0..20).map(begin).collect();
         for read in &mut reads {
@@ -74,8 +74,9 @@ async fn reads_cancelled_in_flight_do_not_affect_others() {
     read_all(&direct, 64).await;
 }
 
-/// A server of 3.5.0 to 3.5.6 panics when a transaction that only reads is cancelled while the
-/// server performs it, so the client sends none there. Other versions handle it.
+/// etcd 3.5.0 to 3.5.6 panics when a client cancels a transaction that only reads while the server
+/// performs it. The client sends no such transaction to these versions. Other versions do not
+/// panic.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cancelled_read_transaction_crashes_no_server() {
     const KEYS: usize = 20_000;

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A member without the majority answers only reads that may be stale.
+/// A member that cannot reach the majority answers only reads that may be stale.
 #[tokio::test]
 async fn shared_reads_need_majority() {
     let cluster = Etcd::cluster(3).await;
@@ -23,8 +23,9 @@ async fn shared_reads_need_majority() {
             acquaint(asked, &reader).await;
             let txns = got(asked, "Txn").await;
             others.iter().for_each(Etcd::pause);
-            // Another client notices that the other members have stopped, before this member
-            // notices that it has no leader and accepts no reads.
+            // A read of the impatient client times out soon after the other members have stopped.
+            // The remaining member needs longer to notice that it has no leader, and only then
+            // refuses reads.
             while read(&impatient, &numbered(0)).await.is_ok() {}
             for reply in join_all(keys.iter().map(|key| read(&reader, key))).await {
                 let error = reply.unwrap_err();
@@ -39,9 +40,9 @@ async fn shared_reads_need_majority() {
     timeout(PATIENCE, joined).await.expect("the reads are joined in time");
 }
 
-/// Reads that meet a failing endpoint get the result that a separate read would get.
+/// If an endpoint fails, reads that share a request get the same results as separate reads.
 #[tokio::test]
-async fn reads_behind_hanging_request_go_elsewhere() {
+async fn reads_behind_hanging_request_use_other_endpoint() {
     let (etcd, _direct) = acquainted(64).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let mut options = options([proxy.endpoint().as_str(), etcd.endpoint().as_str()]);
@@ -53,9 +54,10 @@ async fn reads_behind_hanging_request_go_elsewhere() {
         if mode == Mode::Refuse {
             proxy.cut();
         }
-        // No read comes near its deadline.
+        // All reads succeed long before their deadline.
         read_all(&store, 64).await;
-        // The client forgets the version of the failed endpoint, and learns that of the other one.
+        // The client forgets the version of the failed endpoint, and learns the version of the
+        // other endpoint.
         acquaint(&etcd, &store).await;
         let (ranges, _) = reads_got(&etcd).await;
         read_all(&store, 64).await;
@@ -64,9 +66,9 @@ async fn reads_behind_hanging_request_go_elsewhere() {
     }
 }
 
-/// Reads that wait for those in flight do not wait forever.
+/// If the reads in flight get no answer, the reads that wait for them are sent after some time.
 #[tokio::test]
-async fn reads_behind_missing_answers_are_sent() {
+async fn waiting_reads_are_sent_despite_missing_answers() {
     let (etcd, _direct) = acquainted(64).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let mut options = options([proxy.endpoint().as_str()]);
@@ -130,8 +132,8 @@ async fn shared_reads_of_hanging_server_time_out() {
     }
 }
 
-/// A joined request that was lost on its way is sent again for each read. Writes and watches of the
-/// same client are not affected.
+/// If a shared request is lost, each of its reads is sent again. Writes and watches of the same
+/// client are not affected.
 #[tokio::test]
 async fn cut_connection_fails_no_read() {
     let (etcd, _direct) = acquainted(64).await;
@@ -146,7 +148,7 @@ async fn cut_connection_fails_no_read() {
         });
     }
     proxy.delay(Duration::ZERO);
-    // A write that meets the last cut is not sent again automatically.
+    // A write that was sent during the last cut is not repeated automatically.
     if let Err(error) = store.commit(put(&numbered(0), "0")).await {
         assert!(error.may_have_applied(), "{error:?}");
         store.commit(put(&numbered(0), "0")).await.unwrap();

@@ -1,9 +1,9 @@
-//! Times to live, and the leases that stand for them.
+//! Times to live of keys, and the leases that the store builds from them.
 
 use super::*;
 
 #[tokio::test]
-async fn ttl_is_reported_and_kept() {
+async fn reads_report_remaining_ttl() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let a = key("/a");
@@ -55,7 +55,7 @@ async fn lease_keeps_and_deletes_its_keys() {
     assert_eq!((kept.kvs[0].created, get(&store, &b).await.as_deref()), (created, Some("v")));
     assert!(store.time_to_live(id).await.unwrap().is_some());
 
-    // The store accepts the revision from before the keep-alives as the current one in a condition.
+    // In a condition, the store accepts the key's revision from before the keep-alives.
     let swap = |revision, value| {
         let mut swap = put_if(&a, Condition::Modified(revision), value);
         swap.then = vec![Op::Put { key: a.clone(), value: text(value), expiry: Expiry::With(id), previous: false }];
@@ -105,7 +105,7 @@ async fn lease_ends_when_others_delete_last_key() {
 }
 
 #[tokio::test]
-async fn keep_alive_refreshes_key_whose_put_lost_its_answer() {
+async fn keep_alive_refreshes_key_of_unanswered_put() {
     let etcd = launch(Etcd::builder()).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let store = {

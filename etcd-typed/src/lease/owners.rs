@@ -1,0 +1,31 @@
+//! `Owners`: which values a client publishes at which key with a lease that the caller keeps.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::key::Key;
+use crate::revision::LeaseId;
+
+/// The values that a client publishes with borrowed leases. If several guards publish at one key
+/// with one lease, the lease does not tell whose value it is. The newest guard has the key then.
+#[derive(Default)]
+pub(super) struct Owners(Mutex<HashMap<(LeaseId, Key), Owned>>);
+
+#[derive(Default)]
+pub(super) struct Owned {
+    /// The guards, the newest last. Each is told whether it is the newest.
+    pub(super) guards: Vec<(u64, watch::Sender<bool>)>,
+    /// The number of the next guard.
+    pub(super) next: u64,
+    /// Whether a request with an unknown outcome may still write the key.
+    pub(super) in_doubt: bool,
+}
+
+impl Owners {
+    pub(super) fn with<R>(&self, f: impl FnOnce(&mut HashMap<(LeaseId, Key), Owned>) -> R) -> R {
+        // No code panics while it holds this lock, so the data of a poisoned lock is consistent.
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
