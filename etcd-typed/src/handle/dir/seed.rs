@@ -119,7 +119,10 @@ impl<S: Schema> DirSeed<S> {
             let plan = plan.expiring(|key| requested.named().or_else(|| expiry::kept(S::TABLE, &tree, key)));
             let keys: Vec<Key> = plan.own_keys().map(|relative| dir.key.descend(relative)).collect();
             let shown = if atomicity == Atomicity::NonAtomic {
-                match context.commit_non_atomic(&dir.key, plan.tags_last(dir.owner()), |_| Some(Condition::Absent), &mut enclosing_expiry).await {
+                match context
+                    .commit_non_atomic(&dir.key, plan.tags_last(dir.owner()), |_| Some(Condition::Absent), &mut enclosing_expiry)
+                    .await
+                {
                     Ok(done) => {
                         written.extend(keys);
                         return Ok(Seeded { revision: last(&done, revision), written });

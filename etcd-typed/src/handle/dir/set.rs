@@ -165,7 +165,8 @@ impl Differences<'_> {
             }
             let writes_all = plan.puts.len() == encoded.len();
             let known = requested.named().or_else(|| (!transactions).then_some(expiry));
-            let written = context.commit_non_atomic(directory, plan.expiring(|_| known).tags_last(owner), |_| None, enclosing_expiry).await?;
+            let written =
+                context.commit_non_atomic(directory, plan.expiring(|_| known).tags_last(owner), |_| None, enclosing_expiry).await?;
             let is_right = requested.is_named() || writes_all || enclosing_expiry.expiry() == expiry;
             return Ok(if is_right { Outcome::Written(last(&written, revision)) } else { Outcome::Conflict(None) });
         }

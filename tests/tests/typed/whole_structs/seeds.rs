@@ -9,7 +9,7 @@ etcd_typed_tests::on_every_store! { "seeds":
 }
 
 /// Seeds in one transaction where the store has any, and returns the names of the written keys.
-async fn seed<S: EtcdSchema>(bench: &Bench, dir: &etcd_typed::Dir<S>, value: &S) -> Vec<String> {
+pub(super) async fn seed<S: EtcdSchema>(bench: &Bench, dir: &etcd_typed::Dir<S>, value: &S) -> Vec<String> {
     let seeded = match bench.client.store().capabilities().transactions {
         true => dir.seed(value).await.unwrap(),
         false => dir.seed(value).non_atomic().await.unwrap(),
