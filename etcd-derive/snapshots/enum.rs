@@ -233,8 +233,11 @@ impl Storage {
 }
 ///A handle to the directory of [`Storage`]: the handles of each variant's fields, and the methods of [`Dir`](::etcd_typed::Dir).
 #[allow(
+    clippy::all,
+    clippy::pedantic,
     dead_code,
     missing_docs,
+    nonstandard_style,
     private_bounds,
     private_interfaces,
     unreachable_pub,
@@ -245,10 +248,10 @@ pub struct StorageDir
 where
     S3Config: ::etcd_typed::EtcdSchema,
 {
-    __dir: ::etcd_typed::Dir<Storage>,
     ///A directory of this machine.
     pub local_disk: StorageLocalDiskDir,
     pub s3: <S3Config as ::etcd_typed::EtcdSchema>::Handle,
+    __dir: ::etcd_typed::Dir<Storage>,
 }
 impl StorageDir
 where
@@ -330,8 +333,11 @@ where
 }
 ///The handles of the fields of [`Storage::LocalDisk`]. A write is refused with `Conflict` if the stored variant is another one.
 #[allow(
+    clippy::all,
+    clippy::pedantic,
     dead_code,
     missing_docs,
+    nonstandard_style,
     private_bounds,
     private_interfaces,
     unreachable_pub,
@@ -361,8 +367,11 @@ impl ::core::fmt::Debug for StorageLocalDiskDir {
 }
 ///A change of [`Storage`]: of its variant, or of one field of a variant.
 #[allow(
+    clippy::all,
+    clippy::pedantic,
     dead_code,
     missing_docs,
+    nonstandard_style,
     private_bounds,
     private_interfaces,
     unreachable_pub,
@@ -399,8 +408,11 @@ where
 }
 ///A change of one field of [`Storage::LocalDisk`].
 #[allow(
+    clippy::all,
+    clippy::pedantic,
     dead_code,
     missing_docs,
+    nonstandard_style,
     private_bounds,
     private_interfaces,
     unreachable_pub,

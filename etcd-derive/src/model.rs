@@ -147,6 +147,8 @@ pub(crate) enum Kind {
         ty: Type,
         /// Whether the field is an `Option` of it.
         optional: bool,
+        /// The value of the field if the struct does not exist.
+        default: Option<Box<DirDefault>>,
     },
     /// A directory of structs.
     DirMap(Map),
@@ -156,6 +158,16 @@ pub(crate) enum Kind {
     Flatten(Type),
     /// Nothing is stored. A read gives the value of the expression, or the `Default` of the type.
     Skip(Option<Box<Expr>>),
+}
+
+/// The default of a directory.
+pub(crate) struct DirDefault {
+    /// An expression of the field's type.
+    pub(crate) expr: Expr,
+    /// Its source text.
+    pub(crate) text: String,
+    /// Whether it is the `Default` of the field's type.
+    pub(crate) is_of_type: bool,
 }
 
 /// A field with one value.

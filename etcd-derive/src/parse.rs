@@ -17,7 +17,7 @@ use syn::{Attribute, Data, DeriveInput, Expr, ExprLit, Fields, Lit, LitStr, Meta
 use crate::attr::{Attrs, Given, Place, Source};
 use crate::case::{self, Case};
 use crate::ctxt::Ctxt;
-use crate::model::{Codec, Field, Form, Item, Kind, Leaf, Map, Module, Presence, Schema, Text, Unknown};
+use crate::model::{Codec, DirDefault, Field, Form, Item, Kind, Leaf, Map, Module, Presence, Schema, Text, Unknown};
 
 use modes::{Mode, refuse_what_does_not_go};
 pub(crate) use types::{is_pointer, is_secret, source};
@@ -207,6 +207,12 @@ fn kind(ctxt: &Ctxt, attrs: &Attrs, mode: Mode, field: &syn::Field, around: &Aro
             Some(Kind::Flatten(ty.clone()))
         }
         Mode::Dir => match (map, option) {
+            (Some(_), _) if attrs.find("default").is_some_and(|given| given.source == Source::Etcd || given.expr().is_some()) => {
+                if let Some(given) = attrs.find("default") {
+                    ctxt.error(&given.name, "a map without keys is empty, so it has no other default: remove this");
+                }
+                None
+            }
             (Some((key, value)), _) => Some(Kind::DirMap(Map { key: key.clone(), value: value.clone() })),
             (None, Some(inner)) if types::map(inner).is_some() => {
                 ctxt.error(ty, "a map without keys is empty and is never `None`: write the map without `Option`");
@@ -223,8 +229,10 @@ fn kind(ctxt: &Ctxt, attrs: &Attrs, mode: Mode, field: &syn::Field, around: &Aro
                 );
                 None
             }
-            (None, Some(inner)) => Some(Kind::Dir { ty: inner.clone(), optional: true }),
-            (None, None) => Some(Kind::Dir { ty: ty.clone(), optional: false }),
+            (None, _) => {
+                let default = dir_default(attrs, field, option.is_some(), around).map(Box::new);
+                Some(Kind::Dir { ty: option.unwrap_or(ty).clone(), optional: option.is_some(), default })
+            }
         },
         Mode::Entries => match map {
             Some((key, value)) => Some(Kind::Entries(Map { key: key.clone(), value: value.clone() }, codec(ctxt, attrs, value, None))),
@@ -234,6 +242,24 @@ fn kind(ctxt: &Ctxt, attrs: &Attrs, mode: Mode, field: &syn::Field, around: &Aro
             }
         },
         Mode::Leaf => leaf(ctxt, attrs, field, option, map.is_some(), around),
+    }
+}
+
+/// The default of a directory. An `Option` that only says `default` is `None` without it.
+fn dir_default(attrs: &Attrs, field: &syn::Field, is_option: bool, around: &Around<'_>) -> Option<DirDefault> {
+    let ty = &field.ty;
+    match attrs.find("default").map(Given::expr) {
+        Some(Some(expr)) => Some(DirDefault { expr: expr.clone(), text: source(expr), is_of_type: false }),
+        Some(None) if is_option => None,
+        Some(None) => {
+            let expr = parse_quote!(<#ty as ::core::default::Default>::default());
+            Some(DirDefault { expr, text: format!("{}::default()", source(ty)), is_of_type: true })
+        }
+        None => field.ident.as_ref().and_then(|ident| around.default_of(ident)).map(|(expr, text)| DirDefault {
+            expr: *expr,
+            text,
+            is_of_type: false,
+        }),
     }
 }
 

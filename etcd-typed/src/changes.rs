@@ -191,7 +191,7 @@ impl<C, T> Changes<C, T> {
     /// # Errors
     ///
     /// The errors of a read of the directory: `Invalid` with every key that is missing or cannot be
-    /// decoded. `HistoryLost` while the state is unknown, because the stream started
+    /// decoded, or `NotFound` if no key of a struct exists and some are required. `HistoryLost` while the state is unknown, because the stream started
     /// [since](Watching::since) a revision that can no longer be read.
     pub fn current(&self) -> Result<Versioned<T>> {
         let mirror = &self.mirror;

@@ -45,7 +45,8 @@ struct Inner {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The call needs a value, but the key has none.
+    /// The call needs a value, but the key has none. Or no key of a struct exists, and some are
+    /// required; [`Error::problems`] lists them.
     NotFound,
     /// The call was to create the key, but the key already exists.
     AlreadyExists,
@@ -195,6 +196,15 @@ impl Error {
         error
     }
 
+    /// Makes this a [`NotFound`](ErrorKind::NotFound) error: none of the keys of a struct exists. Keeps
+    /// the problems, which list the keys that the struct needs.
+    #[must_use]
+    pub(crate) fn into_not_found(mut self, of: &str) -> Self {
+        self.0.kind = ErrorKind::NotFound;
+        self.0.message = format!("no key of `{of}` exists here, and it requires some: {}", self.0.message);
+        self
+    }
+
     /// Creates a [`Decode`](ErrorKind::Decode) error: the value stored at a key is not a value of
     /// the key's type.
     pub(crate) fn undecodable(problem: Problem) -> Self {
@@ -268,7 +278,8 @@ impl Error {
     }
 
     /// Returns every wrong field, with key and reason. Empty except for
-    /// [`Invalid`](ErrorKind::Invalid) and [`Decode`](ErrorKind::Decode).
+    /// [`Invalid`](ErrorKind::Invalid), [`Decode`](ErrorKind::Decode), and
+    /// [`NotFound`](ErrorKind::NotFound) of a struct.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.0.problems

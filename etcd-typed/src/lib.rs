@@ -90,8 +90,9 @@
 //! |---|---|---|
 //! | `get` | `Option<Versioned<T>>` | `Versioned<S>`, all fields from one revision |
 //! | `exists` | the key exists | a key of the schema exists |
-//! | `set` | writes | writes every field, and deletes what the value no longer has |
+//! | `set` | writes | makes every field that of the value; writes only what differs |
 //! | `create` | only if absent | only if no key of the schema exists |
+//! | `seed` | | creates the fields that are missing |
 //! | `replace`, `swap` | only if present; and returns the previous value | |
 //! | `compare_and_swap` | by revision, value or existence | nothing below was changed, added or deleted |
 //! | `delete`, `compare_and_delete` | returns the [previous](Previous) value | every key of the schema; for an entry of a map, everything below it |
@@ -185,15 +186,15 @@ pub use client::{Client, ClientBuilder};
 pub use election::{Candidate, Election, Leader, LeaderChanges};
 pub use error::{Error, ErrorKind, Problem, ProblemKind, Result};
 pub use handle::{
-    AsValue, Check, Diff, Difference, Dir, DirDelete, DirMap, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete,
+    AsValue, Check, Diff, Difference, Dir, DirDelete, DirMap, DirSeed, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete,
     DirectoryWrite, Entry, EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, Listing, MapWrite, Node, PerEntry,
-    Previous, Publish, Reads, Shown, Transaction, TransactionReads, UpdateError,
+    Previous, Publish, Reads, Seeded, Shown, Transaction, TransactionReads, UpdateError,
 };
 pub use key::{Key, KeyError};
 pub use lease::{AdoptLease, Lease, Lost, LostReason};
 pub use live::{
-    Cause, Live, LiveMap, LiveMapIter, LiveStatus, LiveStream, Part, Reader, Rewound, Selected, Snapshot, SnapshotFailure, Subscription,
-    Viewing,
+    Cause, FieldSource, FieldStatus, Live, LiveMap, LiveMapIter, LiveStatus, LiveStream, Part, Reader, Rewound, Selected, Snapshot,
+    SnapshotFailure, Subscription, Viewing,
 };
 pub use lock::{Holder, Lock, NamedLock, Process};
 pub use publish::{Published, PublishedStatus};
@@ -318,6 +319,9 @@ pub use watch::Interruption;
 /// default is not written to the store: the [`Entry`] of the field still reports that the key does not
 /// exist.
 ///
+/// On a struct with `dir`, the default is the value of the whole struct if the struct does not exist;
+/// see [`dir`](#dir). A struct that exists is read with the defaults of its own fields.
+///
 /// A string literal with `::` is refused, since in serde's attribute it would be the path of a
 /// function. Write `default = Settings::title()` to call a function, or `default =
 /// String::from("a::b")` for the text.
@@ -369,9 +373,9 @@ pub use watch::Interruption;
 /// directory with the field's name. The handle of a `Box` or `Arc` reads and writes the struct itself. Or it is a `BTreeMap` or `HashMap` of such structs, with one directory for each,
 /// named by the map's key.
 ///
-/// An `Option` is `None`, and a map has no entry, unless one of the struct's required keys exists. A
-/// struct without required keys exists if any of its keys does. See
-/// [`Dir`](Dir#structs-that-may-be-absent).
+/// An `Option` is `None`, a struct with a `default` has its default, and a map has no entry, unless one
+/// of the struct's required keys exists. A struct without required keys exists if any of its keys does.
+/// See [`Dir`](Dir#structs-that-may-be-absent).
 ///
 /// ## `entries`
 ///
@@ -648,8 +652,8 @@ pub use watch::Interruption;
 /// | `rename`, `rename_all` | as the attributes of the same name above. Different names for reading and writing are refused, since a key has one name |
 /// | `alias` | as `alias`, on a field with one key |
 /// | `default`, `default = "path"` on a field | the value of the field if its key does not exist. The text is always the path of a function. On an `Option`, the function may return `Some`: a read without key gives that, and a write of `None` is refused |
-/// | `default`, `default = "path"` on the struct | every field without a key has the value from the struct's `Default`, or from the function. A field's own `default` wins. It is called once for each field without a key. A nested struct has the defaults of its own attributes; a map without keys is empty |
-/// | `default` on a nested struct (`dir`) | the nested struct is read from the defaults of its fields. Put `#[serde(default)]` on the nested struct too |
+/// | `default`, `default = "path"` on the struct | every field without a key has the value from the struct's `Default`, or from the function. A field's own `default` wins. It is called once for each field without a key. This includes nested structs (`dir`) that do not exist, but not flattened ones; a map without keys is empty |
+/// | `default`, `default = "path"` on a nested struct (`dir`) | the value of the struct if it does not exist. On an `Option`, the function may return `Some` |
 /// | `flatten` | as `flatten`, for a struct that derives `EtcdSchema`. A flattened map takes the keys that no field takes, which a schema cannot do: leave it out with `#[etcd(skip)]`, or store it in one key with `#[etcd(json)]` |
 /// | `skip` | the field is not stored; a read gives its `default` |
 /// | `skip_serializing_if` | ignored. An `Option` that is `None` has no key anyway. Every other field is always written, so that its key shows its value |

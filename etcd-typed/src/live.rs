@@ -6,6 +6,7 @@ mod cell;
 #[cfg(feature = "snapshot")]
 mod disk;
 mod map;
+mod over;
 mod paths;
 mod status;
 mod subscribe;
@@ -22,7 +23,7 @@ use serde::{Serialize, Serializer};
 
 pub use self::map::{LiveMap, LiveMapIter};
 pub(crate) use self::paths::PathsView;
-pub use self::status::{Cause, LiveStatus, Rewound, SnapshotFailure};
+pub use self::status::{Cause, FieldSource, FieldStatus, LiveStatus, Rewound, SnapshotFailure};
 pub use self::subscribe::{LiveStream, Part, Reader, Selected, Subscription};
 pub(crate) use self::upstream::{Source, Upstreams};
 pub(crate) use self::view::{DirsView, EntriesView, EntryView, StructView, View};
@@ -180,6 +181,14 @@ impl<T: Send + Sync + 'static> Live<T> {
     #[must_use]
     pub fn status(&self) -> LiveStatus {
         self.cell.status()
+    }
+
+    /// Returns where the current state has each field from, for a view [over a base](Viewing::over).
+    /// The fields are in the order of their keys, and include those of nested structs; a map is one
+    /// field. Empty for a view without a base.
+    #[must_use]
+    pub fn sources(&self) -> Arc<[FieldStatus]> {
+        self.cell.book().sources()
     }
 
     /// The time since the last proof that the server had no change that the view had not seen. The

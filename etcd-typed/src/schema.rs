@@ -13,6 +13,7 @@ mod entries;
 mod fallback;
 mod leaf_tuple;
 mod map_path;
+mod missing;
 mod pointer;
 mod presence;
 #[cfg(feature = "snapshot")]
@@ -20,10 +21,11 @@ mod read_keys;
 mod serialize;
 mod tagged;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,12 +45,13 @@ pub use fallback::Fallback;
 pub use leaf_tuple::{Leaf, LeafOpt, LeafOptOr, LeafTuple, OneLeaf, Tuple};
 pub use map_path::{MapKey, MapPath};
 pub(crate) use map_path::{is_entry, is_replaced, is_written, own_entry, split_levels};
+pub(crate) use missing::{Base, FieldKeys};
 pub(crate) use presence::{Removable, removable_in_map};
 #[cfg(feature = "snapshot")]
 pub(crate) use read_keys::{Look, NeededSecret};
 pub(crate) use tagged::EnumAround;
 
-use crate::error::{Problem, ProblemKind, Result};
+use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
 use crate::revision::{LeaseId, Revision};
 use crate::store::KeyValue;
@@ -238,15 +241,31 @@ pub(crate) fn subtree(tree: &Tree, segment: &str) -> Tree {
 ///
 /// # Errors
 ///
-/// `Invalid`, with every field that is missing or cannot be decoded.
+/// `Invalid`, with every field that is missing or cannot be decoded. `NotFound` if no key of the
+/// schema exists and some are required.
 pub(crate) fn decode<S: Schema>(directory: &Key, tree: &Tree, revision: Revision) -> Result<Versioned<S>> {
-    decode_with(directory, tree, revision, Validation::Skip, |decoder| decoder.whole())
+    let read = decode_with(directory, tree, revision, Validation::Skip, |decoder| decoder.whole());
+    read.map_err(|error| or_not_found(error, S::TABLE, tree))
+}
+
+/// Makes the error of a read `NotFound` if the directory does not contain the struct at all: no key
+/// of the schema exists, and some are required.
+#[inline(never)]
+fn or_not_found(error: Error, table: &'static Table, tree: &Tree) -> Error {
+    let is_absent = || !tree.keys().any(|relative| table.owns(relative));
+    let is_unknown = |problem: &Problem| problem.kind == ProblemKind::Unknown;
+    let problems = error.problems();
+    match problems.iter().any(|problem| problem.kind == ProblemKind::Missing) && !problems.iter().any(is_unknown) && is_absent() {
+        true => error.into_not_found(table.name),
+        false => error,
+    }
 }
 
 /// Like [`decode`], but yields between groups of keys, so that a large directory does not block the
 /// thread.
 pub(crate) async fn decode_in_steps<S: Schema>(directory: &Key, tree: &Tree, revision: Revision) -> Result<Versioned<S>> {
-    read_in_steps(directory, tree, revision, Validation::Skip, |decoder| decoder.whole()).await
+    let read = read_in_steps(directory, tree, revision, Validation::Skip, |decoder| decoder.whole()).await;
+    read.map_err(|error| or_not_found(error, S::TABLE, tree))
 }
 
 /// Like [`decode_in_steps`], but also runs every validation, as before a write. Used where an
@@ -257,7 +276,18 @@ pub(crate) async fn decode_in_steps<S: Schema>(directory: &Key, tree: &Tree, rev
 /// `Invalid`, with every field that is missing or cannot be decoded, and every field and struct
 /// that fails its validation.
 pub(crate) async fn decode_valid_in_steps<S: Schema>(directory: &Key, tree: &Tree, revision: Revision) -> Result<Versioned<S>> {
-    read_in_steps(directory, tree, revision, Validation::Run, |decoder| decoder.whole()).await
+    let read = read_in_steps(directory, tree, revision, Validation::Run, |decoder| decoder.whole()).await;
+    read.map_err(|error| or_not_found(error, S::TABLE, tree))
+}
+
+/// Like [`decode_valid_in_steps`], for a directory that is completed from a base.
+pub(crate) async fn decode_completed_in_steps<S: Schema>(
+    directory: &Key,
+    tree: &Tree,
+    nones: &Arc<BTreeSet<String>>,
+    revision: Revision,
+) -> Result<Versioned<S>> {
+    read_in_steps(directory, tree, revision, Validation::Run, |decoder| decoder.with_nones(nones.clone()).whole()).await
 }
 
 /// Like [`decode_map`], but yields between groups of keys, so that a large directory does not block

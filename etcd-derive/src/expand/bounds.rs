@@ -35,6 +35,9 @@ pub(crate) fn of_schema(model: &Schema) -> Generics {
                     bounds.add(&leaf.ty, quote!(::core::default::Default));
                 }
             }
+            Kind::Dir { default: Some(default), .. } if default.is_of_type => {
+                bounds.add(&field.ty, quote!(::core::default::Default));
+            }
             Kind::Dir { .. } | Kind::Flatten(_) => {}
             Kind::DirMap(map) => bounds.map(&field.ty, &map.key, &map.value),
             Kind::Entries(map, codec) => {

@@ -6,7 +6,7 @@ use syn::{Index, Path};
 
 use super::codecs::{LeafTuple, Part};
 use super::{bounds, change_name, here, limits, local, stored};
-use crate::model::{Codec, Field, Kind, Leaf, Presence, Schema, Unknown};
+use crate::model::{Codec, DirDefault, Field, Kind, Leaf, Presence, Schema, Unknown};
 
 pub(super) fn schema(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let krate = &model.item.krate;
@@ -29,7 +29,7 @@ pub(super) fn schema(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let when_used = distinct.as_ref().filter(|_| is_generic).map(|distinct| quote!(const { #distinct };));
     let (decoder, encoder, delta, out) = (local("__decoder"), local("__encoder"), local("__delta"), local("__out"));
     let decode = decode(model, &quote!(Self), parts, &decoder);
-    let encode = parts.iter().map(|part| encode(part, &encoder, &|ident| quote!(&self.#ident)));
+    let encode = parts.iter().map(|part| encode(krate, part, &encoder, &|ident| quote!(&self.#ident)));
     let changes = parts.iter().map(|part| changes(&change, part, &delta, &out));
     let validate = validate(model);
     quote! {
@@ -140,8 +140,15 @@ fn row(model: &Schema, at: usize, field: &Field, codec: Option<&TokenStream>) ->
     let name = field.ident.to_string();
     let segment = &field.segment.text;
     let doc = doc(field);
-    let is_optional = matches!(field.kind, Kind::Dir { optional: true, .. } | Kind::DirMap(_) | Kind::Entries(..));
-    let presence = is_optional.then(|| quote!(presence: #krate::Presence::Optional,));
+    let presence = match &field.kind {
+        Kind::Dir { optional, default: Some(default), .. } => {
+            let text = &default.text;
+            let kind = if *optional { quote!(OptionalOr) } else { quote!(Default) };
+            Some(quote!(presence: #krate::Presence::#kind(#text),))
+        }
+        Kind::Dir { optional: true, .. } | Kind::DirMap(_) | Kind::Entries(..) => Some(quote!(presence: #krate::Presence::Optional,)),
+        _ => None,
+    };
     let mut flags = TokenStream::new();
     let kind = match &field.kind {
         Kind::Dir { ty, .. } => quote_spanned!(here(ty)=> Dir(#table)),
@@ -177,6 +184,7 @@ fn flags(codec: &Codec) -> TokenStream {
 /// problem is recorded. One `match` compiles faster than a `?` per part.
 /// `path` is that of the struct or the variant.
 pub(super) fn decode(model: &Schema, path: &TokenStream, parts: &[Part<'_>], decoder: &Ident) -> TokenStream {
+    let krate = &model.item.krate;
     let mut locals = (0..).map(|at| local(&format!("__{at}")));
     let (mut reads, mut patterns, mut values) = (Vec::new(), Vec::new(), Vec::new());
     for part in parts {
@@ -185,7 +193,7 @@ pub(super) fn decode(model: &Schema, path: &TokenStream, parts: &[Part<'_>], dec
                 let place = &run.place;
                 quote!(#place.decode(#decoder))
             }
-            Part::Dir(at, field) => read(*at, field, decoder),
+            Part::Dir(at, field) => read(krate, *at, field, decoder),
             Part::Entries(at, field, codec) => {
                 let ty = &field.ty;
                 quote!(#decoder.entries::<#ty>(#at, &#codec))
@@ -228,11 +236,24 @@ pub(super) fn decode(model: &Schema, path: &TokenStream, parts: &[Part<'_>], dec
     }
 }
 
+/// The method that reads or writes a directory with a default, and the default.
+fn dir_default(krate: &Path, ty: &syn::Type, optional: bool, default: &DirDefault) -> (TokenStream, TokenStream) {
+    let expr = &default.expr;
+    match optional {
+        false => (quote!(dir_or), quote_spanned!(here(ty)=> || -> #ty { #expr })),
+        true => (quote!(dir_opt_or), quote!(#krate::__private::Fallback::Maybe(|| #expr))),
+    }
+}
+
 /// The expression that reads a directory or a map of structs.
-fn read(at: usize, field: &Field, decoder: &Ident) -> TokenStream {
+fn read(krate: &Path, at: usize, field: &Field, decoder: &Ident) -> TokenStream {
     let read = match &field.kind {
-        Kind::Dir { ty, optional: false } => quote_spanned!(here(ty)=> dir::<#ty>(#at)),
-        Kind::Dir { ty, optional: true } => quote_spanned!(here(ty)=> dir_opt::<#ty>(#at)),
+        Kind::Dir { ty, optional, default: Some(default) } => {
+            let (method, default) = dir_default(krate, ty, *optional, default);
+            quote_spanned!(here(ty)=> #method::<#ty>(#at, #default))
+        }
+        Kind::Dir { ty, optional: false, .. } => quote_spanned!(here(ty)=> dir::<#ty>(#at)),
+        Kind::Dir { ty, optional: true, .. } => quote_spanned!(here(ty)=> dir_opt::<#ty>(#at)),
         Kind::DirMap(_) => {
             let ty = &field.ty;
             quote!(dir_map::<#ty>(#at))
@@ -244,7 +265,7 @@ fn read(at: usize, field: &Field, decoder: &Ident) -> TokenStream {
 }
 
 /// `value` gives the expression for a reference to a field.
-pub(super) fn encode(part: &Part<'_>, encoder: &Ident, value: &dyn Fn(&Ident) -> TokenStream) -> TokenStream {
+pub(super) fn encode(krate: &Path, part: &Part<'_>, encoder: &Ident, value: &dyn Fn(&Ident) -> TokenStream) -> TokenStream {
     let (at, field) = match part {
         Part::LeafTuple(run) => {
             let (place, values) = (&run.place, run.leaves.iter().map(|(field, _)| value(&field.ident)));
@@ -258,8 +279,12 @@ pub(super) fn encode(part: &Part<'_>, encoder: &Ident, value: &dyn Fn(&Ident) ->
     };
     let value = value(&field.ident);
     match &field.kind {
-        Kind::Dir { ty, optional: false } => quote_spanned!(here(ty)=> #encoder.dir(#at, #value);),
-        Kind::Dir { ty, optional: true } => quote_spanned!(here(ty)=> #encoder.dir_opt(#at, #value);),
+        Kind::Dir { ty, optional, default: Some(default) } => {
+            let (method, default) = dir_default(krate, ty, *optional, default);
+            quote_spanned!(here(ty)=> #encoder.#method(#at, #value, #default);)
+        }
+        Kind::Dir { ty, optional: false, .. } => quote_spanned!(here(ty)=> #encoder.dir(#at, #value);),
+        Kind::Dir { ty, optional: true, .. } => quote_spanned!(here(ty)=> #encoder.dir_opt(#at, #value);),
         Kind::DirMap(_) => quote!(#encoder.dir_map(#at, #value);),
         Kind::Flatten(_) => quote!(#encoder.flatten(#value);),
         Kind::Leaf(_) | Kind::Entries(..) | Kind::Skip(_) => TokenStream::new(),

@@ -181,7 +181,7 @@ fn encode(model: &Schema, it: &Numbered<'_>, encoder: &Ident) -> TokenStream {
             quote!(#path { #(#fields),* })
         }
     };
-    let write = it.parts.iter().map(|part| schema::encode(part, encoder, &|ident| bound(ident).into_token_stream()));
+    let write = it.parts.iter().map(|part| schema::encode(&model.item.krate, part, encoder, &|ident| bound(ident).into_token_stream()));
     let name = if it.parts.is_empty() { quote!(_) } else { encoder.into_token_stream() };
     quote! {
         #pattern => #encoder.variant(#at, |#name: &mut #krate::Encoder<'_>| { #(#write)* }),

@@ -49,9 +49,6 @@ impl Mode {
         let name = given.name.to_string();
         match (self, name.as_str()) {
             (Self::Dir | Self::Entries, "alias") => Some("only a field of one key can have an alias: remove this"),
-            (Self::Dir, "default") if given.expr().is_some() => Some(
-                "a directory has no default of its own: put `#[serde(default)]` on the nested struct, which gives the defaults of its fields",
-            ),
             (Self::Entries, "default") if given.expr().is_some() => Some(
                 "a map without keys is empty, so it has no other default: remove this, or store the map in one key with `#[etcd(json)]`",
             ),
@@ -69,7 +66,7 @@ impl Mode {
     fn refuses(self, name: &str) -> Option<&'static str> {
         match (self, name) {
             (Self::Skip, "skip") | (Self::Flatten, "flatten") | (Self::Dir, "dir") | (Self::Entries, "entries") => None,
-            (Self::Leaf, _) | (Self::Dir, "rename") | (Self::Entries, "rename" | "secret" | "allow_debug") => None,
+            (Self::Leaf, _) | (Self::Dir, "rename" | "default") | (Self::Entries, "rename" | "secret" | "allow_debug") => None,
             (Self::Entries, "json" | "with" | "text" | "validate" | "range" | "length" | "one_of") => None,
             (Self::Skip, _) => Some("`skip` leaves the field out: remove this, or `skip`"),
             (Self::Flatten, "rename" | "alias") => {
@@ -84,7 +81,6 @@ impl Mode {
             }
             (Self::Dir, "entries") => Some("`dir` is for a map of structs, `entries` for a map of values: remove one of them"),
             (Self::Dir, "validate") => Some("put `#[etcd(validate = ...)]` on the nested struct"),
-            (Self::Dir, "default") => Some("put `#[etcd(default)]` on the fields of the nested struct, or make the field an `Option`"),
             (Self::Dir, "secret") => Some("put `#[etcd(secret)]` on the fields of the nested struct"),
             (Self::Entries, "default") => Some("a map without keys is empty and needs no default: remove this"),
             (Self::Dir | Self::Entries, "alias") => Some("only a field of one key can have an alias: remove this"),

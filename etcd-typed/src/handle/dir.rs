@@ -1,5 +1,7 @@
 //! `Dir<S>`: the directory of a struct.
 
+mod seed;
+mod set;
 mod update;
 mod write;
 
@@ -7,12 +9,13 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+pub use seed::{DirSeed, Seeded};
+pub(super) use set::set;
 pub use update::{DirTryUpdate, DirUpdate, UpdateError};
-pub(super) use write::set;
 pub use write::{DirDelete, DirWrite};
 
 use self::update::UpdateScope;
-use self::write::{Job, Swap, read_below};
+use self::write::{Job, Swap};
 use super::SharedContext;
 use super::dry_run::{Check, Diff};
 use super::expiry::{EnclosingStruct, RequestedExpiry};
@@ -62,13 +65,14 @@ pointers!(Box, Arc);
 
 /// A handle to the directory of a struct. A derived handle dereferences to it.
 ///
-/// A read is one request and returns one revision; a write is one transaction. Keys below the
-/// directory that are not in the schema are never read into the struct and never written. They are
+/// A read is one request and returns one revision; a write is one transaction, which a read may
+/// precede. Keys below the directory that are not in the schema are never read into the struct and never written. They are
 /// deleted only together with a map entry or an optional directory that is removed.
 ///
 /// # Structs that may be absent
 ///
-/// An entry of a map of structs, and an optional struct in its own directory, may be absent.
+/// An entry of a map of structs, and an optional struct in its own directory, may be absent. So may a
+/// struct in its own directory with a `default`, which a read then returns.
 ///
 /// - **When it exists:** if one of its required keys exists. Required is a field without a default
 ///   that is neither an `Option` nor a map, also in a required directory or a flattened struct
@@ -85,7 +89,11 @@ pointers!(Box, Arc);
 ///   its map, and [`delete`](Self::delete) through a handle from
 ///   [`DirMap::dir`](crate::DirMap::dir) or from the field of the optional struct.
 /// - **It needs a key.** A `Some` or an entry whose fields are all none or empty would be stored
-///   without any key, and a read would not find it. Such a write is refused as `Invalid`.
+///   without any key, and a read would not find it. Such a write is refused as `Invalid`. So is a
+///   `None`, or a struct without any key, in a directory whose `default` is another value.
+/// - **A default is written as a whole.** An `update` or `compare_and_swap` that changes a struct which
+///   was read as its default writes all of its keys. A write of one field through its own handle writes
+///   that key alone, and leaves the struct absent if it has other required keys.
 ///
 /// A handle from [`Client::dir`](crate::Client::dir) or `open` is independent, even if its path is
 /// that of an entry. Its `delete` leaves keys that are not in the schema, as does the `delete` of a
@@ -203,12 +211,14 @@ impl<S: Schema> Dir<S> {
         &self.key
     }
 
-    /// Reads the struct in one request. All fields are from the same revision.
+    /// Reads the struct in one request. All fields are from the same revision. The base of a live view
+    /// [over a value](Viewing::over) is not known here.
     ///
     /// # Errors
     ///
-    /// `Invalid`: [`Error::problems`] lists every field that is missing without a default, or that
-    /// cannot be decoded.
+    /// `NotFound` if no key of the schema exists, and some are required. `Invalid` otherwise:
+    /// [`Error::problems`] lists every field that is missing without a default, or that cannot be
+    /// decoded.
     // The explicit `Send` bound makes the compiler check it once here, instead of at each call for
     // each struct.
     #[allow(clippy::manual_async_fn)]
@@ -234,9 +244,15 @@ impl<S: Schema> Dir<S> {
     /// Writes every field, and deletes what the value does not contain: the keys of fields that are
     /// `None`, and the directories of optional structs that are `None` and of entries that are no
     /// longer in their map ([everything below them](Self#structs-that-may-be-absent)). If the variant
-    /// of an enum changes, everything below the enum's directory is deleted first. This is one
-    /// transaction. If the struct has maps or enums, a read precedes it, and the write starts again
-    /// if something has changed in between.
+    /// of an enum changes, everything below the enum's directory is deleted.
+    ///
+    /// Keys that already have their value are left out, so that watchers see only what changes. This is
+    /// one read, and one transaction with the differences. Its conditions are that the keys that are
+    /// left out are unchanged. Without a difference there is no transaction, and the result is the
+    /// revision of the read. If something has changed in between, every key is written. A write with
+    /// `.ttl()` or `.lease()` writes every key, and a key that expires otherwise than the struct is
+    /// written. Every key is also written if the user may not read the directory, or if one transaction
+    /// does not accept the conditions.
     ///
     /// The whole struct expires as the write says. If the write does not say, the struct never
     /// expires; a part of another struct (a nested struct, or one in a map that is a field) then
@@ -246,7 +262,8 @@ impl<S: Schema> Dir<S> {
     ///
     /// `Invalid`, before anything is sent: it lists every field that has no stored form or fails
     /// its validation, and every map entry and optional struct that would have no key.
-    /// `TooManyOperations` for more keys than one transaction accepts. `TooLarge`, `NoSpace`.
+    /// `TooManyOperations` for a value with more keys than one transaction accepts;
+    /// [`update`](Self::update) needs only the changed ones. `TooLarge`, `NoSpace`.
     /// `Conflict` when the retry budget of the policy is used up.
     pub fn set(&self, value: &S) -> DirWrite<S> {
         self.write("set", self.encode(value).map(Job::Set))
@@ -255,9 +272,9 @@ impl<S: Schema> Dir<S> {
     /// Returns what [`set`](Self::set) of this value would write and delete now, without writing
     /// anything.
     ///
-    /// It uses the same rules as `set`, and one read that is never stale. `set` also writes fields
-    /// that already have the same value. Such fields are not in the diff, although `set` gives
-    /// their keys a new revision and a new expiry. Aliases of a field that has a value are not in
+    /// It uses the same rules as `set`, and one read that is never stale. Fields that already have the
+    /// same value are not in the diff, although `set` writes them in some cases, such as with a new
+    /// expiry. Aliases of a field that has a value are not in
     /// the diff, since `set` leaves them. Keys that are not in the schema are in the diff only if
     /// they would be removed with a map entry or an optional struct. The values of secrets are
     /// shown as `***`. So are the values of keys that are not in the schema, since they may be
@@ -323,6 +340,46 @@ impl<S: Schema> Dir<S> {
         self.write("create", schema::encode_present(&self.key, value).map(|encoded| Job::Create(self.context.stored(encoded))))
     }
 
+    /// Creates the fields that the store does not have, and touches nothing that exists. So every
+    /// instance of a program can call it at its start. Returns which keys it wrote.
+    ///
+    /// A field with one value is created if neither its key nor one of its aliases exists. A map is
+    /// created as a whole if it has no key, so deleted entries do not come back while one entry is
+    /// left. A field that is `None` is not created. An optional struct is completed in the same way,
+    /// also if another program created it.
+    ///
+    /// This is one read, and one transaction if something is missing. The transaction requires that
+    /// the missing fields are still missing; otherwise the seed starts again with what exists now. New
+    /// keys are attached to the lease of the struct, as with [`update`](Self::update).
+    ///
+    /// The value is validated before anything is sent. Stored fields are not read, so they may be
+    /// invalid, alone or together with the new ones; [`check`](Self::check) tells.
+    ///
+    #[cfg_attr(feature = "derive", doc = "```")]
+    #[cfg_attr(not(feature = "derive"), doc = "```text")]
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+    /// # use etcd_typed::{Client, EtcdSchema};
+    /// # #[derive(EtcdSchema)] struct Database { host: String, pool: u16 }
+    /// # let client = Client::connect("memory:").await?;
+    /// let db = client.dir::<Database>("/app/database")?;
+    /// db.pool.set(&16).await?; // by an operator
+    ///
+    /// let first = Database { host: "db-1".to_owned(), pool: 8 };
+    /// assert_eq!(db.seed(&first).await?.written[0].as_str(), "/app/database/host");
+    /// assert_eq!(db.get().await?.pool, 16);
+    /// assert!(db.seed(&first).await?.is_empty());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` as for [`set`](Self::set). `TooManyOperations` if more keys are missing than one
+    /// transaction accepts. `Conflict` when the retry budget of the policy is used up. `Unsupported` on
+    /// v2; [`DirSeed::non_atomic`] creates key by key there.
+    pub fn seed(&self, value: &S) -> DirSeed<S> {
+        DirSeed { dir: self.clone(), encoded: self.encode(value), requested: RequestedExpiry::Keep, atomicity: Atomicity::Atomic }
+    }
+
     /// Replaces the struct by `value` if nothing below the directory was changed, added or deleted
     /// since `seen` was read. Writes only the fields that differ from `seen`.
     ///
@@ -371,7 +428,8 @@ impl<S: Schema> Dir<S> {
 
     /// Reads the struct, lets `f` change it, and writes the changes in one transaction if nothing
     /// below the directory was changed, added or deleted in the meantime. Otherwise it starts again
-    /// with the current struct. Returns the struct that is stored afterwards.
+    /// with the current struct. Returns the struct that is stored afterwards. The base of a live view
+    /// [over a value](Viewing::over) is not known here.
     ///
     /// Without a conflict this takes two requests, or one if `f` changes nothing. A field that `f`
     /// does not change is not written, whatever its stored form. `f` may run several times; the
@@ -386,9 +444,14 @@ impl<S: Schema> Dir<S> {
     /// # Errors
     ///
     /// The errors of [`get`](Self::get) and [`set`](Self::set). `Conflict` when the retry budget of
-    /// the policy is used up. `TooManyOperations` when the struct has more keys than one
-    /// transaction accepts conditions; [`changed_fields_only`](DirUpdate::changed_fields_only)
-    /// needs fewer.
+    /// the policy is used up. `TooManyOperations` when more keys are changed, or the maps have more
+    /// keys, than one transaction accepts; [`changed_fields_only`](DirUpdate::changed_fields_only)
+    /// needs fewer conditions.
+    ///
+    /// If a struct has more keys than one transaction accepts conditions (128 with default flags of
+    /// the server), the conditions do not name all keys. Every changed or added key is still noticed.
+    /// The deletion of a single key in the meantime is noticed if `f` changes that key, if it is in a
+    /// map, or if its condition still fits; keys with a default and optional keys come first.
     pub fn update<'f>(&self, f: impl Fn(&mut S) + Send + 'f) -> DirUpdate<'f, S> {
         DirUpdate(self.try_update(move |value| {
             f(value);
@@ -481,7 +544,7 @@ impl<S: Schema> Dir<S> {
     }
 
     async fn read_to_write(&self) -> Result<(Tree, Revision)> {
-        read_below(&self.context, &self.key).await
+        self.context.read_below(&self.key).await
     }
 
     /// The read that a failed transaction performs, so that its answer contains the current state.

@@ -156,6 +156,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// The default of a struct's field is not used here; [`get_or_default`](Self::get_or_default)
     /// uses it. If a field with aliases has no key of its own, its first existing alias is read.
     /// All other methods except [`watch`](Self::watch) fall back to the aliases in the same way.
+    /// The base of a live view [over a value](crate::Viewing::over) is not known here.
     ///
     /// # Errors
     ///
@@ -284,7 +285,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// `f` may run several times; the stored result is always `f` of the value that it replaces. A
     /// result that equals the value that was read is not written, whatever its stored form (`+7`
     /// stays as it is while the value is 7), unless the write sets a different expiry. The value
-    /// keeps its [expiry](Self#expiry).
+    /// keeps its [expiry](Self#expiry). The base of a live view
+    /// [over a value](crate::Viewing::over) is not known here.
     ///
     /// A conflict returns the current value, which is tried at once without another read. After
     /// every fourth attempt there is a delay, with jitter, and the value is read again.

@@ -55,7 +55,7 @@ impl<'a> Fields<'a> {
 
     /// The handle of a nested struct, optional or not.
     pub fn dir<N: EtcdSchema>(&self, field: usize) -> N::Handle {
-        let optional = self.table.fields.get(field).is_some_and(|field| field.presence == Presence::Optional);
+        let optional = self.table.fields.get(field).is_some_and(|field| field.presence != Presence::Required);
         let older = self.older.zip(self.table.fields.get(field)).map(|(older, field)| older.descend(field.segment));
         N::handle(Dir::new(self.context.clone(), self.key(field)).older(older).within(Some(self.enclosing.clone())).removable(optional))
     }

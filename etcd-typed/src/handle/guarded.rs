@@ -15,7 +15,8 @@ use super::{Context, SharedContext};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::queue::{Claim, Guard};
-use crate::schema::Table;
+use crate::revision::Revision;
+use crate::schema::{self, Table, Tree};
 use crate::store::{Committed, Compare, Condition, Op, OpResult, Range, RangeReply, Span, Txn};
 
 /// The requirement that the tag of an enum names one variant.
@@ -209,6 +210,12 @@ impl Context {
             Some(OpResult::Get(reply)) => Ok(reply),
             _ => Err(Error::new(ErrorKind::Server, "the answer to a read contains no result")),
         }
+    }
+
+    /// Like [`read_to_write`](Self::read_to_write), for everything below a directory.
+    pub(super) async fn read_below(&self, directory: &Key) -> Result<(Tree, Revision)> {
+        let reply = self.read_to_write(Span::Below(directory.clone())).await.map_err(|error| error.at(directory))?;
+        Ok((schema::tree_in_steps(directory, reply.kvs).await, reply.revision))
     }
 }
 

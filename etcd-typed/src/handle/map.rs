@@ -163,9 +163,10 @@ impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
         self.operation("get").run(work).await
     }
 
-    /// Makes the directory contain exactly these entries: one read and one transaction, which
-    /// starts again if something has changed in between. All entries expire as the write says. If
-    /// the write does not say, they never expire, or expire with the struct that contains the map.
+    /// Makes the directory contain exactly these entries: one read, and one transaction that writes
+    /// what differs, as [`Dir::set`] does. It starts again if something has changed in between. All
+    /// entries expire as the write says. If the write does not say, they never expire, or expire with
+    /// the struct that contains the map.
     ///
     /// # Errors
     ///

@@ -18,7 +18,7 @@ mod transaction;
 use std::fmt;
 use std::sync::Arc;
 
-pub use dir::{Dir, DirDelete, DirTryUpdate, DirUpdate, DirWrite, EtcdSchema, UpdateError};
+pub use dir::{Dir, DirDelete, DirSeed, DirTryUpdate, DirUpdate, DirWrite, EtcdSchema, Seeded, UpdateError};
 pub use directory::{Directory, DirectoryDelete, DirectoryWrite, Listing, Node};
 pub use dry_run::{Check, Diff, Difference, Shown};
 pub use entry::{AsValue, Entry, EntryDelete, EntryModify, EntryWrite, Publish};

@@ -2,9 +2,13 @@
 //! conditions. This file decides; `plan/commit.rs` sends.
 
 mod commit;
+mod differences;
 mod switch;
 
 use bytes::Bytes;
+
+pub(super) use self::commit::last;
+pub(super) use self::differences::unchanged_keys;
 
 use super::expiry::EnclosingExpiry;
 use crate::key::{self, Key};
@@ -52,7 +56,7 @@ impl Removal {
     }
 
     /// Whether this removal deletes `key`.
-    fn has(&self, key: &str) -> bool {
+    pub(super) fn has(&self, key: &str) -> bool {
         is_below(&self.directory, key)
     }
 }
@@ -178,20 +182,26 @@ impl Owner {
     /// Plans the same write when the stored keys are known. Writes with maps or enums use it, and
     /// `diff` uses it to predict every write.
     pub(super) fn replace(self, tree: &Tree, encoded: Encoded) -> WritePlan {
+        let outdated = self.outdated(tree, &encoded);
+        WritePlan { puts: encoded.into_iter().map(Put::new).collect(), ..outdated }
+    }
+
+    /// The part of [`replace`](Self::replace) that deletes.
+    fn outdated(self, tree: &Tree, encoded: &Encoded) -> WritePlan {
         let mut plan = WritePlan::default();
-        let rest = self.sweep(tree.keys(), |key| tree.get(key).map(|stored| &stored.value), &encoded, &mut plan);
-        for key in self.superseded(rest.into_iter(), &encoded) {
-            self.delete(key, &encoded, &mut plan);
+        let rest = self.sweep(tree.keys(), |key| tree.get(key).map(|stored| &stored.value), encoded, &mut plan);
+        for key in self.superseded(rest.into_iter(), encoded) {
+            self.delete(key, encoded, &mut plan);
         }
         // Removes the directory of an optional struct that the new value lacks, even if the
         // directory contains only unknown keys. `overwrite` does so too, because it reads nothing.
         for key in tree.keys().filter(|key| !self.owns(key)) {
             let around = self.removable_around(key);
-            if around.iter().find(|removable| !removable.is_encoded(&encoded)).is_some_and(|removable| !removable.is_entry) {
-                self.delete(key, &encoded, &mut plan);
+            if around.iter().find(|removable| !removable.is_encoded(encoded)).is_some_and(|removable| !removable.is_entry) {
+                self.delete(key, encoded, &mut plan);
             }
         }
-        WritePlan { puts: encoded.into_iter().map(Put::new).collect(), ..plan.each_once() }
+        plan.each_once()
     }
 
     /// Plans to write only the differences. `old` is the decoded state. Leftover keys of a struct
@@ -199,10 +209,12 @@ impl Owner {
     /// struct key by key. They are deleted if the enclosing struct is added. Keys of the variants
     /// that an enum does not have before and after are kept too.
     pub(super) fn difference<'k>(self, stored: impl Iterator<Item = &'k String>, old: &Encoded, new: &Encoded) -> WritePlan {
-        let puts = new.iter().filter(|(key, bytes)| old.get(*key) != Some(bytes));
-        let mut plan =
-            WritePlan { puts: puts.map(|(key, bytes)| Put::new((key.clone(), bytes.clone()))).collect(), ..WritePlan::default() };
-        let rest = self.sweep(stored, |key| old.get(key), new, &mut plan);
+        let stored: Vec<&String> = stored.collect();
+        let mut puts: Encoded =
+            new.iter().filter(|(key, bytes)| old.get(*key) != Some(bytes)).map(|(key, bytes)| (key.clone(), bytes.clone())).collect();
+        self.complete_defaults(&stored, old, new, &mut puts);
+        let mut plan = WritePlan::whole(puts);
+        let rest = self.sweep(stored.into_iter(), |key| old.get(key), new, &mut plan);
         let superseded = self.superseded(rest.into_iter(), new);
         // A value at a key of an earlier version is deleted there, so it is put at its own key.
         let renamed = superseded.iter().filter_map(|key| new.get_key_value(&key::with_plain_underscores(key)?));
@@ -263,10 +275,13 @@ impl Owner {
 
     /// The stored keys that belong to the handle but not to the new state `encoded`.
     fn superseded<'k>(self, stored: impl Iterator<Item = &'k String>, encoded: &Encoded) -> Vec<&'k String> {
-        let absent = self.absent_keys(encoded);
-        let fixed = self.fixed_keys();
-        let gone = |key: &String| if fixed.contains(key) { absent.contains(key) } else { !encoded.contains_key(key) };
-        stored.filter(|key| self.owns(key) && gone(key)).collect()
+        let mut superseded: Vec<&String> = stored.filter(|key| !encoded.contains_key(*key) && self.owns(key)).collect();
+        if !superseded.is_empty() {
+            let (absent, fixed) = (self.absent_keys(encoded), self.fixed_keys());
+            // The alias of a field that has a value stays.
+            superseded.retain(|key| !fixed.contains(key) || absent.contains(key));
+        }
+        superseded
     }
 
     /// The conditions that no key of the handle exists.
@@ -313,6 +328,7 @@ pub(super) fn nothing_below(directory: &Key, relative: &str) -> Compare {
 
 /// What to do if a write is too large for one transaction.
 pub(super) const IN_SEVERAL: &str = "`.non_atomic()` writes in several";
+pub(super) const IN_SEVERAL_OR_UPDATE: &str = "`.non_atomic()` writes in several, `update` needs only the changed keys";
 pub(super) const IN_SEVERAL_OR_FEWER: &str = "`.non_atomic()` writes in several, `.changed_fields_only()` needs fewer conditions";
 
 /// How a write of many keys is sent.

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::status::{Cause, FileStatus, LiveStatus, Rewound};
 use super::upstream::{Audience, Upstream};
-use super::view::Bad;
+use super::view::{Bad, Sources};
 use crate::error::{Error, ErrorKind, Problem, Result};
 use crate::revision::Revision;
 use crate::runtime::{now, some_task_waits};
@@ -53,6 +53,8 @@ pub(super) struct Book<T> {
     rejected: Option<(Instant, Arc<[Problem]>)>,
     /// The bad entries of the newest state, if the view is per entry.
     bad: Option<(Instant, Bad)>,
+    /// Where the newest state has each field from, if the view has a base.
+    sources: Sources,
     interrupted: Option<(Instant, Arc<Error>)>,
     /// Set while the state is from a file, with the reason why there is none from the server.
     from_disk: Option<(Instant, Arc<Error>)>,
@@ -73,6 +75,7 @@ impl<T> Cell<T> {
             good: revision,
             rejected: None,
             bad: (bad.entries > 0).then(|| (now(), bad.clone())),
+            sources: Sources::default(),
             interrupted: None,
             from_disk: None,
             ended: None,
@@ -95,6 +98,12 @@ impl<T> Cell<T> {
         let cell = Self::new(state, Bad::default(), 0, Arc::new(Upstream::none()), type_name::<T>());
         cell.book.send_modify(|book| book.seen = Revision::new(u64::MAX));
         cell
+    }
+
+    /// Sets where the state has each field from.
+    pub(super) fn with_sources(self, sources: Sources) -> Self {
+        self.book.send_modify(|book| book.sources = sources);
+        self
     }
 
     /// Sets the status of the file that keeps the state.
@@ -212,7 +221,7 @@ impl<T> Cell<T> {
     }
 
     /// Stores a good state.
-    pub(super) fn accept(&self, state: Versioned<T>, bad: Bad, rewinds: bool) {
+    pub(super) fn accept(&self, state: Versioned<T>, bad: Bad, sources: Sources, rewinds: bool) {
         let state = Arc::new(state);
         let revision = state.revision();
         self.state.store(state.clone());
@@ -231,6 +240,7 @@ impl<T> Cell<T> {
                 since
             });
             book.bad = (bad.entries > 0).then(|| (since.unwrap_or_else(now), bad));
+            book.sources = sources;
             book.from_disk = None;
             book.good = revision;
             book.look(revision, rewinds);
@@ -338,6 +348,10 @@ impl<T> Book<T> {
 
     pub(super) fn newest(&self) -> &Arc<Versioned<T>> {
         &self.newest
+    }
+
+    pub(super) fn sources(&self) -> Sources {
+        self.sources.clone()
     }
 
     pub(super) fn rewound(&self) -> Option<Rewound> {

@@ -128,7 +128,8 @@ impl<T: Send + Sync + 'static> Disk<T> {
     pub(super) fn start(&self, loaded: Loaded<T>, error: Error, upstream: Arc<Upstream>, history: usize) -> Started<T> {
         let Loaded { state, view, keeper } = loaded;
         telemetry::view_from_disk(self.pattern, state.revision(), &error);
-        let cell = Cell::begin(Cell::from_disk(state, history, upstream, self.pattern, error).with_file(self.status.clone()));
+        let cell = Cell::from_disk(state, history, upstream, self.pattern, error).with_sources(view.sources());
+        let cell = Cell::begin(cell.with_file(self.status.clone()));
         (cell, view, keeper)
     }
 }
@@ -223,8 +224,8 @@ fn refusal(secret: &NeededSecret) -> Error {
 fn is_worse_than_old(error: &Error) -> bool {
     match error.kind() {
         _ if is_outage(error) => true,
-        // The server answered, but the stored state is invalid.
-        ErrorKind::Invalid | ErrorKind::Decode => !error.problems().is_empty(),
+        // The server answered, but the stored state is invalid or absent.
+        ErrorKind::Invalid | ErrorKind::Decode | ErrorKind::NotFound => !error.problems().is_empty(),
         _ => false,
     }
 }

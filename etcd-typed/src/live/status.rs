@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Problem};
+use crate::key::Key;
 use crate::revision::Revision;
 use crate::runtime::elapsed;
 
@@ -280,6 +281,37 @@ impl fmt::Display for Problems<'_> {
             write!(f, "{between}{problem}")?;
         }
         Ok(())
+    }
+}
+
+/// Where a view [over a base](crate::Viewing::over) has one field from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct FieldStatus {
+    /// The key of the field, or the directory of a map.
+    pub key: Key,
+    /// Where the value comes from.
+    pub source: FieldSource,
+}
+
+/// The source of a value in a view [over a base](crate::Viewing::over). `Display` and `Serialize` are
+/// its name in lower case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FieldSource {
+    /// The store has a key of the field.
+    Store,
+    /// The store has no key of the field, so its value is that of the base.
+    Base,
+}
+
+impl fmt::Display for FieldSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Store => "store",
+            Self::Base => "base",
+        })
     }
 }
 

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use tokio::task::yield_now;
 
 use super::map::LiveMap;
+use super::status::FieldStatus;
 use crate::changes::Mirror;
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
 use crate::revision::Revision;
-use crate::schema::{self, AT_ONCE, ChangedKeys, MapPath, Schema, Stored, Table};
+use crate::schema::{self, AT_ONCE, Base, ChangedKeys, MapPath, Schema, Stored, Table};
 #[cfg(feature = "snapshot")]
 use crate::schema::{Look, NeededSecret};
 use crate::store::BoxFuture;
@@ -35,6 +36,16 @@ pub(crate) trait View: Send + 'static {
 
     /// From now on, a bad entry of a map does not reject the state; see [`Viewing::per_entry`].
     fn per_entry(&mut self) {}
+
+    /// From now on, fields without a key have their value from this base; see [`Viewing::over`].
+    fn over(&mut self, base: Base) {
+        let _ = base;
+    }
+
+    /// Where the last candidate has each field from. Always empty before [`over`](Self::over).
+    fn sources(&self) -> Sources {
+        Sources::default()
+    }
 
     /// The entries that the last candidate leaves out, or shows with an earlier value. Always empty
     /// before [`per_entry`](Self::per_entry).
@@ -62,6 +73,9 @@ pub(crate) trait View: Send + 'static {
     #[cfg(feature = "snapshot")]
     fn keeping(&self) -> Result<Keeping, NeededSecret>;
 }
+
+/// Where a view has each field from.
+pub(super) type Sources = Arc<[FieldStatus]>;
 
 /// The bad entries of a map whose view is per entry.
 #[derive(Clone, Debug, Default)]
@@ -118,12 +132,14 @@ fn of_struct(relative: &str) -> Option<&str> {
 /// A struct in its directory.
 pub(crate) struct StructView<S> {
     unknown: UnknownReport,
+    base: Option<Arc<Base>>,
+    pub(super) sources: Sources,
     of: PhantomData<fn() -> S>,
 }
 
 impl<S: Schema> StructView<S> {
     pub(crate) fn new() -> Self {
-        Self { unknown: UnknownReport::new(S::TABLE), of: PhantomData }
+        Self { unknown: UnknownReport::new(S::TABLE), base: None, sources: Sources::default(), of: PhantomData }
     }
 
     /// Whether a change of the key may change the state.
@@ -137,7 +153,10 @@ impl<S: Schema> View for StructView<S> {
 
     fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<S>>> {
         self.unknown.make(mirror.tree().keys().map(String::as_str), of_struct);
-        Box::pin(schema::decode_valid_in_steps(mirror.directory(), mirror.tree(), mirror.revision()))
+        match self.base.clone() {
+            None => Box::pin(schema::decode_valid_in_steps(mirror.directory(), mirror.tree(), mirror.revision())),
+            Some(base) => Box::pin(async move { self.completed(&base, mirror).await }),
+        }
     }
 
     fn touch<'v>(&'v mut self, mirror: &'v Mirror, changed: &'v ChangedKeys) -> BoxFuture<'v, Option<Result<Versioned<S>>>> {
@@ -145,9 +164,17 @@ impl<S: Schema> View for StructView<S> {
         Box::pin(async move { if changed.keys().any(Self::reads) { Some(self.begin(mirror).await) } else { None } })
     }
 
+    fn over(&mut self, base: Base) {
+        self.base = Some(Arc::new(base));
+    }
+
+    fn sources(&self) -> Sources {
+        self.sources.clone()
+    }
+
     #[cfg(feature = "snapshot")]
     fn anew(&self) -> Box<dyn View<State = S>> {
-        Box::new(Self::new())
+        Box::new(Self { base: self.base.clone(), ..Self::new() })
     }
 
     #[cfg(feature = "snapshot")]

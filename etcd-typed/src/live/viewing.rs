@@ -18,7 +18,7 @@ use super::map::LiveMap;
 #[cfg(feature = "snapshot")]
 use super::status::FileStatus;
 use super::upstream::{Feed, Source, Trouble, Upstream};
-use super::view::{Bad, View};
+use super::view::View;
 use crate::changes::{Mirror, StepChanges};
 use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::revision::Revision;
@@ -38,7 +38,8 @@ const HISTORY: usize = 8;
 /// # Errors
 ///
 /// The errors of a read of the same values. `Invalid` lists everything that is wrong with the
-/// stored values; there is no view until they are corrected. `Unavailable`, `Timeout`,
+/// stored values; there is no view until they are corrected. `NotFound` if no key of a struct exists,
+/// and some are required; [`over`](Viewing::over) supplies them. `Unavailable`, `Timeout`,
 /// `PermissionDenied` and others if they cannot be read. `Unsupported` outside of a tokio runtime.
 ///
 /// # Cancel safety
@@ -46,8 +47,10 @@ const HISTORY: usize = 8;
 /// Dropping the future leaves nothing behind.
 #[must_use = "a live view begins when it is awaited"]
 pub struct Viewing<T> {
-    source: Source,
-    view: Box<dyn View<State = T>>,
+    pub(super) source: Source,
+    pub(super) view: Box<dyn View<State = T>>,
+    /// The error of the base, which is reported when the view is awaited.
+    pub(super) refused: Option<Error>,
     history: usize,
     #[cfg(feature = "snapshot")]
     snapshot: Option<PathBuf>,
@@ -58,6 +61,7 @@ impl<T: Send + Sync + 'static> Viewing<T> {
         Self {
             source,
             view: Box::new(view),
+            refused: None,
             history: HISTORY,
             #[cfg(feature = "snapshot")]
             snapshot: None,
@@ -131,7 +135,7 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     ///   The view is then [`Degraded`](crate::LiveStatus::Degraded) with
     ///   [`Cause::Snapshot`](crate::Cause::Snapshot). Its [`staleness`](crate::Live::staleness)
     ///   counts from the start, since the age of the file's state is not known.
-    /// - The stored state is not valid (`Invalid`, `Decode`). The cause is then
+    /// - The stored state is not valid or absent (`Invalid`, `Decode`, `NotFound`). The cause is then
     ///   [`Rejected`](crate::Cause::Rejected).
     /// - Never after any other error. A refused login, a missing permission and an untrusted
     ///   certificate are returned as they are, and so is every error that only a change of the
@@ -262,6 +266,9 @@ impl<T: Send + Sync + 'static> IntoFuture for Viewing<T> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
+            if let Some(refused) = self.refused {
+                return Err(refused);
+            }
             #[cfg(feature = "snapshot")]
             let mut disk = self.snapshot.map(|path| Disk::new(path, &self.source, &*self.view)).transpose()?;
             let Self { source, view, history, .. } = self;
@@ -407,11 +414,11 @@ impl<T: Send + Sync + 'static> TypedFeed<T> {
 
     fn take(&mut self, candidate: Result<Versioned<T>>, revision: Revision, resynced: bool) {
         match std::mem::replace(&mut self.out, Out::Gone) {
-            Out::Waiting(begin) => self.out = begin.finish(candidate, self.view.bad(), self.pattern),
+            Out::Waiting(begin) => self.out = begin.finish(candidate, &*self.view, self.pattern),
             Out::Begun(cell) => {
                 if let Some(cell) = cell.upgrade() {
                     match candidate {
-                        Ok(state) => cell.accept(state, self.view.bad(), resynced),
+                        Ok(state) => cell.accept(state, self.view.bad(), self.view.sources(), resynced),
                         Err(error) => cell.reject(problems(&error, revision), revision, resynced),
                     }
                 }
@@ -423,11 +430,11 @@ impl<T: Send + Sync + 'static> TypedFeed<T> {
 }
 
 impl<T: Send + Sync + 'static> Begin<T> {
-    fn finish(self, candidate: Result<Versioned<T>>, bad: Bad, pattern: Pattern) -> Out<T> {
+    fn finish(self, candidate: Result<Versioned<T>>, view: &dyn View<State = T>, pattern: Pattern) -> Out<T> {
         let Some(upstream) = self.upstream.upgrade() else { return Out::Gone };
         match candidate {
             Ok(state) => {
-                let cell = Cell::new(state, bad, self.history, upstream, pattern);
+                let cell = Cell::new(state, view.bad(), self.history, upstream, pattern).with_sources(view.sources());
                 #[cfg(feature = "snapshot")]
                 let cell = cell.with_file(self.file);
                 let cell = Cell::begin(cell);

@@ -2,10 +2,13 @@
 
 mod gather;
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 pub(super) use self::gather::Gathered;
 use super::{
-    Fallback, Map, MapPath, Schema, Stored, Table, Tree, UNKNOWN, UnknownKeys, Validation, is_entry, is_replaced, place, split_levels,
-    validated, with_prefix,
+    Encoder, Fallback, Map, MapPath, Schema, Stored, Table, Tree, UNKNOWN, UnknownKeys, Validation, is_entry, is_replaced, place,
+    split_levels, validated, with_prefix,
 };
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::Key;
@@ -31,6 +34,9 @@ pub struct Decoder<'a> {
     pub(super) gathered: Gathered<'a>,
     /// If set, only maps are read, and at most this many more of their keys.
     pub(super) left: Option<usize>,
+    /// The fields without a key that do not have their default: they are `None`, or directories of
+    /// structs whose fields are all `None`.
+    nones: Option<Arc<BTreeSet<String>>>,
 }
 
 /// The problems and the metadata that were found so far.
@@ -62,7 +68,13 @@ impl<'a> Decoder<'a> {
     #[inline(never)]
     pub(super) fn new(directory: &'a Key, tree: &'a Tree, validation: Validation) -> Self {
         let (found, gathered) = (Found::default(), Gathered::default());
-        Self { directory, tree, table: Table::EMPTY, prefix: String::new(), found, validation, gathered, left: None }
+        Self { directory, tree, table: Table::EMPTY, prefix: String::new(), found, validation, gathered, left: None, nones: None }
+    }
+
+    /// From now on, these fields are `None` if they have no key, whatever their default.
+    pub(super) fn with_nones(&mut self, nones: Arc<BTreeSet<String>>) -> &mut Self {
+        self.nones = Some(nones);
+        self
     }
 
     /// Uses the maps that were read before, instead of reading them again.
@@ -142,6 +154,9 @@ impl<'a> Decoder<'a> {
         match self.stored(field)? {
             FieldLookup::Value(at, stored) => self.value(at, stored, codec).map(Some),
             FieldLookup::Nothing(segment) => {
+                if self.is_none(segment) {
+                    return Some(None);
+                }
                 let value = self.default(segment, codec, Fallback::Maybe(default))?;
                 if let Some(value) = &value {
                     self.check(segment, value, codec, None);
@@ -167,6 +182,43 @@ impl<'a> Decoder<'a> {
     pub fn dir_opt<S: Schema>(&mut self, field: usize) -> Option<Option<S>> {
         let segment = self.segment(field)?;
         if self.has_struct(segment, S::TABLE) { self.below(segment, Self::whole).map(Some) } else { Some(None) }
+    }
+
+    /// Reads a nested struct with a default. The default applies if the struct does not exist, as one
+    /// that may be absent.
+    pub fn dir_or<S: Schema>(&mut self, field: usize, default: fn() -> S) -> Option<S> {
+        self.dir_opt_or(field, Fallback::Always(default))?
+    }
+
+    /// Reads a nested struct that may be absent, with a default.
+    pub fn dir_opt_or<S: Schema>(&mut self, field: usize, default: Fallback<S>) -> Option<Option<S>> {
+        let segment = self.segment(field)?;
+        if self.has_struct(segment, S::TABLE) {
+            return self.below(segment, Self::whole).map(Some);
+        }
+        if self.left.is_some() {
+            return None;
+        }
+        if self.is_none(segment) {
+            return match default {
+                Fallback::Always(_) => self.below(segment, Self::whole).map(Some),
+                Fallback::Maybe(_) | Fallback::None => Some(None),
+            };
+        }
+        let value = contained("the default", || Ok(default.value()));
+        let value = value
+            .map_err(|reason| self.problem(segment, ProblemKind::Missing, format!("missing, and {}", S::TABLE.masked(reason)), None))
+            .ok()?;
+        if let (Some(value), Validation::Run) = (&value, self.validation) {
+            let prefix = format!("{}{segment}/", self.prefix);
+            self.found.problems.extend(Encoder::problems_of(self.directory, prefix, value));
+        }
+        Some(value)
+    }
+
+    /// Whether a base has this field as `None`, or this directory without any key.
+    fn is_none(&self, segment: &str) -> bool {
+        self.nones.as_ref().is_some_and(|nones| nones.contains(&[&self.prefix, segment].concat()))
     }
 
     /// Reads a struct whose keys are in this struct's own directory.
@@ -375,18 +427,21 @@ impl<'a> Decoder<'a> {
         self.note(segment, stored);
         match codec.decode(&stored.value) {
             Ok(value) => {
-                self.check(segment, &value, codec, Some(stored.modified));
+                self.check(segment, &value, codec, stored.written());
                 Some(value)
             }
             Err(reason) => {
-                self.problem(segment, ProblemKind::Undecodable, reason.to_string(), Some(stored.modified));
+                self.problem(segment, ProblemKind::Undecodable, reason.to_string(), stored.written());
                 None
             }
         }
     }
 
-    /// Adds a key to the keys that were read.
+    /// Adds a key to the keys that were read. A value that is not in the store has none.
     fn note(&mut self, segment: &str, stored: &Stored) {
+        if stored.written().is_none() {
+            return;
+        }
         let found = &mut self.found;
         found.lease = stored.shared_lease().filter(|lease| found.basis.is_empty() || found.lease == Some(*lease));
         found.basis.push(([&self.prefix, segment].concat(), stored.modified));

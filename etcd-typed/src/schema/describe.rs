@@ -214,6 +214,19 @@ impl Table {
         })
     }
 
+    /// Whether a field with this key, relative to the struct's directory, has neither a default nor an
+    /// `Option`.
+    pub(crate) fn is_required(&'static self, relative: &str) -> bool {
+        self.structs_around(relative).pop().is_some_and(|(prefix, table)| {
+            let mut is_required = false;
+            table.each_own_leaf(true, &mut |field| {
+                let is_it = field.segments().any(|segment| relative.strip_prefix(&prefix) == Some(segment));
+                is_required |= is_it && field.presence == Presence::Required;
+            });
+            is_required
+        })
+    }
+
     /// Every key outside of maps, including aliases, relative to the struct's directory.
     pub(crate) fn fixed_keys(&self) -> Vec<String> {
         let mut keys = Vec::new();
@@ -357,7 +370,7 @@ impl Table {
     }
 
     /// Visits every leaf outside of maps, with the directory of its struct.
-    fn each_leaf(&self, prefix: &str, visit: &mut impl FnMut(&str, &Field)) {
+    pub(super) fn each_leaf(&self, prefix: &str, visit: &mut impl FnMut(&str, &Field)) {
         for field in self.fields {
             match &field.kind {
                 Kind::Leaf(_) => visit(prefix, field),

@@ -1,8 +1,10 @@
 //! Converts a struct to its stored form. Records every problem instead of stopping at the first.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
-use super::{Encoded, Map, MapPath, Schema, Table, Validation, place, validated};
+use super::{Encoded, Fallback, Map, MapPath, Schema, Table, Validation, place, validated};
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::Key;
 use crate::value::{Codec, ValueError, contained};
@@ -21,18 +23,32 @@ pub struct Encoder<'a> {
     /// The earlier form of the value, if the write leaves what does not differ from it.
     kept: Option<&'a Encoded>,
     problems: Vec<Problem>,
+    /// If set, an `Option` with a default that is `None`, and a directory with a default that has no
+    /// key, are noted here instead of being a problem.
+    nones: Option<BTreeSet<String>>,
 }
 
 impl<'a> Encoder<'a> {
     pub(super) fn new(directory: &'a Key, validation: Validation) -> Self {
         let (prefix, out, problems) = (String::new(), Encoded::new(), Vec::new());
-        Self { directory, table: Table::EMPTY, prefix, out, validation, kept: None, problems }
+        Self { directory, table: Table::EMPTY, prefix, out, validation, kept: None, problems, nones: None }
     }
 
     /// Says that the write leaves what does not differ from `old`.
     pub(super) fn keeping(mut self, old: Option<&'a Encoded>) -> Self {
         self.kept = old;
         self
+    }
+
+    /// From now on, notes the fields that are `None` although they have a default.
+    pub(super) fn note_nones(&mut self) {
+        self.nones = Some(BTreeSet::new());
+    }
+
+    /// Returns the stored form, and the noted fields.
+    pub(super) fn finish_with_nones(mut self) -> Result<(Encoded, BTreeSet<String>)> {
+        let nones = self.nones.take().unwrap_or_default();
+        self.finish().map(|encoded| (encoded, nones))
     }
 
     pub(super) fn finish(self) -> Result<Encoded> {
@@ -64,6 +80,10 @@ impl<'a> Encoder<'a> {
     /// the default.
     pub(super) fn leaf_none<T>(&mut self, field: usize, codec: &Codec<T>, default: fn() -> Option<T>) {
         let Some(segment) = self.segment(field).filter(|_| self.validation == Validation::Run) else { return };
+        if let Some(nones) = &mut self.nones {
+            nones.insert([&self.prefix, segment].concat());
+            return;
+        }
         let reason = match contained("the default", || Ok(default().is_some())) {
             Ok(false) => return,
             Ok(true) => ValueError::new("`None` cannot be stored, since a field without a key has its default; give the field a value"),
@@ -84,6 +104,54 @@ impl<'a> Encoder<'a> {
         if let (Some(value), Some(segment)) = (value, self.segment(field)) {
             self.below(segment, |encoder| encoder.present(value));
         }
+    }
+
+    /// Writes a nested struct with a default.
+    pub fn dir_or<S: Schema>(&mut self, field: usize, value: &S, default: fn() -> S) {
+        let before = (self.out.len(), self.problems.len());
+        self.dir(field, value);
+        if (self.out.len(), self.problems.len()) == before {
+            self.dir_none(field, Fallback::Always(default));
+        }
+    }
+
+    /// Writes a nested struct that may be `None`, with a default.
+    pub fn dir_opt_or<S: Schema>(&mut self, field: usize, value: &Option<S>, default: Fallback<S>) {
+        match value {
+            Some(_) => self.dir_opt(field, value),
+            None => self.dir_none(field, default),
+        }
+    }
+
+    /// Writes a directory without any key, although it has a default. Without a key a read would return
+    /// the default, so that must have no key either.
+    fn dir_none<S: Schema>(&mut self, field: usize, default: Fallback<S>) {
+        let Some(segment) = self.segment(field).filter(|_| self.validation == Validation::Run) else { return };
+        if let Some(nones) = &mut self.nones {
+            nones.insert([&self.prefix, segment].concat());
+            return;
+        }
+        let form = contained("the default", || {
+            let mut encoder = Encoder::new(self.directory, Validation::Skip);
+            let value = default.value();
+            value.iter().for_each(|value| encoder.whole(value));
+            Ok((value.is_some() && matches!(default, Fallback::Maybe(_))) || !encoder.out.is_empty())
+        });
+        let reason = match form {
+            Ok(false) => return,
+            Ok(true) => {
+                ValueError::new("this has no key to store, since a directory without a key has its default; give a field in it a value")
+            }
+            Err(reason) => S::TABLE.masked(reason),
+        };
+        self.problem(segment, ProblemKind::Unencodable, &reason);
+    }
+
+    /// The problems of a value at this position.
+    pub(super) fn problems_of<S: Schema>(directory: &'a Key, prefix: String, value: &S) -> Vec<Problem> {
+        let mut encoder = Self { prefix, ..Self::new(directory, Validation::Run) };
+        encoder.whole(value);
+        encoder.problems
     }
 
     /// Writes a struct whose keys are in this struct's own directory.

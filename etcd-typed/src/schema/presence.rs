@@ -22,6 +22,19 @@ impl Removable<'_> {
         with_prefix(tree, &prefix).any(|(relative, _)| self.table.is_present_by(&relative[prefix.len()..]))
     }
 
+    /// Whether the struct exists if these keys are stored, under its own name or the escaped one.
+    pub(crate) fn is_among(&self, stored: &[&String]) -> bool {
+        let is_in = |directory: &str| {
+            let relative = |key: &'_ &&String| {
+                key.strip_prefix(directory).and_then(|rest| rest.strip_prefix('/')).is_some_and(|rest| self.table.is_present_by(rest))
+            };
+            stored.iter().any(|key| relative(&key))
+        };
+        is_in(self.directory)
+            || key::with_plain_underscores(self.directory).is_some_and(|own| is_in(&own))
+            || key::with_escaped_underscores(self.directory).is_some_and(|older| is_in(&older))
+    }
+
     /// Whether `encoded` contains a key below this directory.
     pub(crate) fn is_encoded(&self, encoded: &Encoded) -> bool {
         let is_in = |directory: &str| {

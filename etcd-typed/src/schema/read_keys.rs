@@ -50,7 +50,7 @@ impl Table {
         self.fields.iter().find_map(|field| match &field.kind {
             Kind::Leaf(_) => (field.secret && field.presence == Presence::Required).then(|| NeededSecret::at(field.segment)),
             Kind::Entries { key, .. } => field.secret.then(|| NeededSecret::at(&format!("{}/<{key}>", field.segment))),
-            Kind::Dir(table) if field.presence == Presence::Optional => Some(table.entry_secret()?.below(field.segment)),
+            Kind::Dir(table) if field.presence != Presence::Required => Some(table.entry_secret()?.below(field.segment)),
             Kind::Dir(table) => Some(table.needed_secret()?.below(field.segment)),
             Kind::DirMap { key, table } => Some(table.entry_secret()?.below(&format!("{}/<{key}>", field.segment))),
             Kind::Flatten(table) => table.needed_secret(),

@@ -473,7 +473,7 @@ async fn frequent_writes_keep_ttl(bench: Bench) {
             (Ok(_), Some(_)) => written += 1,
             (Ok(_), None) | (Err(_), Some(_)) if begun.elapsed() < Duration::from_secs(30) => {}
             (Err(error), None) => {
-                assert_eq!(error.kind(), ErrorKind::Invalid);
+                assert_eq!(error.kind(), ErrorKind::NotFound);
                 break;
             }
             _ => panic!("the struct does not expire"),

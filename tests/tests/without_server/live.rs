@@ -238,7 +238,7 @@ async fn own_write_is_shown_despite_later_rejection() {
 async fn view_of_unreadable_state_fails() {
     let bench = bench();
     let error = soon(bench.dir().live()).await.unwrap_err();
-    assert_eq!((error.kind(), error.problems().len()), (ErrorKind::Invalid, 2), "{error}");
+    assert_eq!((error.kind(), error.problems().len()), (ErrorKind::NotFound, 2), "{error}");
     bench.put("/app/name", "a").await;
     bench.put("/app/pool/size", "4").await;
     bench.put("/app/high", "0").await;

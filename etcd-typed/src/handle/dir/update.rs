@@ -1,20 +1,21 @@
 //! Reads a struct, lets a closure change it, and writes the changes: the implementation of
 //! [`Dir::update`](super::Dir::update).
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::IntoFuture;
 use std::time::Duration;
 
-use super::write::{as_found, last};
+use super::write::as_found;
 use super::{Dir, looked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::expiry::{self, EnclosingExpiry, RequestedExpiry};
-use crate::handle::plan::{Atomicity, IN_SEVERAL_OR_FEWER, WritePlan, is_below, unchanged};
+use crate::handle::plan::{Atomicity, IN_SEVERAL_OR_FEWER, WritePlan, is_below, last, unchanged};
 use crate::queue::Guard;
 use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::{LeaseId, Revision};
-use crate::schema::{self, Schema, Stored, Tree};
+use crate::schema::{self, Schema, Stored, Table, Tree};
 use crate::store::{BoxFuture, Compare, Condition, Expiry};
 use crate::version::{Versioned, Versions};
 
@@ -182,7 +183,10 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
                 }
             } else {
                 let compares = match scope {
-                    UpdateScope::Directory => unchanged(&dir.key, revision, &basis),
+                    UpdateScope::Directory => {
+                        let room = context.room_for_conditions().saturating_sub(enclosing_expiry.compares().len() + 1);
+                        unchanged(&dir.key, revision, &named(S::TABLE, &basis, &plan, room))
+                    }
                     UpdateScope::ChangedFields => {
                         let on = |key: &String| Some(Compare::key(&dir.key.descend(key), was(key)?));
                         let mut compares: Vec<Compare> = plan.own_keys().filter_map(on).collect();
@@ -220,7 +224,7 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
 }
 
 /// Whether another write came first, or the kept lease has ended.
-fn is_conflict(error: &Error, requested: RequestedExpiry) -> bool {
+pub(super) fn is_conflict(error: &Error, requested: RequestedExpiry) -> bool {
     error.kind() == ErrorKind::Conflict || error.kind() == ErrorKind::LeaseLost && !requested.is_named()
 }
 
@@ -236,8 +240,29 @@ fn is_so(requested: RequestedExpiry, tree: &Tree, new: &schema::Encoded) -> bool
     }
 }
 
+/// The keys that the conditions of an update name, of those that were read.
+///
+/// These are all keys, if one transaction accepts so many conditions. Otherwise they are the keys that
+/// are written, all keys in maps, and as many other keys as fit. The range condition still notices
+/// every change of the keys that are not named, but no deletion. A struct exists only with its
+/// required keys, so these are named last.
+fn named(table: &'static Table, basis: &[(String, Revision)], plan: &WritePlan, room: usize) -> Vec<(String, Revision)> {
+    if basis.len() <= room {
+        return basis.to_vec();
+    }
+    let fixed: HashSet<String> = table.fixed_keys().into_iter().collect();
+    let is_written = |key: &String| plan.own_keys().any(|written| written == key) || plan.removals.iter().any(|removal| removal.has(key));
+    let (needed, mut others): (Vec<_>, Vec<_>) = basis.iter().cloned().partition(|(key, _)| !fixed.contains(key) || is_written(key));
+    if needed.len() > room {
+        // The store's limit is reported with the number of all keys.
+        return basis.to_vec();
+    }
+    others.sort_by_key(|(key, _)| table.is_required(key));
+    needed.into_iter().chain(others).take(room).collect()
+}
+
 /// The conditions that the struct still has the same expiry, if keys are added to it.
-fn as_the_struct<S: Schema>(dir: &Dir<S>, tree: &Tree, plan: &WritePlan) -> Vec<Compare> {
+pub(super) fn as_the_struct<S: Schema>(dir: &Dir<S>, tree: &Tree, plan: &WritePlan) -> Vec<Compare> {
     let added = plan.puts.iter().filter(|put| !tree.contains_key(&put.key));
     let mut compares: Vec<Compare> = Vec::new();
     for (key, stored) in added.filter_map(|put| expiry::around(S::TABLE, tree, &put.key)) {

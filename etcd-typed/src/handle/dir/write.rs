@@ -3,21 +3,20 @@
 
 use std::fmt;
 use std::future::IntoFuture;
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Dir, looked};
+use super::{Dir, looked, set};
 use crate::error::{Error, ErrorKind, Result};
-use crate::handle::Context;
-use crate::handle::expiry::{self, EnclosingExpiry, EnclosingStruct, RequestedExpiry};
-use crate::handle::plan::{Atomicity, IN_SEVERAL, Owner, Removal, WritePlan, is_rewound, newest, nothing_below, unchanged};
+use crate::handle::expiry::{self, EnclosingExpiry, RequestedExpiry};
+use crate::handle::plan::{
+    Atomicity, IN_SEVERAL, IN_SEVERAL_OR_UPDATE, Removal, WritePlan, is_rewound, last, newest, nothing_below, unchanged,
+};
 use crate::handle::previous::Previous;
-use crate::key::Key;
 use crate::queue::Guard;
 use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, Encoded, Schema, Tree};
-use crate::store::{BoxFuture, Compare, Condition, Expiry, Op, Span};
+use crate::store::{BoxFuture, Compare, Condition, Expiry};
 use crate::telemetry::Operation;
 use crate::version::Basis;
 
@@ -156,7 +155,8 @@ impl<S: Schema> Dir<S> {
             };
             let asks = self.context.store.capabilities().transactions && !enclosing_expiry.is_empty();
             let look = if self.owner().depends_on_stored() || self.removable || asks { self.look() } else { Vec::new() };
-            let committed = self.context.commit_plan(&self.key, plan.clone(), compares, look, &mut enclosing_expiry, IN_SEVERAL).await?;
+            let committed =
+                self.context.commit_plan(&self.key, plan.clone(), compares, look, &mut enclosing_expiry, IN_SEVERAL_OR_UPDATE).await?;
             if committed.succeeded {
                 return Ok(committed.revision);
             }
@@ -208,7 +208,7 @@ impl<S: Schema> Dir<S> {
         let (tree, now) = if is_known && context.has_room_for(compares.len() + guesses.len()) {
             let plan = plan.expiring(|_| known);
             let guessed = compares.iter().chain(&guesses).cloned().collect();
-            let committed = context.commit_plan(&self.key, plan, guessed, self.look(), &mut enclosing_expiry, IN_SEVERAL).await?;
+            let committed = context.commit_plan(&self.key, plan, guessed, self.look(), &mut enclosing_expiry, IN_SEVERAL_OR_UPDATE).await?;
             if committed.succeeded {
                 return Ok(committed.revision);
             }
@@ -217,93 +217,14 @@ impl<S: Schema> Dir<S> {
             }
             looked(&self.key, committed).ok_or_else(|| self.worn_out())?
         } else {
-            context.check_atomic(&self.key, &compares, plan.keys().count(), IN_SEVERAL)?;
+            context.check_atomic(&self.key, &compares, plan.keys().count(), IN_SEVERAL_OR_UPDATE)?;
             self.read_to_write().await?
         };
         self.still(revision, &basis, &tree, now)?;
         let plan = exactly(&tree, known);
-        let committed = context.commit_plan(&self.key, plan, compares, self.look(), &mut enclosing_expiry, IN_SEVERAL).await?;
+        let committed = context.commit_plan(&self.key, plan, compares, self.look(), &mut enclosing_expiry, IN_SEVERAL_OR_UPDATE).await?;
         if committed.succeeded { Ok(committed.revision) } else { Err(self.conflict(committed)) }
     }
-}
-
-/// Makes the keys of `owner` below a directory exactly `encoded`.
-#[allow(clippy::too_many_arguments, reason = "the parts of a handle and of a builder")]
-pub(in crate::handle) async fn set(
-    context: &Context,
-    directory: &Key,
-    enclosing: Option<&Arc<EnclosingStruct>>,
-    owner: Owner,
-    mut encoded: Encoded,
-    requested: RequestedExpiry,
-    atomicity: Atomicity,
-    operation: Operation,
-) -> Result<Revision> {
-    if atomicity == Atomicity::Atomic {
-        // With maps or enums, the transaction will require that nothing below has changed, and name
-        // the newest key. The keys are not read yet, so any name stands for it.
-        let newest = [(String::new(), Revision::ZERO)];
-        let compares = if owner.depends_on_stored() { unchanged(directory, Revision::ZERO, &newest) } else { Vec::new() };
-        context.check_atomic(directory, &compares, encoded.len(), IN_SEVERAL)?;
-    }
-    let mut enclosing_expiry = EnclosingExpiry::around(enclosing, directory, requested);
-    let mut read = if owner.depends_on_stored() { Some(read_below(context, directory).await?) } else { None };
-    let mut retry = OptimisticRetry::new(&context.retry);
-    let worn_out = || Error::new(ErrorKind::Conflict, "other writers were faster on every attempt; try again later").at(directory);
-    // A write without conditions cannot be refused, so it needs no copy for another attempt.
-    let is_sole = read.is_none() && enclosing_expiry.is_empty();
-    loop {
-        let plan = match &read {
-            Some((tree, _)) => owner.replace(tree, encoded.clone()),
-            None if is_sole => owner.overwrite(std::mem::take(&mut encoded)),
-            None => owner.overwrite(encoded.clone()),
-        };
-        let plan = plan.expiring(|_| requested.named());
-        let is_change = !plan.is_empty();
-        let revision = read.as_ref().map_or(Revision::ZERO, |(_, revision)| *revision);
-        if atomicity == Atomicity::NonAtomic {
-            let written = context.commit_non_atomic(directory, plan.tags_last(owner), |_| None, &mut enclosing_expiry).await?;
-            return Ok(last(&written, revision));
-        }
-        let (mut compares, mut look) = (Vec::new(), Vec::new());
-        if let Some((tree, _)) = &read {
-            // Only added keys matter: a key that has disappeared needs no deletion.
-            compares = unchanged(directory, revision, &newest(tree));
-            look = vec![Op::Get(Span::Below(directory.clone()))];
-        }
-        let committed = context.commit_plan(directory, plan, compares, look, &mut enclosing_expiry, IN_SEVERAL).await?;
-        let again = is_change && is_rewound(&committed, revision);
-        if committed.succeeded && !again {
-            return Ok(committed.revision);
-        }
-        operation.conflict();
-        if is_sole {
-            return Err(worn_out());
-        }
-        let shown = match owner.depends_on_stored() {
-            _ if again => None,
-            true => looked(directory, committed).map(Some),
-            false => Some(None),
-        };
-        let again = async {
-            enclosing_expiry.forget();
-            if owner.depends_on_stored() { read_below(context, directory).await.map(Some) } else { Ok(None) }
-        };
-        match retry.after_conflict(shown, again).await? {
-            AfterConflict::Retry(now) => read = now,
-            AfterConflict::GiveUp(_) => return Err(worn_out()),
-        }
-    }
-}
-
-pub(super) async fn read_below(context: &Context, directory: &Key) -> Result<(Tree, Revision)> {
-    let reply = context.read_to_write(Span::Below(directory.clone())).await.map_err(|error| error.at(directory))?;
-    Ok((schema::tree_in_steps(directory, reply.kvs).await, reply.revision))
-}
-
-/// The highest revision of several writes, or `without` if there were none.
-pub(super) fn last(written: &[(String, Revision)], without: Revision) -> Revision {
-    written.iter().map(|(_, revision)| *revision).max().unwrap_or(without)
 }
 
 /// The condition that one key is unchanged.

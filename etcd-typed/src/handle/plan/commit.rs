@@ -47,7 +47,12 @@ impl Context {
 
     /// Whether one transaction accepts this many conditions in addition to those of the guards.
     pub(in crate::handle) fn has_room_for(&self, conditions: usize) -> bool {
-        conditions + self.guard_compares().len() <= self.store.capabilities().max_operations
+        conditions <= self.room_for_conditions()
+    }
+
+    /// The number of conditions that one transaction accepts in addition to those of the guards.
+    pub(in crate::handle) fn room_for_conditions(&self) -> usize {
+        self.store.capabilities().max_operations.saturating_sub(self.guard_compares().len())
     }
 
     /// Sends a plan in one transaction. If it fails, updates `enclosing_expiry` from the answer.
@@ -223,6 +228,11 @@ impl Context {
         };
         ops.iter().take(most).take_while(fits).count().max(1)
     }
+}
+
+/// The highest revision of several writes, or `without` if there were none.
+pub(in crate::handle) fn last(written: &[(String, Revision)], without: Revision) -> Revision {
+    written.iter().map(|(_, revision)| *revision).max().unwrap_or(without)
 }
 
 /// Whether the error means that the directory does not exist.

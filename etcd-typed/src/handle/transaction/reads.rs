@@ -70,8 +70,8 @@ impl Reads {
     ///
     /// # Errors
     ///
-    /// `Invalid` with every field that is missing or cannot be decoded, or if the transaction has
-    /// not read the directory.
+    /// `NotFound` if no key of the schema exists, and some are required. `Invalid` with every field that
+    /// is missing or cannot be decoded, or if the transaction has not read the directory.
     pub fn get_dir<S: Schema>(&self, dir: &Dir<S>) -> Result<Versioned<S>> {
         let reply = self.reply(&Span::Below(dir.key().clone()), dir.key())?;
         schema::decode(dir.key(), &schema::tree(dir.key(), reply.kvs.clone()), self.revision)

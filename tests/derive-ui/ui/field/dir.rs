@@ -12,7 +12,7 @@ struct Schema {
     #[etcd(dir, alias = "x")]
     d: Inner,
     #[etcd(dir, default)]
-    e: Inner,
+    e: BTreeMap<String, Inner>,
     #[etcd(dir, validate = check, secret)]
     f: Inner,
     #[etcd(dir, entries)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 struct Schema {
     #[serde(default = "inner", alias = "x")]
     #[etcd(dir)]
-    a: Inner,
+    a: BTreeMap<String, Inner>,
     #[serde(default = "map", alias = "y")]
     #[etcd(entries)]
     b: BTreeMap<String, u8>,

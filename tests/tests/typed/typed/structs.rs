@@ -20,7 +20,7 @@ async fn set_struct_is_read(bench: Bench) {
     let dir = bench.app();
     assert!(!dir.exists().await.unwrap());
     let error = dir.get().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_eq!(error.kind(), ErrorKind::NotFound);
     // All fields with neither a default nor an `Option` are listed at once.
     let missing: Vec<_> = error.problems().iter().map(|problem| dir.key().below(problem.key.as_str().as_bytes()).unwrap()).collect();
     assert_eq!(missing, ["timeout", "level", "features", "database/host", "database/pool"]);
