@@ -224,7 +224,7 @@ impl Scene {
         let vault = self.vault();
         self.fill(&Word::good()).await;
         let (stale, new) = (vault.get().await.unwrap(), vault_of(&Word::new("new")));
-        self.fill(&Word::good()).await;
+        self.fill(&Word::new("other")).await;
         let transactions = self.client.store().capabilities().transactions;
         // v2 refuses every guard, so the guard may be of another store.
         let of = if transactions { self.direct.clone() } else { Client::connect("memory:").await.unwrap() };

@@ -21,7 +21,7 @@ use etcd_typed::store::BoxFuture;
 use etcd_typed::store::memory::{Calls, MemoryStore};
 use etcd_typed::testing::{Etcd, Mode, Proxy};
 use etcd_typed::{
-    Check, Client, DirMap, Entry, EntryMap, ErrorKind, EtcdSchema, Live, LiveMap, Problem, ProblemKind, Revision, Versioned, Viewing,
+    Check, Client, DirMap, Entry, EntryMap, Error, ErrorKind, EtcdSchema, Live, LiveMap, Problem, ProblemKind, Revision, Versioned, Viewing,
 };
 use futures_util::future::{LocalBoxFuture, join_all};
 use proptest::collection::{btree_map, vec};

@@ -111,6 +111,7 @@ async fn copied<S: Schema>(from: &Client, to: &Client, path: &str) -> Result<u64
     target.delete().await?;
     target.create(&value).await?;
     to.transaction().expect_unchanged(&target, &target.get().await?).set_dir(&target, &value).await?;
+    source.delete().await?;
     source.set(&value).await?;
     let update = changes.next().await.unwrap()?;
     let shown = format!("{:?} {target:?} {live:?}", update.changes);

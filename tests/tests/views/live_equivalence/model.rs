@@ -222,7 +222,7 @@ where
                     let shown = self.shown(state);
                     prop_assert!(self.is(&shown, read), "{} has {shown:?} at {:?}, a read returns {read:?}", self.name, situation.revision);
                 }
-                (Err(error), Err(_)) => prop_assert_eq!(error.kind(), ErrorKind::Invalid),
+                (Err(error), Err(_)) => prop_assert!(is_expected(&error), "{error}"),
                 (reached, read) => {
                     prop_assert!(false, "{} has {:?}, a read returns {read:?}", self.name, reached.as_ref().map(|state| self.shown(state)))
                 }
@@ -256,11 +256,18 @@ fn seen<T>(read: etcd_typed::Result<Versioned<T>>, check: etcd_typed::Result<Che
             Ok((read.into_inner(), created, modified))
         }
         Err(error) => {
-            assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+            assert!(is_expected(&error), "{error}");
             assert!(error.problems().iter().all(|problem| wrong.contains(&said(problem))), "{error} and {wrong:?}");
             Err(wrong)
         }
     }
+}
+
+/// Whether the error has the kind of an invalid struct, or that of an absent one, which only lacks
+/// required keys.
+fn is_expected(error: &Error) -> bool {
+    let only_lacks_keys = error.problems().iter().all(|problem| problem.kind == ProblemKind::Missing);
+    error.kind() == ErrorKind::Invalid || (error.kind() == ErrorKind::NotFound && only_lacks_keys)
 }
 
 pub(super) fn whole(view: &ShopDir, read: &ShopDir) -> Box<dyn Track> {
