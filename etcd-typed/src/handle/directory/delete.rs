@@ -14,12 +14,12 @@ use crate::queue::Guard;
 use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::store::{BoxFuture, Committed, Compare, Condition, KeyValue, Op, Range, RangeReply, Span, Txn};
 
-/// A deletion of a directory. It runs when it is awaited.
+/// A deletion of a directory. The deletion runs when it is awaited.
 #[must_use = "a deletion does nothing until it is awaited"]
 pub struct DirectoryDelete<O> {
     pub(super) directory: Directory,
     pub(super) op: &'static str,
-    /// Whether the contents are deleted too.
+    /// True if the contents are deleted too.
     pub(super) recursive: bool,
     pub(super) finish: fn(Committed) -> O,
 }
@@ -57,10 +57,10 @@ impl<O> DirectoryDelete<O> {
 }
 
 impl Directory {
-    /// Deletes exactly the keys that a listing shows, in one transaction.
+    /// Deletes exactly the keys that a recursive listing shows, in one transaction.
     ///
-    /// A range of keys may contain keys of another program, so the keys are read first. The
-    /// transaction requires that no key was written in the meantime.
+    /// The range below the directory may contain keys of another program that are not valid paths. So
+    /// the keys are read first. The transaction requires that no key was written in the meantime.
     async fn delete_listed(&self, op: &'static str) -> Result<Committed> {
         let mut retry = OptimisticRetry::new(&self.context.retry);
         let mut reply = self.keys_to_write().await?;
@@ -76,7 +76,8 @@ impl Directory {
                 return Err(Error::new(ErrorKind::TooManyOperations, message).at(&self.key));
             }
             let mut compares = vec![Compare::below(&self.key, Condition::UnchangedSince(reply.revision))];
-            // In a restored backup, all keys are older than the listing; see `unchanged`.
+            // After the server was restored from a backup, all keys are older than the listing; see
+            // `unchanged`.
             let own = reply.kvs.iter().filter_map(|kv| Some((kv.modified, self.key.below(&kv.key)?)));
             let newest = own.max();
             compares.extend(newest.map(|(modified, path)| Compare::key(&self.key.descend(path), Condition::Modified(modified))));
@@ -97,7 +98,7 @@ impl Directory {
         }
     }
 
-    /// Reads all keys below the directory for a decision about a write.
+    /// Reads all keys below the directory, for a write that depends on them.
     async fn keys_to_write(&self) -> Result<RangeReply> {
         let span = Span::Below(self.key.clone());
         let reply = if self.context.is_guarded() {
@@ -109,11 +110,11 @@ impl Directory {
     }
 }
 
-/// The deletion of a directory with everything below it, as a part of a transaction.
+/// The recursive deletion of a directory as part of a transaction.
 pub(in crate::handle) struct Sweep {
     directory: Directory,
-    /// The keys below. `None` before they were read, and on a store that deletes a directory as one
-    /// key.
+    /// The keys below the directory. `None` until they are read, and on v2, which deletes a directory
+    /// without reading its keys.
     listed: Option<RangeReply>,
 }
 
@@ -122,7 +123,7 @@ impl Sweep {
         Self { directory: directory.clone(), listed: None }
     }
 
-    /// Reads the keys below the directory, for a transaction with the guards of this context.
+    /// Reads the keys below the directory, while the guards of `context` are held.
     pub(in crate::handle) async fn read(&mut self, context: &SharedContext) -> Result<()> {
         if context.store.capabilities().transactions {
             self.directory.context = context.clone();
@@ -138,15 +139,15 @@ impl Sweep {
         }
     }
 
-    /// Requires that no key was written since the read.
+    /// Returns the condition that no key below the directory was written since the read.
     pub(in crate::handle) fn compares(&self) -> Option<Compare> {
         let reply = self.listed.as_ref()?;
         Some(Compare::below(&self.directory.key, Condition::UnchangedSince(reply.revision)))
     }
 }
 
-/// Deletes each key that is a valid path below the directory, with as few operations as possible,
-/// and leaves all other keys.
+/// Returns the operations that delete each key with a valid path below the directory and leave all
+/// other keys. Uses as few operations as possible.
 fn deletes(directory: &Key, kvs: &[KeyValue]) -> Vec<Op> {
     if kvs.iter().all(|kv| directory.below(&kv.key).is_some()) {
         return vec![Op::Delete { span: Span::Below(directory.clone()), previous: false }];
