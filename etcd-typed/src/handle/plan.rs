@@ -320,9 +320,8 @@ pub(super) fn newest(tree: &Tree) -> Vec<(String, Revision)> {
     newest.map(|(key, stored)| (key.clone(), stored.modified)).into_iter().collect()
 }
 
-/// Returns whether the server was restored from a backup between the read at `revision` and the
-/// transaction that depends on the read. Without a restore, a change has a higher revision than any
-/// read before it.
+/// Returns whether a successful transaction shows that the server was restored from a backup after the
+/// read at `revision`. Without a restore, a change has a higher revision than any read before it.
 ///
 /// The conditions of the transaction detect a restored backup in which a known key differs. This
 /// check also detects a restored backup that differs only by additional keys.
@@ -477,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_field_deletes_its_aliases() {
+    fn overwrite_deletes_aliases_of_absent_field() {
         let plan = Owner::Struct(TABLE).overwrite(encoded(&[("b", "2")]));
         assert_eq!(plan.deletes, ["a", "old_a"]);
         let plan = Owner::Struct(TABLE).overwrite(encoded(&[("a", "1"), ("b", "2")]));
@@ -511,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn struct_absent_in_new_value_is_removed_as_directory() {
+    fn absent_struct_is_removed_as_directory() {
         let owner = Owner::Struct(WITH_DIRECTORIES);
         let new = encoded(&[("main/host", "h"), ("regions/eu/host", "h")]);
         let stored =
@@ -546,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_delete_read_keys_one_by_one() {
+    fn in_steps_deletes_keys_before_directory() {
         let stored = |key: &str| {
             let revision = Revision::new(3);
             let stored =

@@ -204,14 +204,14 @@ mod tests {
     }
 
     #[test]
-    fn directory_of_valid_keys_is_one_deletion() {
+    fn valid_keys_are_deleted_as_one_range() {
         let directory = Key::parse("/a").unwrap();
         let ops = deletes(&directory, &["/a/b", "/a/b/c", "/a/d"].map(kv));
         assert_eq!(ops, [Op::Delete { span: Span::Below(directory), previous: false }]);
     }
 
     #[test]
-    fn subdirectory_of_valid_keys_is_one_deletion() {
+    fn valid_subdirectory_is_deleted_as_one_range() {
         let ops = deletes(&Key::parse("/a").unwrap(), &["/a//odd", "/a/b", "/a/b/c", "/a/b/d/e"].map(kv));
         assert_eq!(ops.len(), 2, "{ops:?}");
     }
