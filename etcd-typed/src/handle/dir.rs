@@ -79,11 +79,11 @@ pointers!(Box, Arc);
 ///   required if it has no default and is neither an `Option` nor a map. Required fields of a
 ///   required directory or a flattened struct inside the struct count too. A struct without
 ///   required keys exists if any of its keys exists. An enum exists if its tag exists.
-/// - **Leftover keys** are keys of a struct that has none of its required keys. Reads ignore them. A
-///   program with an older schema, or a program that deletes single keys, may leave such keys.
-///   [`check`](Self::check) lists them. A write of the struct deletes or overwrites them, and so does
-///   a [`set`](Self::set) of the enclosing struct. If only some of the required keys exist, the
-///   struct is incomplete, and a read fails.
+/// - **Leftover keys** are keys of a struct that has none of its required keys. Reads ignore them.
+///   A program with an older schema, or a program that deletes single keys, may leave such keys.
+///   [`check`](Self::check) lists them. A write of the struct deletes or overwrites them, and so
+///   does a [`set`](Self::set) of the enclosing struct. If only some of the required keys exist,
+///   the struct is incomplete, and a read fails.
 /// - **Removing the struct** deletes everything below its directory, including keys of other
 ///   versions of the schema and names that begin with `_`. On stores with transactions, the removal
 ///   is one operation. The writes that can remove the struct are `set`, `update`,
@@ -93,18 +93,18 @@ pointers!(Box, Arc);
 ///   stored without any key, and a read would not find it. Such a write is refused as `Invalid`. So
 ///   is a `None`, or a struct without any key, in a directory whose `default` is another value.
 /// - **A default is written as a whole.** If a struct was read as its default, an `update` or
-///   `compare_and_swap` that changes the struct writes all of its keys. A write of one field through
-///   the field's handle writes only that key. The struct then stays absent if this key is not
-///   required and other keys are.
+///   `compare_and_swap` that changes the struct writes all of its keys. A write of one field
+///   through the field's handle writes only that key. If the struct has required keys and that key
+///   is not one of them, the struct stays absent.
 ///
 /// A handle from [`Client::dir`](crate::Client::dir) or `open` is independent, even if its path is
-/// that of a map entry. The `delete` of such a handle leaves keys that are not in the schema, as does
-/// the `delete` of a required directory or a flattened struct.
+/// that of a map entry. The `delete` of such a handle leaves keys that are not in the schema, as
+/// does the `delete` of a required directory or a flattened struct.
 ///
 /// On v2 one request removes a directory. A conditional removal (`update`, `compare_and_swap`,
 /// `compare_and_delete`; all with `non_atomic`) first deletes the keys that were read, one by one.
-/// It then lists the directory, and removes it if the listing shows no added key. A key that another
-/// client adds between the listing and the removal is lost.
+/// It then lists the directory, and removes it if the listing shows no added key. A key that
+/// another client adds between the listing and the removal is lost.
 ///
 /// # Errors and cancel safety
 ///
@@ -213,8 +213,8 @@ impl<S: Schema> Dir<S> {
         &self.key
     }
 
-    /// Reads the struct in one request. All fields are from the same revision. The base of a live
-    /// view ([`over`](Viewing::over)) is ignored.
+    /// Reads the struct in one request. All fields are from the same revision. The base value of a
+    /// live view ([`over`](Viewing::over)) is ignored.
     ///
     /// # Errors
     ///
@@ -245,21 +245,21 @@ impl<S: Schema> Dir<S> {
 
     /// Writes every field, and deletes what the value does not contain: the keys of fields that are
     /// `None`, and the directories of optional structs that are `None` and of entries that are no
-    /// longer in their map ([everything below them](Self#structs-that-may-be-absent)). If the variant
-    /// of an enum changes, everything below the enum's directory is deleted.
+    /// longer in their map ([everything below them](Self#structs-that-may-be-absent)). If the
+    /// variant of an enum changes, everything below the enum's directory is deleted.
     ///
-    /// Keys that already have their value and expiry are not written, so that watchers see only what
-    /// changes. `set` reads the directory first, and then sends one transaction with the differences,
-    /// which requires that the other keys are unchanged since the read. If there are no differences,
-    /// no transaction is sent, and the result is the revision of the read.
+    /// Keys that already have their value and expiry are not written, so that watchers see only
+    /// what changes. `set` reads the directory first, and then sends one transaction with the
+    /// differences, which requires that the other keys are unchanged since the read. If there are
+    /// no differences, no transaction is sent, and the result is the revision of the read.
     ///
-    /// In some cases, every key is written: with `.ttl()` or `.lease()`, after a conflict with another
-    /// write, if the user may not read the directory, and if one transaction does not accept so many
-    /// conditions.
+    /// In some cases, every key is written: with `.ttl()` or `.lease()`, after a conflict with
+    /// another write, if the user may not read the directory, and if one transaction does not
+    /// accept so many conditions.
     ///
-    /// The write decides when the whole struct expires, with `.ttl()`, `.lease()` or `.permanent()`.
-    /// Without these, the struct never expires. If it is part of another struct (a nested struct, or
-    /// an entry of a map that is a field), it expires with that struct.
+    /// The write decides when the whole struct expires, with `.ttl()`, `.lease()` or
+    /// `.permanent()`. Without these, the struct never expires. If it is part of another struct (a
+    /// nested struct, or an entry of a map that is a field), it expires with that struct.
     ///
     /// # Errors
     ///
@@ -277,11 +277,11 @@ impl<S: Schema> Dir<S> {
     ///
     /// `diff` applies the rules of `set` to the current state, which it reads with one request that
     /// is never stale. Fields that already have the same value are not in the diff, although `set`
-    /// writes them in some cases, such as with a new expiry. Aliases of a field that has a value are
-    /// not in the diff, since `set` leaves them. Keys that are not in the schema are in the diff only
-    /// if `set` would remove them with a map entry or an optional struct. The values of secrets are
-    /// shown as `***`. So are the values of keys that are not in the schema, since they may be
-    /// secrets of another version of the schema.
+    /// writes them in some cases, such as with a new expiry. Aliases of a field that has a value
+    /// are not in the diff, since `set` leaves them. Keys that are not in the schema are in the
+    /// diff only if `set` would remove them with a map entry or an optional struct. The values of
+    /// secrets are shown as `***`. So are the values of keys that are not in the schema, since they
+    /// may be secrets of another version of the schema.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -297,8 +297,8 @@ impl<S: Schema> Dir<S> {
     ///
     /// # Errors
     ///
-    /// `Invalid` as for `set`. Only `set` reports limits of the store (no transactions on v2, too many
-    /// operations).
+    /// `Invalid` as for `set`. Only `set` reports limits of the store (no transactions on v2, too
+    /// many operations).
     ///
     /// # Cancel safety
     ///
@@ -311,13 +311,13 @@ impl<S: Schema> Dir<S> {
     /// Lists every problem in the stored struct: fields that are missing or cannot be decoded,
     /// values and structs that fail their validation, map keys that are not in the form that this
     /// library writes, and keys below the directory that are not in the schema (a misspelt name, a
-    /// field of another version). Each [leftover key](Self#structs-that-may-be-absent) of a map entry
-    /// or an optional struct is listed, with the missing required keys as its reason.
+    /// field of another version). Each [leftover key](Self#structs-that-may-be-absent) of a map
+    /// entry or an optional struct is listed, with the missing required keys as its reason.
     ///
     /// The validation of a struct, at any depth, runs if the whole struct could be read. The
     /// validation of a field runs if the field could be read. If a default is used, the default is
-    /// validated. An alias next to the field's own key is not a problem: reads ignore the alias, and
-    /// `set` leaves it for older readers. Keys with the reserved segment `_etcd-typed` are not
+    /// validated. An alias next to the field's own key is not a problem: reads ignore the alias,
+    /// and `set` leaves it for older readers. Keys with the reserved segment `_etcd-typed` are not
     /// reported. On v2, neither are keys with a segment that starts with `_`, since v2 hides them.
     ///
     /// # Errors
@@ -357,8 +357,9 @@ impl<S: Schema> Dir<S> {
     /// current state. New keys are attached to the lease of the struct, as with
     /// [`update`](Self::update).
     ///
-    /// The value is validated before anything is sent. Stored fields are not decoded, so they may be
-    /// invalid, alone or together with the new fields; [`check`](Self::check) lists such problems.
+    /// The value is validated before anything is sent. Stored fields are not decoded, so they may
+    /// be invalid, alone or together with the new fields; [`check`](Self::check) lists such
+    /// problems.
     ///
     #[cfg_attr(feature = "derive", doc = "```")]
     #[cfg_attr(not(feature = "derive"), doc = "```text")]
@@ -379,14 +380,14 @@ impl<S: Schema> Dir<S> {
     /// # Errors
     ///
     /// `Invalid` as for [`set`](Self::set). `TooManyOperations` if more keys are missing than one
-    /// transaction accepts. `Conflict` when the retry budget of the policy is used up. `Unsupported` on
-    /// v2, where [`DirSeed::non_atomic`] creates key by key.
+    /// transaction accepts. `Conflict` when the retry budget of the policy is used up.
+    /// `Unsupported` on v2, where [`DirSeed::non_atomic`] creates key by key.
     pub fn seed(&self, value: &S) -> DirSeed<S> {
         DirSeed { dir: self.clone(), encoded: self.encode(value), requested: RequestedExpiry::Keep, atomicity: Atomicity::Atomic }
     }
 
-    /// Replaces the struct with `value` if nothing below the directory was changed, added or deleted
-    /// since `seen` was read. Writes only the fields that differ from `seen`.
+    /// Replaces the struct with `value` if nothing below the directory was changed, added or
+    /// deleted since `seen` was read. Writes only the fields that differ from `seen`.
     ///
     /// Keys that are written keep their lease. New keys are attached to the lease of the struct;
     /// see [`Entry`'s expiry](crate::Entry#expiry). A lease or a time to live that the write sets
@@ -394,8 +395,8 @@ impl<S: Schema> Dir<S> {
     ///
     /// # Errors
     ///
-    /// The errors of [`set`](Self::set). `Conflict`, with the current struct in [`Error::current`] if
-    /// the struct can be decoded. The current struct is part of the server's answer.
+    /// The errors of [`set`](Self::set). `Conflict`, with the current struct in [`Error::current`]
+    /// if the struct can be decoded. The current struct is part of the server's answer.
     pub fn compare_and_swap(&self, seen: &Versioned<S>, value: &S) -> DirWrite<S> {
         let job = || -> Result<Job> {
             let old = self.context.stored(schema::encode_unchecked(&self.key, &**seen)?);
@@ -412,7 +413,7 @@ impl<S: Schema> Dir<S> {
     ///
     /// Returns what existed: nothing, the struct, or keys that could not be decoded as the struct.
     /// `delete` reads the directory and sends one transaction. If another write comes in between,
-    /// it starts again.
+    /// `delete` starts again.
     ///
     /// # Errors
     ///
@@ -433,15 +434,15 @@ impl<S: Schema> Dir<S> {
     }
 
     /// Reads the struct, lets `f` change it, and writes the changes in one transaction if nothing
-    /// below the directory was changed, added or deleted in the meantime. Otherwise it starts again
-    /// with the current struct. Returns the struct that is stored afterwards. The base of a live
-    /// view ([`over`](Viewing::over)) is ignored.
+    /// below the directory was changed, added or deleted in the meantime. Otherwise `update` starts
+    /// again with the current struct. Returns the struct that is stored afterwards. The base value
+    /// of a live view ([`over`](Viewing::over)) is ignored.
     ///
     /// Without a conflict this takes two requests, or one if `f` changes nothing. A field that `f`
     /// does not change is not written, even if this library would store it in another form. `f` may
-    /// run several times; the stored result is always `f` of the struct that it replaces. The answer
-    /// to a conflict contains the current struct, so the next attempt follows at once. After every
-    /// fourth attempt `update` waits, with jitter, and reads the struct again.
+    /// run several times; the stored result is always `f` of the struct that it replaces. The
+    /// answer to a conflict contains the current struct, so the next attempt follows at once. After
+    /// every fourth attempt `update` waits, with jitter, and reads the struct again.
     ///
     /// Keys that are written keep their lease. New keys are attached to the lease of the struct;
     /// see [`Entry`'s expiry](crate::Entry#expiry). A lease or a time to live that the update sets
@@ -454,11 +455,12 @@ impl<S: Schema> Dir<S> {
     /// keys, than one transaction accepts; [`changed_fields_only`](DirUpdate::changed_fields_only)
     /// needs fewer conditions.
     ///
-    /// One transaction accepts a limited number of conditions (128 with default flags of the server).
-    /// If a struct has more keys, not every key has its own condition. The update still detects every
-    /// key that another client changes or adds in the meantime. It detects the deletion of a single
-    /// key only if that key has a condition: the keys that `f` changes, the keys in maps, and as many
-    /// other keys as fit, first those that are optional or have a default.
+    /// One transaction accepts a limited number of conditions (128 with default flags of the
+    /// server). If a struct has more keys, not every key has its own condition. The update still
+    /// detects every key that another client changes or adds in the meantime. It detects the
+    /// deletion of a single key only if that key has a condition: the keys that `f` changes, the
+    /// keys in maps, and as many other keys as fit, first those that are optional or have a
+    /// default.
     pub fn update<'f>(&self, f: impl Fn(&mut S) + Send + 'f) -> DirUpdate<'f, S> {
         DirUpdate(self.try_update(move |value| {
             f(value);

@@ -1,5 +1,5 @@
-//! `Directory`: the handle of a directory without a schema, for tools and for contents that are not a
-//! struct.
+//! `Directory`: the handle of a directory without a schema, for tools and for contents that are not
+//! a struct.
 
 mod delete;
 mod list;
@@ -34,9 +34,9 @@ use crate::version::{Versioned, Versions};
 /// memory a directory exists while it contains at least one key. Operations that need a real
 /// directory return `Unsupported` on these stores.
 ///
-/// A stored key that is not a valid path (it has an empty segment, or is not UTF-8) belongs to another
-/// program. For example, a Go client that locks `/a/` keeps its queue below `/a//`. This handle does
-/// not list, watch, count or delete such keys.
+/// A stored key that is not a valid path (it has an empty segment, or is not UTF-8) belongs to
+/// another program. For example, a Go client that locks `/a/` keeps its queue below `/a//`. This
+/// handle does not list, watch, count or delete such keys.
 ///
 /// Errors and cancel safety are as for [`Entry`].
 ///
@@ -108,9 +108,9 @@ impl Directory {
     /// to the first nodes or to the newest values.
     ///
     /// The [`revision`](Versioned::revision) of the result is the revision of the snapshot; a
-    /// [`watch`](Self::watch) from that revision misses no change. On v2 the other metadata describes
-    /// the directory itself. On other stores, `created` is the oldest and `modified` the newest
-    /// revision of the keys below.
+    /// [`watch`](Self::watch) from that revision misses no change. On v2 the other metadata
+    /// describes the directory itself. On other stores, `created` is the oldest and `modified` the
+    /// newest revision of the keys below.
     ///
     /// # Errors
     ///
@@ -170,9 +170,9 @@ impl Directory {
     }
 
     /// Deletes the directory and everything below it that [`list_recursive`](Self::list_recursive)
-    /// shows. Returns the number of keys that existed. Except on v2, this reads the keys and deletes
-    /// them in one transaction. If another client writes a key below the directory in between, it
-    /// starts again.
+    /// shows. Returns the number of keys that existed. Except on v2, this reads the keys and
+    /// deletes them in one transaction. If another client writes a key below the directory in
+    /// between, it starts again.
     ///
     /// On v2 the directory counts as one key, whatever it contains. Hidden keys in it (names that
     /// begin with `_`) are deleted too, although no listing shows them.
@@ -218,8 +218,8 @@ impl Directory {
         Ok(self.nodes_of(self.read(false).await?, shown))
     }
 
-    /// Returns the nodes in the answer to a read. `shown` cuts a path to the part that the list shows:
-    /// its first segment for [`list`](Self::list), the whole path for
+    /// Returns the nodes in the answer to a read. `shown` cuts a path to the part that the list
+    /// shows: its first segment for [`list`](Self::list), the whole path for
     /// [`list_recursive`](Self::list_recursive).
     fn nodes_of(&self, reply: RangeReply, shown: fn(&str) -> &str) -> Versioned<Vec<Node>> {
         let versions = versions(&reply);

@@ -49,8 +49,8 @@ pub struct Difference {
 /// A stored value in a form that may be shown.
 ///
 /// `Display` prints a single line: control characters are escaped, and long values are cut. The
-/// variants contain the whole value. `Serialize` writes the whole value as text. A value that is not
-/// UTF-8 is written with escapes, as in `b"\\xff"`, and a secret as `***`.
+/// variants contain the whole value. `Serialize` writes the whole value as text. A value that is
+/// not UTF-8 is written with escapes, as in `b"\\xff"`, and a secret as `***`.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Shown {
@@ -59,8 +59,8 @@ pub enum Shown {
     /// A value that is not UTF-8.
     Bytes(Bytes),
     /// The value of a secret field, or of a key that is not in the schema and may be a secret of
-    /// another version of the schema. This variant does not contain the value. The value differs from
-    /// the value on the other side of the [`Difference`].
+    /// another version of the schema. This variant does not contain the value. The value differs
+    /// from the value on the other side of the [`Difference`].
     Secret,
 }
 
@@ -182,8 +182,8 @@ impl Serialize for Shown {
     }
 }
 
-/// Returns whether a text can be printed without quotes: the text is not empty, does not begin or end
-/// with white space, and contains no control characters.
+/// Returns whether a text can be printed without quotes: the text is not empty, does not begin or
+/// end with white space, and contains no control characters.
 fn is_plain(text: &str) -> bool {
     !text.is_empty() && text.trim() == text && text.chars().all(|c| matches!(c, '"' | '\'' | '\\') || c.escape_debug().count() == 1)
 }
@@ -213,7 +213,8 @@ impl Check {
         read: impl FnOnce(&mut Decoder<'_>) -> Option<T>,
     ) -> Result<Self> {
         let reply = context.read(Span::Below(directory.clone()), false).await.map_err(|error| error.at(directory))?;
-        // Other v3 clients may write keys that are not valid paths. No handle can address such keys.
+        // Other v3 clients may write keys that are not valid paths. No handle can address such
+        // keys.
         let nameless: Vec<Problem> = reply
             .kvs
             .iter()

@@ -31,7 +31,7 @@ use crate::version::{Expect, Versioned, Versions};
 
 /// A handle to one key with values of type `T`.
 ///
-/// It comes from a field of a derived handle (`cfg.rate_limit`), from
+/// An entry comes from a field of a derived handle (`cfg.rate_limit`), from
 /// [`EntryMap::entry`](crate::EntryMap::entry), or from [`Client::entry`](crate::Client::entry).
 /// Cloning is cheap, and all methods take `&self`.
 ///
@@ -69,8 +69,8 @@ use crate::version::{Expect, Versioned, Versions};
 /// If the time is five minutes or longer, writes with the same time share leases and may expire up
 /// to one twentieth later; see [`Expiry::After`](crate::store::Expiry::After). For a key that is
 /// written often, such as a heartbeat, [`publish`](Self::publish) costs less, and so does
-/// `.lease(&lease)` with a lease from [`Client::lease`](crate::Client::lease). Do not revoke a lease
-/// that you found at a key, since other keys may be attached to it.
+/// `.lease(&lease)` with a lease from [`Client::lease`](crate::Client::lease). Do not revoke a
+/// lease that you found at a key, since other keys may be attached to it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -157,9 +157,9 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// This method ignores the default of a struct's field;
     /// [`get_or_default`](Self::get_or_default) uses it. If the field's own key does not exist, the
-    /// first alias that exists is read. All other methods except [`watch`](Self::watch) fall back to
-    /// the aliases in the same way. The base of a live view ([`over`](crate::Viewing::over)) is
-    /// ignored too.
+    /// first alias that exists is read. All other methods except [`watch`](Self::watch) fall back
+    /// to the aliases in the same way. The base value of a live view
+    /// ([`over`](crate::Viewing::over)) is ignored too.
     ///
     /// # Errors
     ///
@@ -172,8 +172,9 @@ impl<T: Send + Sync + 'static> Entry<T> {
         self.operation("get").run(self.context.retry.one_call(work)).await
     }
 
-    /// Reads the value, or returns the field's default if no key exists. Returns `None` if the field
-    /// has no default either. A read of the whole struct returns the same value for the field.
+    /// Reads the value, or returns the field's default if no key exists. Returns `None` if the
+    /// field has no default either. A read of the whole struct returns the same value for the
+    /// field.
     ///
     /// For a default, [`Versioned::modified`] is zero. A
     /// [`compare_and_swap`](Self::compare_and_swap) with it requires that the key still does not
@@ -282,19 +283,20 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 
     /// Reads the value, applies `f`, and writes the result if the key has not changed since the
-    /// read. Otherwise it starts again with the current value. If there is no value, `f` receives
-    /// the field's default, or `None` without a default. If `f` returns `None`, the key is deleted.
-    /// Returns the value that is stored afterwards.
+    /// read. Otherwise `modify` starts again with the current value. If no value exists, `f`
+    /// receives the field's default, or `None` without a default. If `f` returns `None`, the key is
+    /// deleted. Returns the value that is stored afterwards.
     ///
     /// `f` may run several times; the stored result is always `f` of the value that it replaces. If
-    /// `f` returns the value that was read, nothing is written, even if this library would store the
-    /// value in another form (a stored `+7` stays while the value is 7). A modification that sets a
-    /// different expiry is written in any case. Otherwise the value keeps its
-    /// [expiry](Self#expiry). The base of a live view ([`over`](crate::Viewing::over)) is ignored.
+    /// `f` returns the value that was read, nothing is written, even if this library would store
+    /// the value in another form (a stored `+7` stays while the value is 7). A modification that
+    /// sets a different expiry is written in any case. Otherwise the value keeps its
+    /// [expiry](Self#expiry). The base value of a live view ([`over`](crate::Viewing::over)) is
+    /// ignored.
     ///
     /// The answer to a conflict contains the current value, so the next attempt follows at once,
-    /// without another read. After every fourth attempt it waits, with jitter, and reads the value
-    /// again.
+    /// without another read. After every fourth attempt `modify` waits, with jitter, and reads the
+    /// value again.
     ///
     /// # Errors
     ///
@@ -306,8 +308,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 
     /// Watches the changes of the key from now on, as a stream that reconnects by itself. Await the
-    /// result, or first set where the watch starts. The watch reports changes of the field's own key
-    /// only. A watch of the struct's directory also reports changes of the aliases.
+    /// result, or first set where the watch starts. The watch reports changes of the field's own
+    /// key only. A watch of the struct's directory also reports changes of the aliases.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -551,7 +553,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    /// Returns deletions of every key of the field. If an alias were left, reads would use its value.
+    /// Returns deletions of every key of the field. If an alias were left, reads would use its
+    /// value.
     pub(super) fn deletes(&self) -> Vec<Op> {
         self.keys().map(|key| Op::Delete { span: Span::Key(key.clone()), previous: true }).collect()
     }

@@ -1,5 +1,5 @@
-//! Decides when written keys expire. A write that does not set an expiry keeps the existing expiry of
-//! the key. A new key gets the expiry of the enclosing struct. If nothing expires, this costs no
+//! Decides when written keys expire. A write that does not set an expiry keeps the existing expiry
+//! of the key. A new key gets the expiry of the enclosing struct. If nothing expires, this costs no
 //! extra request.
 
 use std::sync::Arc;
@@ -84,8 +84,8 @@ struct Known {
 }
 
 impl EnclosingExpiry {
-    /// Creates the expiry for `own`, a key or directory in the struct `enclosing`. `own` itself does
-    /// not count as a key that shows when the struct expires.
+    /// Creates the expiry for `own`, a key or directory in the struct `enclosing`. `own` itself
+    /// does not count as a key that shows when the struct expires.
     pub(super) fn of(enclosing: Option<&Arc<EnclosingStruct>>, own: &Key) -> Self {
         let structs = std::iter::successors(enclosing, |enclosing| enclosing.outer.as_ref());
         let levels = structs.map(|enclosing| {
@@ -124,8 +124,8 @@ impl EnclosingExpiry {
         }
     }
 
-    /// Returns the reads that a write performs if its conditions fail. [`learn`](Self::learn) takes the
-    /// answers.
+    /// Returns the reads that a write performs if its conditions fail. [`learn`](Self::learn) takes
+    /// the answers.
     pub(super) fn looks(&self) -> Vec<Op> {
         self.keys().map(|key| Op::Get(Span::Key(key.clone()))).collect()
     }
@@ -144,8 +144,8 @@ impl EnclosingExpiry {
         self.known = None;
     }
 
-    /// Reads the expiry, for a write that cannot check the guess itself: a write in several steps, or
-    /// a write on a store where a transaction cannot have conditions on other keys.
+    /// Reads the expiry, for a write that cannot check the guess itself: a write in several steps,
+    /// or a write on a store where a transaction cannot have conditions on other keys.
     ///
     /// # Errors
     ///
@@ -202,14 +202,14 @@ pub(super) fn same_expiry(key: &Key, kv: &KeyValue) -> Compare {
     Compare::key(key, condition)
 }
 
-/// Returns the expiry of a struct's key after a write that keeps the expiry. `tree` contains the stored
-/// keys. Returns `None` if the expiry depends on the structs around this one.
+/// Returns the expiry of a struct's key after a write that keeps the expiry. `tree` contains the
+/// stored keys. Returns `None` if the expiry depends on the structs around this one.
 pub(super) fn kept(table: &'static Table, tree: &Tree, relative: &str) -> Option<Expiry> {
     if let Some(stored) = tree.get(relative) {
         return Some(keep_in_step(table, tree, relative, stored));
     }
-    // The write moves a value from an alias, or from the key of an earlier version of this library, to
-    // the field's own key. The value keeps its expiry.
+    // The write moves a value from an alias, or from the key of an earlier version of this library,
+    // to the field's own key. The value keeps its expiry.
     if let Some(stored) = key::with_escaped_underscores(relative).and_then(|older| tree.get(&older)) {
         return Some(stored.expiry());
     }
@@ -228,9 +228,9 @@ pub(super) fn around<'t>(table: &'static Table, tree: &'t Tree, relative: &str) 
     })
 }
 
-/// Returns the expiry of a stored key that a write keeps. If the time to live of the key differs from
-/// that of its struct only by rounding to whole seconds, returns the time of the struct. Otherwise
-/// repeated writes would let the two times drift apart.
+/// Returns the expiry of a stored key that a write keeps. If the time to live of the key differs
+/// from that of its struct only by rounding to whole seconds, returns the time of the struct.
+/// Otherwise repeated writes would let the two times drift apart.
 fn keep_in_step(table: &'static Table, tree: &Tree, relative: &str, stored: &Stored) -> Expiry {
     if let (None, Some(own)) = (stored.lease, stored.ttl)
         && let Some((_, Stored { lease: None, ttl: Some(of_struct), .. })) = around(table, tree, relative)
@@ -248,8 +248,8 @@ impl Witnesses {
         }
     }
 
-    /// Returns the index of the key that shows the expiry. `found` contains the stored value of each
-    /// key, if the key exists.
+    /// Returns the index of the key that shows the expiry. `found` contains the stored value of
+    /// each key, if the key exists.
     fn tell<T, E: PartialEq>(&self, found: &[Option<T>], expiry: impl Fn(&T) -> E) -> Option<usize> {
         match self {
             Self::First(_) => found.iter().position(Option::is_some),

@@ -1,5 +1,5 @@
-//! `Fields`: creates the fields of derived handles. `Fields` is not generic over the struct, so that
-//! the code for an entry of `u32` is compiled once, not for each struct that has such a field.
+//! `Fields`: creates the fields of derived handles. `Fields` is not generic over the struct, so
+//! that the code for an entry of `u32` is compiled once, not for each struct that has such a field.
 
 use std::sync::Arc;
 
@@ -36,7 +36,8 @@ impl<S: Schema> Dir<S> {
 }
 
 impl<'a> Fields<'a> {
-    /// Creates the fields of a struct. `outer` is the struct that contains this one, if there is one.
+    /// Creates the fields of a struct. `outer` is the struct that contains this one, if there is
+    /// one.
     fn new(context: SharedContext, directory: &'a Key, table: &'static Table, outer: Option<Arc<EnclosingStruct>>) -> Self {
         Self { context, directory, table, enclosing: EnclosingStruct::new(directory.clone(), table, outer), older: None }
     }

@@ -1,12 +1,12 @@
 //! Writes that are applied only while guards are held. All writes of handles, and all reads that
 //! decide what is written, pass through this file, which adds the conditions of the guards.
 //!
-//! `guarded_by` on a builder adds the guard to the builder's own [`Context`], so every commit of the
-//! builder has the condition. A read that decides what is written also requires the guard. So the
-//! guard was held at the revision of the read, even if nothing is written afterwards.
+//! `guarded_by` on a builder adds the guard to the builder's own [`Context`], so every commit of
+//! the builder has the condition. A read that decides what is written also requires the guard. So
+//! the guard was held at the revision of the read, even if nothing is written afterwards.
 //!
-//! The handle of a field in an enum variant has the same kind of condition: the enum must still have
-//! that variant.
+//! The handle of a field in an enum variant has the same kind of condition: the enum must still
+//! have that variant.
 
 use std::sync::Arc;
 
@@ -79,7 +79,8 @@ impl Context {
         Arc::new(context)
     }
 
-    /// Returns a copy whose writes also require the guards and the enum variants of another context.
+    /// Returns a copy whose writes also require the guards and the enum variants of another
+    /// context.
     pub(super) fn with_guards_of(self: &Arc<Self>, other: &Self) -> SharedContext {
         if !other.is_guarded() {
             return self.clone();
@@ -132,15 +133,15 @@ impl Context {
         self.claims.iter().try_for_each(Claim::check)
     }
 
-    /// Sends the transaction of a write, with the conditions for guards and enum variants. If such a
-    /// condition fails, returns an error. So if the result is not `succeeded`, one of the write's own
-    /// conditions has failed.
+    /// Sends the transaction of a write, with the conditions for guards and enum variants. If such
+    /// a condition fails, returns an error. So if the result is not `succeeded`, one of the write's
+    /// own conditions has failed.
     ///
     /// # Errors
     ///
-    /// `GuardLost` if a guard was not held, whether or not other conditions failed. `Conflict` if an
-    /// enum has another variant. The transaction reads the guards and tags itself, so the error is
-    /// from the same revision.
+    /// `GuardLost` if a guard was not held, whether or not other conditions failed. `Conflict` if
+    /// an enum has another variant. The transaction reads the guards and tags itself, so the error
+    /// is from the same revision.
     pub(crate) async fn commit(&self, mut txn: Txn) -> Result<Committed> {
         if !self.is_guarded() {
             return self.asked().commit(txn).await;
@@ -222,9 +223,9 @@ impl Context {
     }
 }
 
-/// Returns the answer to a transaction whose guards are held. `conditional` is true if the caller has
-/// conditions of its own. Other callers do not check `succeeded`, so they get an error if the write
-/// was refused.
+/// Returns the answer to a transaction whose guards are held. `conditional` is true if the caller
+/// has conditions of its own. Other callers do not check `succeeded`, so they get an error if the
+/// write was refused.
 fn has_reason(committed: Committed, conditional: bool) -> Result<Committed> {
     if committed.succeeded || conditional {
         return Ok(committed);

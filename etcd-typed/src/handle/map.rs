@@ -145,9 +145,9 @@ impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
         self.operation("get").run(work).await
     }
 
-    /// Reads all entries from one revision. An entry that is not valid does not fail the read; it is
-    /// left out of the map and listed in [`PerEntry::problems`]. See [`Viewing::per_entry`] for a
-    /// live view with the same rule.
+    /// Reads all entries from one revision. An entry that is not valid does not fail the read; it
+    /// is left out of the map and listed in [`PerEntry::problems`]. See [`Viewing::per_entry`] for
+    /// a live view with the same rule.
     ///
     /// # Errors
     ///
@@ -234,8 +234,8 @@ impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
     ///
     /// # Errors
     ///
-    /// `Decode` for an entry, with its key. `HistoryLost` ends the stream if the server compacts the
-    /// revision while the stream reads.
+    /// `Decode` for an entry, with its key. `HistoryLost` ends the stream if the server compacts
+    /// the revision while the stream reads.
     pub fn stream(&self) -> EntryPages<K, V> {
         self.stream_in_pages_of(10_000)
     }
@@ -572,9 +572,9 @@ impl<K: MapPath, S: EtcdSchema> DirMap<K, S> {
         self.operation("get").run(work).await
     }
 
-    /// Reads all structs from one revision. A struct that is not valid does not fail the read; it is
-    /// left out of the map and listed in [`PerEntry::problems`]. See [`Viewing::per_entry`] for a
-    /// live view with the same rule.
+    /// Reads all structs from one revision. A struct that is not valid does not fail the read; it
+    /// is left out of the map and listed in [`PerEntry::problems`]. See [`Viewing::per_entry`] for
+    /// a live view with the same rule.
     ///
     /// # Errors
     ///

@@ -76,7 +76,8 @@ impl Context {
         &self.store
     }
 
-    /// Returns whether the store hides names that begin with `_` (v2). Handles escape the `_` there.
+    /// Returns whether the store hides names that begin with `_` (v2). Handles escape the `_`
+    /// there.
     fn hides_underscores(&self) -> bool {
         self.store.capabilities().directories
     }
@@ -120,8 +121,8 @@ impl Context {
         Ok(Found { directory, tree: schema::tree_in_steps(directory, reply.kvs).await, revision: reply.revision, ongoing })
     }
 
-    /// Like [`find`](Self::find). If the struct does not exist in `directory`, also reads `older`, the
-    /// directory in which earlier versions of this library stored the struct, and returns its
+    /// Like [`find`](Self::find). If the struct does not exist in `directory`, also reads `older`,
+    /// the directory in which earlier versions of this library stored the struct, and returns its
     /// contents unless it is empty.
     async fn find_either<'k>(
         &self,

@@ -2,9 +2,9 @@
 //! the same time.
 //!
 //! If a client reads one page after the other, the server is idle while the client processes an
-//! answer. For each page, the server also counts all remaining keys. Both costs disappear if several
-//! parts are read at the same time and each ends at a given key. These keys are guessed; see
-//! [`split_points`]. A wrong guess costs one small request.
+//! answer. For each page, the server also counts all remaining keys. Both costs disappear if
+//! several parts are read at the same time and each ends at a given key. These keys are guessed;
+//! see [`split_points`]. A wrong guess costs one small request.
 
 mod split_points;
 
@@ -51,8 +51,8 @@ struct Page {
 
 impl Context {
     /// Reads a whole span, and passes each page to `take` in the order of the keys while the next
-    /// pages are read. `take` collects the pages in a value that `begin` creates. If the read starts
-    /// again, the value is dropped and `begin` creates a new one.
+    /// pages are read. `take` collects the pages in a value that `begin` creates. If the read
+    /// starts again, the value is dropped and `begin` creates a new one.
     pub(super) async fn read_pages<T>(
         &self,
         span: &Span,
@@ -88,7 +88,8 @@ impl Context {
         loop {
             let Page { reply, until, limit } = page;
             if until.is_some() && !reply.more && reply.kvs.len() < limit / 8 {
-                // The part has far fewer keys than guessed. Read one part after the other from now on.
+                // The part has far fewer keys than guessed. Read one part after the other from now
+                // on.
                 parts = 1;
             }
             if let Some(last) = reply.kvs.last().filter(|_| reply.more) {
@@ -119,8 +120,8 @@ impl Context {
     }
 }
 
-/// Passes a page to `take` in parts and yields between them, so that a large page does not block the
-/// thread.
+/// Passes a page to `take` in parts and yields between them, so that a large page does not block
+/// the thread.
 async fn take_in_steps<T>(taken: &mut T, page: Vec<KeyValue>, take: &impl Fn(&mut T, Vec<KeyValue>)) {
     if page.len() <= AT_ONCE {
         return take(taken, page);
@@ -132,8 +133,8 @@ async fn take_in_steps<T>(taken: &mut T, page: Vec<KeyValue>, take: &impl Fn(&mu
     }
 }
 
-/// Returns the number of keys for the following pages, on the assumption that their entries have the
-/// average size of those in this page.
+/// Returns the number of keys for the following pages, on the assumption that their entries have
+/// the average size of those in this page.
 fn limit_after(page: &[KeyValue]) -> usize {
     let bytes: usize = page.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
     LARGEST_PAGE_BYTES.saturating_mul(page.len()).checked_div(bytes).unwrap_or(LARGEST_PAGE).clamp(1, LARGEST_PAGE)

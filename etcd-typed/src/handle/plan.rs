@@ -29,8 +29,8 @@ pub(super) struct WritePlan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Removal {
     pub(super) directory: String,
-    /// If set, the directory is deleted only if no key below it was written after this revision. Set
-    /// when a plan is sent in several steps, where no other condition detects such a write.
+    /// If set, the directory is deleted only if no key below it was written after this revision.
+    /// Set when a plan is sent in several steps, where no other condition detects such a write.
     since: Option<Revision>,
 }
 
@@ -45,8 +45,9 @@ impl Removal {
         tree.range(from..).map(|(key, _)| key).take_while(|key| self.has(key))
     }
 
-    /// Returns the conditions that nothing below the removed directory was changed, added or deleted
-    /// since `revision`, when `directory` contained `basis`. Keys are relative to `directory`.
+    /// Returns the conditions that nothing below the removed directory was changed, added or
+    /// deleted since `revision`, when `directory` contained `basis`. Keys are relative to
+    /// `directory`.
     pub(super) fn unchanged(&self, directory: &Key, revision: Revision, basis: &[(String, Revision)]) -> Vec<Compare> {
         let below = basis.iter().filter(|(key, _)| self.has(key)).filter_map(|(key, modified)| {
             let relative = if self.directory.is_empty() { key } else { key.get(self.directory.len() + 1..)? };
@@ -170,8 +171,8 @@ impl Owner {
         }
     }
 
-    /// Plans a write that does not know the stored keys: puts everything in `encoded`, and deletes all
-    /// other keys that belong to the handle. Used only if the keys to delete do not
+    /// Plans a write that does not know the stored keys: puts everything in `encoded`, and deletes
+    /// all other keys that belong to the handle. Used only if the keys to delete do not
     /// [depend](Self::depends_on_stored) on the stored keys.
     pub(super) fn overwrite(self, encoded: Encoded) -> WritePlan {
         let mut plan = WritePlan::default();
@@ -181,8 +182,8 @@ impl Owner {
         WritePlan { puts: encoded.into_iter().map(Put::new).collect(), ..plan.each_once() }
     }
 
-    /// Like [`overwrite`](Self::overwrite), for a write that knows the stored keys. Writes with maps
-    /// or enums use this plan, and `diff` predicts every write with it.
+    /// Like [`overwrite`](Self::overwrite), for a write that knows the stored keys. Writes with
+    /// maps or enums use this plan, and `diff` predicts every write with it.
     pub(super) fn replace(self, tree: &Tree, encoded: Encoded) -> WritePlan {
         let outdated = self.outdated(tree, &encoded);
         WritePlan { puts: encoded.into_iter().map(Put::new).collect(), ..outdated }
@@ -195,9 +196,9 @@ impl Owner {
         for key in self.superseded(rest.into_iter(), encoded) {
             self.delete(key, encoded, &mut plan);
         }
-        // Removes the directory of an optional struct that the new value does not contain, even if the
-        // directory contains only unknown keys. `overwrite` does the same, since it does not know the
-        // stored keys.
+        // Removes the directory of an optional struct that the new value does not contain, even if
+        // the directory contains only unknown keys. `overwrite` does the same, since it does not
+        // know the stored keys.
         for key in tree.keys().filter(|key| !self.owns(key)) {
             let around = self.removable_around(key);
             if around.iter().find(|removable| !removable.is_encoded(encoded)).is_some_and(|removable| !removable.is_entry) {
@@ -211,8 +212,8 @@ impl Owner {
     ///
     /// Leftover keys of a struct that is absent before and after the write are kept, since another
     /// client may be writing that struct key by key. If the write adds the enclosing struct, the
-    /// leftover keys are deleted. Keys of enum variants that are neither the old nor the new variant
-    /// are kept too.
+    /// leftover keys are deleted. Keys of enum variants that are neither the old nor the new
+    /// variant are kept too.
     pub(super) fn difference<'k>(self, stored: impl Iterator<Item = &'k String>, old: &Encoded, new: &Encoded) -> WritePlan {
         let stored: Vec<&String> = stored.collect();
         let mut puts: Encoded =
@@ -221,8 +222,8 @@ impl Owner {
         let mut plan = WritePlan::whole(puts);
         let rest = self.sweep(stored.into_iter(), |key| old.get(key), new, &mut plan);
         let superseded = self.superseded(rest.into_iter(), new);
-        // If a value is stored at the key of an earlier version of this library, that key is deleted,
-        // so the value is put at its own key.
+        // If a value is stored at the key of an earlier version of this library, that key is
+        // deleted, so the value is put at its own key.
         let renamed = superseded.iter().filter_map(|key| new.get_key_value(&key::with_plain_underscores(key)?));
         let renamed: Vec<Put> = renamed
             .filter(|(key, _)| !plan.puts.iter().any(|put| put.key == **key))
@@ -243,10 +244,11 @@ impl Owner {
         plan.each_once()
     }
 
-    /// Adds the deletion of a key to the plan. If the key is in a directory that will be absent, adds
-    /// the removal of the outermost such directory instead.
+    /// Adds the deletion of a key to the plan. If the key is in a directory that will be absent,
+    /// adds the removal of the outermost such directory instead.
     fn delete(self, key: &str, encoded: &Encoded, plan: &mut WritePlan) {
-        // Keys of one directory mostly follow each other, so the last removal is often the right one.
+        // Keys of one directory mostly follow each other, so the last removal is often the right
+        // one.
         if plan.removals.last().is_some_and(|removal| removal.has(key)) {
             return;
         }
@@ -271,8 +273,8 @@ impl Owner {
     }
 
     /// Like [`difference`](Self::difference), for a write that knows only the keys in `basis`. If a
-    /// field no longer has a value, all its aliases are deleted too, since an alias that was not read
-    /// may exist.
+    /// field no longer has a value, all its aliases are deleted too, since an alias that was not
+    /// read may exist.
     pub(super) fn difference_to_read(self, basis: &[(String, Revision)], old: &Encoded, new: &Encoded) -> WritePlan {
         let already_absent = self.absent_keys(old);
         let is_read = |key: &String| basis.iter().any(|(read, _)| read == key);
@@ -304,8 +306,8 @@ impl Owner {
 /// `revision`, when the directory contained `basis`.
 ///
 /// Each key of `basis` costs one compare. A caller that need not detect deletions passes only the
-/// [newest](newest) key. That key is always needed: on a server that was restored from a backup, all
-/// keys may be older than `revision`, and only the compare of a known key fails.
+/// [newest](newest) key. That key is always needed: on a server that was restored from a backup,
+/// all keys may be older than `revision`, and only the compare of a known key fails.
 pub(super) fn unchanged(directory: &Key, revision: Revision, basis: &[(String, Revision)]) -> Vec<Compare> {
     let appeared_or_changed = Compare::below(directory, Condition::UnchangedSince(revision));
     // A range compare checks only keys that exist, so it does not detect a deleted key.
@@ -313,15 +315,16 @@ pub(super) fn unchanged(directory: &Key, revision: Revision, basis: &[(String, R
     std::iter::once(appeared_or_changed).chain(known).collect()
 }
 
-/// Returns the key that was written last, as the basis of [`unchanged`]. Empty if `tree` contains no
-/// key.
+/// Returns the key that was written last, as the basis of [`unchanged`]. Empty if `tree` contains
+/// no key.
 pub(super) fn newest(tree: &Tree) -> Vec<(String, Revision)> {
     let newest = tree.iter().max_by_key(|(_, stored)| stored.modified);
     newest.map(|(key, stored)| (key.clone(), stored.modified)).into_iter().collect()
 }
 
-/// Returns whether a successful transaction shows that the server was restored from a backup after the
-/// read at `revision`. Without a restore, a change has a higher revision than any read before it.
+/// Returns whether a successful transaction shows that the server was restored from a backup after
+/// the read at `revision`. Without a restore, a change has a higher revision than any read before
+/// it.
 ///
 /// The conditions of the transaction detect a restored backup in which a known key differs. This
 /// check also detects a restored backup that differs only by additional keys.
@@ -393,8 +396,8 @@ impl WritePlan {
     }
 
     /// Prepares the plan for several steps that each have their own condition. First, each key of
-    /// `tree` below a removed directory is deleted individually. Then the directory is deleted, unless
-    /// a key was written below it after `revision`.
+    /// `tree` below a removed directory is deleted individually. Then the directory is deleted,
+    /// unless a key was written below it after `revision`.
     pub(super) fn in_steps(mut self, tree: &Tree, revision: Revision) -> Self {
         for removal in &mut self.removals {
             self.deletes.extend(removal.keys(tree).cloned());

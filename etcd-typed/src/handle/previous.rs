@@ -78,7 +78,8 @@ impl<T> Previous<T> {
         self.value().is_none()
     }
 
-    /// Returns the value without its metadata, if the key existed with a value that could be decoded.
+    /// Returns the value without its metadata, if the key existed with a value that could be
+    /// decoded.
     #[must_use]
     pub fn as_deref(&self) -> Option<&T> {
         self.value().map(|value| &**value)

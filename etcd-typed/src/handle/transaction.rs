@@ -56,9 +56,10 @@ use crate::version::{Expect, Versioned};
 ///
 /// # Errors
 ///
-/// `Invalid` or `Encode` for a value, before anything is sent. `Conflict` with the first key that is
-/// not in the expected state; [`Error::current`] is the value of that key. `Invalid` if one key is
-/// written twice. `TooManyOperations`. `Unsupported` on v2, unless the transaction uses only one key.
+/// `Invalid` or `Encode` for a value, before anything is sent. `Conflict` with the first key that
+/// is not in the expected state; [`Error::current`] is the value of that key. `Invalid` if one key
+/// is written twice. `TooManyOperations`. `Unsupported` on v2, unless the transaction uses only one
+/// key.
 #[must_use = "a transaction does nothing until it is awaited"]
 pub struct Transaction {
     context: SharedContext,
@@ -79,8 +80,8 @@ struct Expectation {
     judge: Judge,
 }
 
-/// Evaluates the answer to [`Expectation::look`]. Returns an error if the caller's condition does not
-/// hold. Otherwise returns the compares for the next attempt.
+/// Evaluates the answer to [`Expectation::look`]. Returns an error if the caller's condition does
+/// not hold. Otherwise returns the compares for the next attempt.
 type Judge = Box<dyn Fn(RangeReply) -> Result<Vec<Compare>> + Send>;
 
 /// Puts to a part of a struct (one field, or a whole nested struct) that keep the existing expiry.
@@ -135,8 +136,8 @@ impl Transaction {
         Self { context, expectations: Vec::new(), ops: Vec::new(), parts: Vec::new(), sweeps: Vec::new(), error: None }
     }
 
-    /// Requires that the key is in the expected state. For a field with aliases, only the field's own
-    /// key is checked; [`Expect::Absent`] also checks its aliases.
+    /// Requires that the key is in the expected state. For a field with aliases, only the field's
+    /// own key is checked; [`Expect::Absent`] also checks its aliases.
     pub fn expect<'e, T: Send + Sync + 'static>(mut self, entry: &Entry<T>, expected: impl Into<Expect<'e, T>>) -> Self {
         let condition = match entry.expected(expected.into()) {
             Ok(expected) => expected.condition,
@@ -228,8 +229,8 @@ impl Transaction {
     /// condition does not hold, the transaction returns the error of the write, such as
     /// `AlreadyExists`.
     ///
-    /// As with [`Entry::set`], a field of a struct keeps its [expiry](Entry#expiry) unless the write
-    /// sets another one.
+    /// As with [`Entry::set`], a field of a struct keeps its [expiry](Entry#expiry) unless the
+    /// write sets another one.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -259,8 +260,8 @@ impl Transaction {
     }
 
     /// Writes a whole struct, and deletes the keys of its fields that are `None`. As with
-    /// [`Dir::set`], the struct never expires afterwards. If it is part of another struct, it expires
-    /// with that struct.
+    /// [`Dir::set`], the struct never expires afterwards. If it is part of another struct, it
+    /// expires with that struct.
     ///
     /// # Errors
     ///
@@ -288,7 +289,8 @@ impl Transaction {
         }
     }
 
-    /// Deletes a key, and the aliases of its field. If the key does not exist, this is not an error.
+    /// Deletes a key, and the aliases of its field. If the key does not exist, this is not an
+    /// error.
     pub fn delete<T: Send + Sync + 'static>(mut self, entry: &Entry<T>) -> Self {
         self.context = self.context.with_guards_of(&entry.context);
         self.ops.extend(entry.deletes());
@@ -296,9 +298,9 @@ impl Transaction {
     }
 
     /// Deletes everything below the directory that a recursive listing shows, as
-    /// [`Directory::delete_recursive`] does. The transaction first reads the names of these keys. If
-    /// another client writes a key below the directory in between, it starts again. No other write of
-    /// the transaction may be to a key below the directory.
+    /// [`Directory::delete_recursive`] does. The transaction first reads the names of these keys.
+    /// If another client writes a key below the directory in between, it starts again. No other
+    /// write of the transaction may be to a key below the directory.
     ///
     /// # Errors
     ///
@@ -340,8 +342,8 @@ impl Transaction {
     ///
     /// # Errors
     ///
-    /// The errors of the [transaction](Self). `Unsupported` on v2. If a value cannot be decoded, the
-    /// transaction is committed nevertheless, and [`Reads::get`] returns the error.
+    /// The errors of the [transaction](Self). `Unsupported` on v2. If a value cannot be decoded,
+    /// the transaction is committed nevertheless, and [`Reads::get`] returns the error.
     pub fn reads(self) -> TransactionReads {
         TransactionReads(self)
     }

@@ -64,18 +64,18 @@ impl<S> DirSeed<S> {
         self
     }
 
-    /// Writes the missing keys without expiry, even if the other keys of the struct are attached to a
-    /// lease.
+    /// Writes the missing keys without expiry, even if the other keys of the struct are attached to
+    /// a lease.
     pub fn permanent(mut self) -> Self {
         self.requested = RequestedExpiry::Named(Expiry::Never);
         self
     }
 
     /// Allows several steps instead of one transaction, as
-    /// [`DirWrite::non_atomic`](crate::DirWrite::non_atomic). Each key is created only if it does not
-    /// exist. If several programs seed at the same time, each may create a part of the struct. The
-    /// seed does not notice an alias or a map entry that another program creates between the read and
-    /// the write.
+    /// [`DirWrite::non_atomic`](crate::DirWrite::non_atomic). Each key is created only if it does
+    /// not exist. If several programs seed at the same time, each may create a part of the struct.
+    /// The seed does not notice an alias or a map entry that another program creates between the
+    /// read and the write.
     pub fn non_atomic(mut self) -> Self {
         self.atomicity = Atomicity::NonAtomic;
         self

@@ -32,8 +32,8 @@ pub(in crate::handle) async fn set(
 ) -> Result<Revision> {
     if atomicity == Atomicity::Atomic {
         // With maps or enums, the transaction will require that nothing below the directory has
-        // changed, with one condition on the newest key. That key is not known yet, so a placeholder
-        // is counted here.
+        // changed, with one condition on the newest key. That key is not known yet, so a
+        // placeholder is counted here.
         let newest = [(String::new(), Revision::ZERO)];
         let compares = if owner.depends_on_stored() { unchanged(directory, Revision::ZERO, &newest) } else { Vec::new() };
         context.check_atomic(directory, &compares, encoded.len(), IN_SEVERAL_OR_UPDATE)?;
@@ -112,15 +112,16 @@ pub(in crate::handle) async fn set(
 
 /// Returns whether the write leaves out keys that already have their value.
 ///
-/// A write that sets a time to live or a lease writes every key. A store without transactions cannot
-/// require that other keys are unchanged, so an atomic write on such a store leaves out no key.
+/// A write that sets a time to live or a lease writes every key. A store without transactions
+/// cannot require that other keys are unchanged, so an atomic write on such a store leaves out no
+/// key.
 fn leaves_out(context: &Context, requested: RequestedExpiry, atomicity: Atomicity) -> bool {
     let is_possible = atomicity == Atomicity::NonAtomic || context.store.capabilities().transactions;
     is_possible && matches!(requested, RequestedExpiry::Keep | RequestedExpiry::Named(Expiry::Never))
 }
 
-/// Reads the keys below the directory. Returns `None` if the user may not read the keys and the write
-/// does not depend on them.
+/// Reads the keys below the directory. Returns `None` if the user may not read the keys and the
+/// write does not depend on them.
 async fn read_to_set(context: &Context, directory: &Key, owner: Owner) -> Result<Option<(Tree, Revision)>> {
     match context.read_below(directory).await {
         Err(error) if error.kind() == ErrorKind::PermissionDenied && !owner.depends_on_stored() => Ok(None),
@@ -142,8 +143,8 @@ enum Outcome {
     Written(Revision),
     /// One transaction does not accept the conditions on all keys that are left out.
     TooManyConditions,
-    /// Another write came first. With maps or enums, contains the keys that exist now, if the answer
-    /// shows them.
+    /// Another write came first. With maps or enums, contains the keys that exist now, if the
+    /// answer shows them.
     Conflict(Option<(Tree, Revision)>),
 }
 
@@ -160,8 +161,8 @@ impl Differences<'_> {
         let expiry = requested.named().unwrap_or_else(|| enclosing_expiry.expiry());
         let plan = owner.replace_differences(tree, encoded, expiry);
         if atomicity == Atomicity::NonAtomic {
-            // Each key is written independently. A key that is left out had its value at the time of
-            // the read, as if it had been written at that time.
+            // Each key is written independently. A key that is left out had its value at the time
+            // of the read, as if it had been written at that time.
             if transactions && plan.puts.is_empty() {
                 enclosing_expiry.read(context).await.map_err(|error| error.at(directory))?;
             }

@@ -245,10 +245,10 @@ fn is_so(requested: RequestedExpiry, tree: &Tree, new: &schema::Encoded) -> bool
 
 /// Returns the keys of `basis` that get a condition of their own in an update.
 ///
-/// These are all keys if one transaction accepts so many conditions. Otherwise they are the keys that
-/// are written, all keys in maps, and as many other keys as fit. For the remaining keys, the range
-/// condition detects changes, but no deletions. Required keys come last, since deleting one of them
-/// leaves no valid struct.
+/// These are all keys if one transaction accepts so many conditions. Otherwise they are the keys
+/// that are written, all keys in maps, and as many other keys as fit. For the remaining keys, the
+/// range condition detects changes, but no deletions. Required keys come last, since deleting one
+/// of them leaves no valid struct.
 fn named(table: &'static Table, basis: &[(String, Revision)], plan: &WritePlan, room: usize) -> Vec<(String, Revision)> {
     if basis.len() <= room {
         return basis.to_vec();
@@ -257,7 +257,8 @@ fn named(table: &'static Table, basis: &[(String, Revision)], plan: &WritePlan, 
     let is_written = |key: &String| plan.own_keys().any(|written| written == key) || plan.removals.iter().any(|removal| removal.has(key));
     let (needed, mut others): (Vec<_>, Vec<_>) = basis.iter().cloned().partition(|(key, _)| !fixed.contains(key) || is_written(key));
     if needed.len() > room {
-        // One transaction cannot have the needed conditions. The error reports the number of all keys.
+        // One transaction cannot have the needed conditions. The error reports the number of all
+        // keys.
         return basis.to_vec();
     }
     others.sort_by_key(|(key, _)| table.is_required(key));

@@ -76,7 +76,8 @@ impl<S> DirWrite<S> {
     /// Allows several steps instead of one transaction, for stores without transactions (v2) and
     /// for structs with more keys than one transaction accepts. Other clients may see the struct
     /// half written, and a failure may leave the struct half written: [`Error::written`] lists the
-    /// keys that were written. With `compare_and_swap` and `create`, each key has its own condition.
+    /// keys that were written. With `compare_and_swap` and `create`, each key has its own
+    /// condition.
     pub fn non_atomic(mut self) -> Self {
         self.atomicity = Atomicity::NonAtomic;
         self
@@ -196,8 +197,8 @@ impl<S: Schema> Dir<S> {
         }
         let plan = renewing(self.owner().difference_to_read(&basis, &old, &new));
         let compares = unchanged(&self.key, revision, &basis);
-        // If the write adds a struct, `basis` does not show leftover keys in its directory. Without a
-        // lease that all keys share, the expiry of the keys is not known either. So the first
+        // If the write adds a struct, `basis` does not show leftover keys in its directory. Without
+        // a lease that all keys share, the expiry of the keys is not known either. So the first
         // transaction guesses that no leftover keys exist and that nothing expires.
         let mut guesses: Vec<Compare> = self.owner().added(&old, &new).iter().map(|added| nothing_below(&self.key, added)).collect();
         let known = requested.named().or(lease.map(Expiry::With));

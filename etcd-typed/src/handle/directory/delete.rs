@@ -59,8 +59,9 @@ impl<O> DirectoryDelete<O> {
 impl Directory {
     /// Deletes exactly the keys that a recursive listing shows, in one transaction.
     ///
-    /// The range below the directory may contain keys of another program that are not valid paths. So
-    /// the keys are read first. The transaction requires that no key was written in the meantime.
+    /// The range below the directory may contain keys of another program that are not valid paths.
+    /// So the keys are read first. The transaction requires that no key was written in the
+    /// meantime.
     async fn delete_listed(&self, op: &'static str) -> Result<Committed> {
         let mut retry = OptimisticRetry::new(&self.context.retry);
         let mut reply = self.keys_to_write().await?;
@@ -113,8 +114,8 @@ impl Directory {
 /// The recursive deletion of a directory as part of a transaction.
 pub(in crate::handle) struct Sweep {
     directory: Directory,
-    /// The keys below the directory. `None` until they are read, and on v2, which deletes a directory
-    /// without reading its keys.
+    /// The keys below the directory. `None` until they are read, and on v2, which deletes a
+    /// directory without reading its keys.
     listed: Option<RangeReply>,
 }
 

@@ -58,12 +58,12 @@ impl Listing {
         self
     }
 
-    /// Lists at most this many values, the most recently created ones, newest first. Directories are
-    /// left out. On v2 every write creates a key anew, so the list contains the values that were
-    /// written last.
+    /// Lists at most this many values, the most recently created ones, newest first. Directories
+    /// are left out. On v2 every write creates a key anew, so the list contains the values that
+    /// were written last.
     ///
-    /// The server reads and sorts the whole directory. On v3 and in memory, the server sends only the
-    /// values that are listed, unless the directory contains subdirectories and is not listed
+    /// The server reads and sorts the whole directory. On v3 and in memory, the server sends only
+    /// the values that are listed, unless the directory contains subdirectories and is not listed
     /// recursively.
     ///
     /// Replaces [`limit`](Self::limit).

@@ -1,5 +1,5 @@
-//! Writes one key if its current value is as expected. A write that does not set an expiry keeps the
-//! existing one.
+//! Writes one key if its current value is as expected. A write that does not set an expiry keeps
+//! the existing one.
 
 use std::future::ready;
 
@@ -14,7 +14,8 @@ use crate::store::{Committed, Compare, Condition, Expiry, KeyValue, Op, Txn};
 #[derive(Clone, Debug)]
 pub(in crate::handle) struct Expected {
     pub(in crate::handle) condition: Condition,
-    /// The expiry in an earlier read by the caller. `None` if the condition is not from such a read.
+    /// The expiry in an earlier read by the caller. `None` if the condition is not from such a
+    /// read.
     pub(super) seen: Option<SeenExpiry>,
 }
 
@@ -60,13 +61,13 @@ impl<T: Send + Sync + 'static> Entry<T> {
         requested == RequestedExpiry::Keep && self.enclosing.is_some()
     }
 
-    /// Applies the operations if the current value is as expected. `ops` receives the expiry that its
-    /// puts must set.
+    /// Applies the operations if the current value is as expected. `ops` receives the expiry that
+    /// its puts must set.
     ///
     /// The first transaction guesses that the value is at the field's own key, that the value is
     /// stored in the form that this library writes, and that nothing expires. If a guess is wrong,
-    /// the answer to the failed transaction contains the current state, and a second transaction uses
-    /// that state.
+    /// the answer to the failed transaction contains the current state, and a second transaction
+    /// uses that state.
     pub(super) async fn write_if(
         &self,
         expected: Option<&Expected>,
@@ -129,8 +130,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    /// Like [`write_if`](Self::write_if), on stores where a transaction covers only one key. Reads the
-    /// value and its expiry first. The write then requires that the key has not changed.
+    /// Like [`write_if`](Self::write_if), on stores where a transaction covers only one key. Reads
+    /// the value and its expiry first. The write then requires that the key has not changed.
     async fn read_and_write_if(
         &self,
         expected: Option<&Expected>,

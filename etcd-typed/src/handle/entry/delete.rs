@@ -102,8 +102,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
                 let revision = committed.revision;
                 return Err(self.refused(ErrorKind::Conflict, self.seen(committed), revision));
             }
-            // Aliases come first here. Returns the value that a read would have returned: that of the
-            // first key that exists, in the order of `keys`.
+            // Aliases come first here. Returns the value that a read would have returned: that of
+            // the first key that exists, in the order of `keys`.
             let previous = self.previous_from(at, committed);
             was = if previous.existed() { previous } else { was };
         }

@@ -17,14 +17,14 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// Publishes the value for as long as the returned guard exists. Examples are an address in a
     /// service registry, a load figure, and a heartbeat.
     ///
-    /// The key is attached to a lease, and exists when the future returns. Up to a hundred values that
-    /// a client publishes with the same time to live share one lease (except on v2); each can be
-    /// published and withdrawn separately. A task keeps the lease alive. [`Publish::lease`] attaches
-    /// the value to a lease of the caller instead.
+    /// The key is attached to a lease, and exists when the future returns. Up to a hundred values
+    /// that a client publishes with the same time to live share one lease (except on v2); each can
+    /// be published and withdrawn separately. A task keeps the lease alive. [`Publish::lease`]
+    /// attaches the value to a lease of the caller instead.
     ///
     /// If the value is lost (by an outage longer than the time to live, a revoked lease, a deleted
-    /// key, or an emptied server), the task publishes it again with a new lease as soon as possible,
-    /// and as often as needed; see [`Published`].
+    /// key, or an emptied server), the task publishes it again with a new lease as soon as
+    /// possible, and as often as needed; see [`Published`].
     ///
     /// The first write overwrites any existing value, since a restarted service must not wait until
     /// the lease of its previous run expires. A lost value is written *again* only if the key does
@@ -60,8 +60,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// # Errors
     ///
-    /// The errors of [`set`](Self::set). `Unsupported` outside of a tokio runtime, and for a field of
-    /// one variant of an enum.
+    /// The errors of [`set`](Self::set). `Unsupported` outside of a tokio runtime, and for a field
+    /// of one variant of an enum.
     ///
     /// After an error nothing stays published. If the outcome of the write is unknown, the client
     /// moves the other values of the lease to another lease, and then revokes the lease in the
@@ -89,16 +89,18 @@ pub struct Publish<T> {
 }
 
 impl<T> Publish<T> {
-    /// Sets the time to live: how long the value remains after its publisher has failed. The default
-    /// is 15 s. The server raises a shorter time to its minimum (2 s with default flags). Fractions
-    /// of a second are rounded up. The task renews the lease three times within the time to live.
+    /// Sets the time to live: how long the value remains after its publisher has failed. The
+    /// default is 15 s. The server raises a shorter time to its minimum (2 s with default flags).
+    /// Fractions of a second are rounded up. The task renews the lease three times within the time
+    /// to live.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
     /// Attaches the value to this lease, which the caller keeps and may use for other values, locks
-    /// and candidacies. The value has the time to live of the lease; [`ttl`](Self::ttl) has no effect.
+    /// and candidacies. The value has the time to live of the lease; [`ttl`](Self::ttl) has no
+    /// effect.
     ///
     /// When the lease ends, the value is not published again: [`Published::status`] returns the
     /// reason, and `set` returns `LeaseLost`. If only the key is deleted, the value is published

@@ -59,17 +59,17 @@ impl<T, O> EntryWrite<T, O> {
     /// the same store.
     ///
     /// The commit requires that the guard's key exists, has the creation revision of this guard,
-    /// and is attached to its lease. The server checks this at the revision of the write, independent
-    /// of clocks and networks, so a former holder can no longer write. If the write has several
-    /// guards, all of them must be held.
+    /// and is attached to its lease. The server checks this at the revision of the write,
+    /// independent of clocks and networks, so a former holder can no longer write. If the write has
+    /// several guards, all of them must be held.
     ///
     /// The check costs no extra request, since the answer to a refused write also shows whether the
     /// guard was held. If the guard was lost and another condition failed too, the error is
     /// `GuardLost`. Each guard adds two conditions and one read to the transaction.
     ///
-    /// If the write has to read first (such as [`modify`](Entry::modify)), the read also requires the
-    /// guard. So even if nothing needs to be written, the write returns `Ok` only if the guard was
-    /// held. Such a read must fit into one answer (64 MiB on v3).
+    /// If the write has to read first (such as [`modify`](Entry::modify)), the read also requires
+    /// the guard. So even if nothing needs to be written, the write returns `Ok` only if the guard
+    /// was held. Such a read must fit into one answer (64 MiB on v3).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {

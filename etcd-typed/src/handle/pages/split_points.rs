@@ -1,10 +1,10 @@
-//! Guesses keys that split the unread rest of a directory into parts, from the names of the keys that
-//! were read.
+//! Guesses keys that split the unread rest of a directory into parts, from the names of the keys
+//! that were read.
 //!
 //! Many names contain numbers: in decimal or hexadecimal digits, or in letters. The digits are the
 //! bytes at positions where the names of the page differ. The guess is that the numbers after the
-//! page increase at the same rate. If the guess is wrong, the parts have different sizes, which does
-//! no harm.
+//! page increase at the same rate. If the guess is wrong, the parts have different sizes, which
+//! does no harm.
 
 use bytes::Bytes;
 
@@ -20,8 +20,8 @@ const CARRY: usize = 8;
 /// The upper limit for numbers, so that a product of a number and a count of keys fits into `u128`.
 const LARGEST: u128 = 1 << 96;
 
-/// Guesses up to `count` keys after the page, in order, with about `each` keys between them. Returns
-/// fewer keys, or none, if no guess is possible.
+/// Guesses up to `count` keys after the page, in order, with about `each` keys between them.
+/// Returns fewer keys, or none, if no guess is possible.
 pub(super) fn split_points(span: &Span, page: &[KeyValue], each: usize, count: usize) -> Vec<Bytes> {
     let (Span::Below(directory), [first, .., last]) = (span, page) else { return Vec::new() };
     let names = directory.prefix().len();

@@ -11,9 +11,9 @@ use crate::revision::{LeaseId, Revision};
 use crate::store::{Committed, Compare, Condition, Expiry, Op, Span, Txn};
 
 impl Context {
-    /// Runs a write of many keys with its time limit. An atomic write is one call with one limit. Each
-    /// step of a non-atomic write has its own limit, since the number of steps depends on the number
-    /// of keys.
+    /// Runs a write of many keys with its time limit. An atomic write is one call with one limit.
+    /// Each step of a non-atomic write has its own limit, since the number of steps depends on the
+    /// number of keys.
     pub(in crate::handle) async fn limited<F: Future>(&self, atomicity: Atomicity, write: F) -> F::Output {
         match atomicity {
             Atomicity::Atomic => self.retry.one_call(write).await,
@@ -121,9 +121,9 @@ impl Context {
         self.share_leases(&mut ops).await.map_err(|error| error.at(directory))?;
         let (mut around, mut written): (_, Vec<(String, Revision)>) = (around, Vec::new());
         while !ops.is_empty() {
-            // Conditions and operations have the same limit, and each key has at most one condition.
-            // If the keys have conditions, those on the enclosing structs come in addition, and fewer
-            // operations fit.
+            // Conditions and operations have the same limit, and each key has at most one
+            // condition. If the keys have conditions, those on the enclosing structs come in
+            // addition, and fewer operations fit.
             let beside = if conditional { &around[..] } else { &[] };
             let rest = ops.split_off(self.fitting(&ops, beside));
             let step = std::mem::replace(&mut ops, rest);
@@ -163,12 +163,12 @@ impl Context {
         Ok(written)
     }
 
-    /// Removes a directory with all its contents, on stores where a transaction cannot have conditions
-    /// on the keys in it (v2).
+    /// Removes a directory with all its contents, on stores where a transaction cannot have
+    /// conditions on the keys in it (v2).
     ///
     /// With `only_empty`, the removal fails if a listing of the directory shows a key. The listing
-    /// does not show keys that v2 hides, so these are removed with the directory. A key that another
-    /// client writes between the listing and the removal is removed too.
+    /// does not show keys that v2 hides, so these are removed with the directory. A key that
+    /// another client writes between the listing and the removal is removed too.
     async fn remove(&self, directory: &Key, only_empty: bool) -> Result<Committed> {
         let mut looked = Committed { revision: Revision::ZERO, succeeded: true, results: Vec::new() };
         if only_empty {
@@ -190,8 +190,8 @@ impl Context {
         }
     }
 
-    /// If the puts need several transactions, grants one lease for each time to live and attaches the
-    /// puts to it. In one transaction, the store does the same.
+    /// If the puts need several transactions, grants one lease for each time to live and attaches
+    /// the puts to it. In one transaction, the store does the same.
     async fn share_leases(&self, ops: &mut [Op]) -> Result<()> {
         if !self.store.capabilities().transactions || self.fitting(ops, &[]) == ops.len() {
             return Ok(());
@@ -214,8 +214,8 @@ impl Context {
         Ok(())
     }
 
-    /// Returns how many of the operations fit into one transaction, by number and size, together with
-    /// these conditions and those of the guards. Returns at least one.
+    /// Returns how many of the operations fit into one transaction, by number and size, together
+    /// with these conditions and those of the guards. Returns at least one.
     fn fitting(&self, ops: &[Op], conditions: &[Compare]) -> usize {
         // A generous estimate of the bytes that an operation and its condition take in a request,
         // without their keys and the value.

@@ -17,9 +17,9 @@ impl Owner {
         WritePlan { puts, ..self.outdated(tree, encoded) }
     }
 
-    /// Returns the conditions that the keys in `left_out` are unchanged, and that no key of the schema
-    /// exists that is neither in the value nor deleted by the plan. Only for structs without maps and
-    /// enums.
+    /// Returns the conditions that the keys in `left_out` are unchanged, and that no key of the
+    /// schema exists that is neither in the value nor deleted by the plan. Only for structs without
+    /// maps and enums.
     pub(in crate::handle) fn left_out(
         self,
         directory: &Key,
@@ -47,8 +47,8 @@ impl Owner {
     }
 
     /// Completes structs that were read as their default: `old` contains such a struct, although no
-    /// key of the struct is stored. If the write changes some of its fields, adds the other fields to
-    /// `puts`. Otherwise the stored struct would be incomplete.
+    /// key of the struct is stored. If the write changes some of its fields, adds the other fields
+    /// to `puts`. Otherwise the stored struct would be incomplete.
     pub(super) fn complete_defaults(self, stored: &[&String], old: &Encoded, new: &Encoded, puts: &mut Encoded) {
         let mut added: Vec<String> = Vec::new();
         for key in puts.keys().filter(|key| !added.iter().any(|directory| is_below(directory, key))).collect::<Vec<_>>() {

@@ -30,8 +30,8 @@ impl Owner {
         }
     }
 
-    /// For each enum whose variant changes, adds the deletion of the stored keys to the plan. Returns
-    /// the stored keys that remain. `old` returns the value of a key before the write.
+    /// For each enum whose variant changes, adds the deletion of the stored keys to the plan.
+    /// Returns the stored keys that remain. `old` returns the value of a key before the write.
     pub(super) fn sweep<'k, 'b>(
         self,
         stored: impl Iterator<Item = &'k String>,
@@ -49,8 +49,7 @@ impl Owner {
             match swept.filter(|_| !key.split('/').any(key::is_reserved)) {
                 Some(_) if new.contains_key(key) || plan.removals.last().is_some_and(|removal| removal.has(key)) => {}
                 Some(of) => {
-                    // If the new value has no key below a directory, one operation deletes the
-                    // directory.
+                    // One operation deletes a directory below which the new value has no key.
                     let directories = key[of.start..].match_indices('/').map(|(at, _)| &key[..of.start + at]);
                     match directories.into_iter().find(|directory| !has_below(new, directory)) {
                         Some(directory) => plan.removals.push(Removal::of(directory)),
@@ -84,8 +83,8 @@ impl Owner {
     }
 
     /// Returns the conditions that the enums around the written keys have the same variants as in
-    /// `tree`. If the write changes the variant of an enum, the conditions also require that nothing
-    /// below the enum has changed since `revision`.
+    /// `tree`. If the write changes the variant of an enum, the conditions also require that
+    /// nothing below the enum has changed since `revision`.
     pub(in crate::handle) fn same_variants(self, directory: &Key, plan: &WritePlan, tree: &Tree, revision: Revision) -> Vec<Compare> {
         let mut compares: Vec<Compare> = Vec::new();
         if !self.has_enums() {
