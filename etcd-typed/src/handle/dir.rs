@@ -468,8 +468,8 @@ impl<S: Schema> Dir<S> {
         }))
     }
 
-    /// Like [`update`](Self::update), with a closure that can return an error. Then nothing is
-    /// written.
+    /// Like [`update`](Self::update), with a closure that can return an error. If the closure
+    /// returns an error, nothing is written.
     ///
     /// # Errors
     ///

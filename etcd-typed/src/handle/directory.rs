@@ -172,7 +172,7 @@ impl Directory {
     /// Deletes the directory and everything below it that [`list_recursive`](Self::list_recursive)
     /// shows. Returns the number of keys that existed. Except on v2, this reads the keys and
     /// deletes them in one transaction. If another client writes a key below the directory in
-    /// between, it starts again.
+    /// between, the deletion starts again.
     ///
     /// On v2 the directory counts as one key, whatever it contains. Hidden keys in it (names that
     /// begin with `_`) are deleted too, although no listing shows them.

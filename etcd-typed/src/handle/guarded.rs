@@ -20,7 +20,7 @@ use crate::revision::Revision;
 use crate::schema::{self, Table, Tree};
 use crate::store::{Committed, Compare, Condition, Op, OpResult, Range, RangeReply, Span, Txn};
 
-/// The requirement that an enum has a certain variant, which its tag shows.
+/// A condition on the tag of an enum: the enum must have a certain variant.
 #[derive(Clone, Debug)]
 pub(crate) struct TagClaim {
     /// The key of the tag.

@@ -145,9 +145,9 @@ impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
         self.operation("get").run(work).await
     }
 
-    /// Reads all entries from one revision. An entry that is not valid does not fail the read; it
-    /// is left out of the map and listed in [`PerEntry::problems`]. See [`Viewing::per_entry`] for
-    /// a live view with the same rule.
+    /// Reads all entries from one revision. If an entry is not valid, the read does not fail: the
+    /// entry is left out of the map and listed in [`PerEntry::problems`]. See
+    /// [`Viewing::per_entry`] for a live view with the same rule.
     ///
     /// # Errors
     ///
@@ -164,9 +164,9 @@ impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
         self.operation("get").run(work).await
     }
 
-    /// Makes the directory contain exactly these entries. As [`Dir::set`], this reads the directory
-    /// and sends one transaction with the differences. If another write comes in between, it starts
-    /// again.
+    /// Makes the directory contain exactly these entries. Like [`Dir::set`], this reads the
+    /// directory and sends one transaction with the differences. If another write comes in between,
+    /// `set` starts again.
     ///
     /// The write decides when all entries expire, with `.ttl()`, `.lease()` or `.permanent()`.
     /// Without these, the entries of a standalone map never expire, and the entries of a map in a
@@ -572,9 +572,9 @@ impl<K: MapPath, S: EtcdSchema> DirMap<K, S> {
         self.operation("get").run(work).await
     }
 
-    /// Reads all structs from one revision. A struct that is not valid does not fail the read; it
-    /// is left out of the map and listed in [`PerEntry::problems`]. See [`Viewing::per_entry`] for
-    /// a live view with the same rule.
+    /// Reads all structs from one revision. If a struct is not valid, the read does not fail: the
+    /// struct is left out of the map and listed in [`PerEntry::problems`]. See
+    /// [`Viewing::per_entry`] for a live view with the same rule.
     ///
     /// # Errors
     ///

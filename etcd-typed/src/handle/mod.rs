@@ -40,7 +40,7 @@ use crate::store::{Consistency, Range, RangeReply, Span, Store};
 use crate::telemetry::{Ongoing, Operation, Pattern};
 use crate::version::Versioned;
 
-/// The state that all handles of one client share.
+/// The state of the client that a handle uses, and the handle's own guards and name.
 #[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) store: Arc<dyn Store>,

@@ -72,7 +72,7 @@ pub(super) fn is_below(directory: &str, key: &str) -> bool {
 pub(super) struct Put {
     pub(super) key: String,
     pub(super) value: Bytes,
-    /// When the key expires. `None` if it expires with the enclosing struct.
+    /// The expiry of the key. `None` if the key expires with the enclosing struct.
     pub(super) expiry: Option<Expiry>,
 }
 
@@ -222,8 +222,8 @@ impl Owner {
         let mut plan = WritePlan::whole(puts);
         let rest = self.sweep(stored.into_iter(), |key| old.get(key), new, &mut plan);
         let superseded = self.superseded(rest.into_iter(), new);
-        // If a value is stored at the key of an earlier version of this library, that key is
-        // deleted, so the value is put at its own key.
+        // If a value is stored at the key that earlier versions of this library used, that key is
+        // deleted. So the value must be put at the current key.
         let renamed = superseded.iter().filter_map(|key| new.get_key_value(&key::with_plain_underscores(key)?));
         let renamed: Vec<Put> = renamed
             .filter(|(key, _)| !plan.puts.iter().any(|put| put.key == **key))
@@ -247,8 +247,7 @@ impl Owner {
     /// Adds the deletion of a key to the plan. If the key is in a directory that will be absent,
     /// adds the removal of the outermost such directory instead.
     fn delete(self, key: &str, encoded: &Encoded, plan: &mut WritePlan) {
-        // Keys of one directory mostly follow each other, so the last removal is often the right
-        // one.
+        // Keys of one directory mostly follow each other, so the last removal often deletes the key.
         if plan.removals.last().is_some_and(|removal| removal.has(key)) {
             return;
         }
@@ -342,7 +341,7 @@ pub(super) const IN_SEVERAL: &str = "`.non_atomic()` writes in several";
 pub(super) const IN_SEVERAL_OR_UPDATE: &str = "`.non_atomic()` writes in several, `update` needs only the changed keys";
 pub(super) const IN_SEVERAL_OR_FEWER: &str = "`.non_atomic()` writes in several, `.changed_fields_only()` needs fewer conditions";
 
-/// Whether a write of many keys may be sent in several transactions.
+/// Decides whether a write of many keys may be sent in several transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Atomicity {
     /// The write is sent in one transaction, or not at all.

@@ -299,8 +299,8 @@ impl Transaction {
 
     /// Deletes everything below the directory that a recursive listing shows, as
     /// [`Directory::delete_recursive`] does. The transaction first reads the names of these keys.
-    /// If another client writes a key below the directory in between, it starts again. No other
-    /// write of the transaction may be to a key below the directory.
+    /// If another client writes a key below the directory in between, the transaction starts again.
+    /// The transaction must not have another write to a key below the directory.
     ///
     /// # Errors
     ///
@@ -410,7 +410,7 @@ impl Transaction {
         }
     }
 
-    /// Reads the values that decide when the written parts expire. Used on stores (v2) where a
+    /// Reads the values that decide when the written parts expire. Called on stores (v2) where a
     /// transaction cannot have conditions on these values.
     async fn read_parts(&mut self) -> Result<()> {
         for part in &mut self.parts {

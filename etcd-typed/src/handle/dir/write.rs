@@ -1,5 +1,5 @@
-//! Writes and deletes a whole struct: the results of [`Dir::set`](super::Dir::set) and similar
-//! methods.
+//! Writes and deletes a whole struct: the types that [`Dir::set`](super::Dir::set),
+//! [`Dir::delete`](super::Dir::delete) and similar methods return.
 
 use std::fmt;
 use std::future::IntoFuture;

@@ -1,5 +1,5 @@
-//! Deletes a directory: the results of [`Directory::delete`](super::Directory::delete) and similar
-//! methods.
+//! Deletes a directory: the type that [`Directory::delete`](super::Directory::delete) and
+//! [`Directory::delete_recursive`](super::Directory::delete_recursive) return.
 
 use std::collections::BTreeSet;
 use std::fmt;

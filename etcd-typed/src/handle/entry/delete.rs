@@ -1,5 +1,5 @@
-//! Deletes one key: the results of [`Entry::delete`](super::Entry::delete) and
-//! [`Entry::compare_and_delete`](super::Entry::compare_and_delete).
+//! Deletes one key: the type that [`Entry::delete`](super::Entry::delete) and
+//! [`Entry::compare_and_delete`](super::Entry::compare_and_delete) return.
 
 use std::fmt;
 use std::future::IntoFuture;

@@ -1,5 +1,5 @@
-//! Writes one key: the results of [`Entry::set`](super::Entry::set) and
-//! [`Entry::modify`](super::Entry::modify).
+//! Writes one key: the types that [`Entry::set`](super::Entry::set) and
+//! [`Entry::modify`](super::Entry::modify) return.
 
 use std::fmt;
 use std::future::IntoFuture;
