@@ -183,7 +183,7 @@ impl<S: Schema> Dir<S> {
         Self { context, key, enclosing: None, flattened: false, removable: false, older: None, schema: PhantomData }
     }
 
-    /// Sets the directory that is read while the struct does not exist in [`key`](Self::key).
+    /// Sets the directory that is read while the struct does not exist in its current directory.
     pub(crate) fn older(mut self, older: Option<Key>) -> Self {
         self.older = older;
         self
@@ -201,7 +201,7 @@ impl<S: Schema> Dir<S> {
         self
     }
 
-    /// Marks the handle as that of a map entry or an optional directory.
+    /// Sets whether the handle belongs to a map entry or an optional directory.
     pub(super) fn removable(mut self, removable: bool) -> Self {
         self.removable = removable;
         self

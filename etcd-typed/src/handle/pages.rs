@@ -42,7 +42,7 @@ enum Stopped {
     BetweenPages(Error),
 }
 
-/// A page of the part that ends at `until`. `None` for the last part, which has no given end.
+/// A page of the part that ends at `until`. The last part has no given end.
 struct Page {
     reply: RangeReply,
     until: Option<Bytes>,
