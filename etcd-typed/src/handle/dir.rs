@@ -1,4 +1,4 @@
-//! `Dir<S>`: the directory of a struct.
+//! `Dir<S>`: the handle of a struct's directory.
 
 mod seed;
 mod set;
@@ -37,8 +37,8 @@ use crate::version::{Versioned, Versions};
     note = "to store all of it in one key, remove `dir` or `flatten` from the field, and add `#[etcd(json)]` or derive `EtcdValue` for the type"
 )]
 pub trait EtcdSchema: Schema {
-    /// The derived handle: `CheckoutDir` for `Checkout`. It has a field for each field of the
-    /// struct, with the same visibility, and dereferences to [`Dir<Self>`].
+    /// The derived handle: `CheckoutDir` for `Checkout`. The handle has a field for each field of
+    /// the struct, with the same visibility, and dereferences to [`Dir<Self>`].
     type Handle: Clone + fmt::Debug + Send + Sync + 'static;
 
     /// Creates the handle of this directory.
@@ -48,7 +48,7 @@ pub trait EtcdSchema: Schema {
 
 macro_rules! pointers {
     ($($pointer:ident),+) => {$(
-        /// The handle of `S`: it reads and writes `S`, without the pointer.
+        /// A pointer to `S` has the handle of `S`, which reads and writes `S` without the pointer.
         #[diagnostic::do_not_recommend]
         impl<S: EtcdSchema> EtcdSchema for $pointer<S> {
             type Handle = S::Handle;
@@ -65,44 +65,46 @@ pointers!(Box, Arc);
 
 /// A handle to the directory of a struct. A derived handle dereferences to it.
 ///
-/// A read is one request and returns one revision; a write is one transaction, which a read may
-/// precede. Keys below the directory that are not in the schema are never read into the struct and never written. They are
-/// deleted only together with a map entry or an optional directory that is removed.
+/// A read is one request, and all fields are from one revision. A write is one transaction; some
+/// writes read first. Keys below the directory that are not in the schema are never read into the
+/// struct and never written. They are deleted only together with a map entry or an optional
+/// directory that is removed.
 ///
 /// # Structs that may be absent
 ///
-/// An entry of a map of structs, and an optional struct in its own directory, may be absent. So may a
-/// struct in its own directory with a `default`, which a read then returns.
+/// A struct that is an entry of a map, or an `Option` in its own directory, may be absent. So may a
+/// struct in its own directory with a `default`; a read then returns the default.
 ///
-/// - **When it exists:** if one of its required keys exists. Required is a field without a default
-///   that is neither an `Option` nor a map, also in a required directory or a flattened struct
-///   inside it. A struct without required keys exists if any of its keys exists. An enum exists if
-///   its tag exists.
-/// - **Leftover keys** are keys of a struct that has none of its required keys. No read returns
-///   them, and they make no read fail. A program with an older schema, or one that deletes single
-///   keys, may leave such keys. [`check`](Self::check) lists them. A write of the entry deletes or
-///   overwrites them, and so does a [`set`](Self::set) of the enclosing struct. If only some of the
-///   required keys exist, the struct is incomplete, and a read fails.
-/// - **Removing it** deletes everything below its directory, including keys of other versions of
-///   the schema and names that begin with `_`. This is one operation on stores with transactions.
-///   Every write that removes the struct does so: `set`, `update`, `compare_and_swap`, the `set` of
-///   its map, and [`delete`](Self::delete) through a handle from
+/// - **When the struct exists.** The struct exists if one of its required keys exists. A field is
+///   required if it has no default and is neither an `Option` nor a map. Required fields of a
+///   required directory or a flattened struct inside the struct count too. A struct without
+///   required keys exists if any of its keys exists. An enum exists if its tag exists.
+/// - **Leftover keys** are keys of a struct that has none of its required keys. Reads ignore them.
+///   A program with an older schema, or a program that deletes single keys, may leave such keys.
+///   [`check`](Self::check) lists them. A write of the struct deletes or overwrites them, and so
+///   does a [`set`](Self::set) of the enclosing struct. If only some of the required keys exist,
+///   the struct is incomplete, and a read fails.
+/// - **Removing the struct** deletes everything below its directory, including keys of other
+///   versions of the schema and names that begin with `_`. On stores with transactions, the removal
+///   is one operation. The writes that can remove the struct are `set`, `update`,
+///   `compare_and_swap`, the `set` of its map, and [`delete`](Self::delete) through a handle from
 ///   [`DirMap::dir`](crate::DirMap::dir) or from the field of the optional struct.
-/// - **It needs a key.** A `Some` or an entry whose fields are all none or empty would be stored
-///   without any key, and a read would not find it. Such a write is refused as `Invalid`. So is a
-///   `None`, or a struct without any key, in a directory whose `default` is another value.
-/// - **A default is written as a whole.** An `update` or `compare_and_swap` that changes a struct which
-///   was read as its default writes all of its keys. A write of one field through its own handle writes
-///   that key alone, and leaves the struct absent if it has other required keys.
+/// - **The struct needs a key.** A `Some` or an entry whose fields are all none or empty would be
+///   stored without any key, and a read would not find it. Such a write is refused as `Invalid`. So
+///   is a `None`, or a struct without any key, in a directory whose `default` is another value.
+/// - **A default is written as a whole.** If a struct was read as its default, an `update` or
+///   `compare_and_swap` that changes the struct writes all of its keys. A write of one field
+///   through the field's handle writes only that key. If the struct has required keys and that key
+///   is not one of them, the struct stays absent.
 ///
 /// A handle from [`Client::dir`](crate::Client::dir) or `open` is independent, even if its path is
-/// that of an entry. Its `delete` leaves keys that are not in the schema, as does the `delete` of a
-/// required directory or a flattened struct.
+/// that of a map entry. The `delete` of such a handle leaves keys that are not in the schema, as
+/// does the `delete` of a required directory or a flattened struct.
 ///
 /// On v2 one request removes a directory. A conditional removal (`update`, `compare_and_swap`,
 /// `compare_and_delete`; all with `non_atomic`) first deletes the keys that were read, one by one.
-/// It then removes the directory, unless a listing shows a newly added key. A key that is added
-/// between that listing and the removal is lost.
+/// It then lists the directory, and removes it if the listing shows no added key. A key that
+/// another client adds between the listing and the removal is lost.
 ///
 /// # Errors and cancel safety
 ///
@@ -145,9 +147,9 @@ pub struct Dir<S> {
     pub(super) key: Key,
     /// The enclosing struct, if there is one.
     pub(super) enclosing: Option<Arc<EnclosingStruct>>,
-    /// Whether the directory also has keys of the enclosing struct.
+    /// True if the directory also contains keys of the enclosing struct.
     flattened: bool,
-    /// Whether the struct is a map entry or an optional directory. Then it exists only if it has a
+    /// True for a map entry and for an optional directory. Such a struct exists only if it has a
     /// key, and is removed as a whole.
     removable: bool,
     /// The directory in which earlier versions of this library stored the struct.
@@ -181,7 +183,7 @@ impl<S: Schema> Dir<S> {
         Self { context, key, enclosing: None, flattened: false, removable: false, older: None, schema: PhantomData }
     }
 
-    /// Sets the directory that is read while the struct does not exist in its own.
+    /// Sets the directory that is read while the struct does not exist in its current directory.
     pub(crate) fn older(mut self, older: Option<Key>) -> Self {
         self.older = older;
         self
@@ -199,35 +201,35 @@ impl<S: Schema> Dir<S> {
         self
     }
 
-    /// Marks the handle as that of a map entry or an optional directory.
+    /// Sets whether the handle belongs to a map entry or an optional directory.
     pub(super) fn removable(mut self, removable: bool) -> Self {
         self.removable = removable;
         self
     }
 
-    /// The key of the directory, from the root of the store.
+    /// Returns the key of the directory, from the root of the store.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
     }
 
-    /// Reads the struct in one request. All fields are from the same revision. The base of a live view
-    /// [over a value](Viewing::over) is not known here.
+    /// Reads the struct in one request. All fields are from the same revision. The base value of a
+    /// live view ([`over`](Viewing::over)) is ignored.
     ///
     /// # Errors
     ///
-    /// `NotFound` if no key of the schema exists, and some are required. `Invalid` otherwise:
-    /// [`Error::problems`] lists every field that is missing without a default, or that cannot be
-    /// decoded.
-    // The explicit `Send` bound makes the compiler check it once here, instead of at each call for
-    // each struct.
+    /// `NotFound` if the schema has required keys and no key of the schema exists. `Invalid` for
+    /// other problems: [`Error::problems`] lists every field that is missing without a default, or
+    /// that cannot be decoded.
+    // With the explicit `Send` bound, the compiler checks once here that the future is `Send`,
+    // instead of at each call for each struct.
     #[allow(clippy::manual_async_fn)]
     pub fn get(&self) -> impl Future<Output = Result<Versioned<S>>> + Send {
         async { self.context.find_either("get", S::TABLE, &self.key, self.older.as_ref(), self.removable).await?.decode().await }
     }
 
-    /// Whether any key of the schema exists. A map entry or an optional struct exists under the
-    /// conditions in [`Dir`](Dir#structs-that-may-be-absent).
+    /// Returns whether any key of the schema exists. For a map entry or an optional struct, returns
+    /// whether the struct exists as defined in [`Dir`](Dir#structs-that-may-be-absent).
     pub async fn exists(&self) -> Result<bool> {
         let work = async {
             for key in std::iter::once(&self.key).chain(&self.older) {
@@ -243,27 +245,28 @@ impl<S: Schema> Dir<S> {
 
     /// Writes every field, and deletes what the value does not contain: the keys of fields that are
     /// `None`, and the directories of optional structs that are `None` and of entries that are no
-    /// longer in their map ([everything below them](Self#structs-that-may-be-absent)). If the variant
-    /// of an enum changes, everything below the enum's directory is deleted.
+    /// longer in their map ([everything below them](Self#structs-that-may-be-absent)). If the
+    /// variant of an enum changes, everything below the enum's directory is deleted.
     ///
-    /// Keys that already have their value are left out, so that watchers see only what changes. This is
-    /// one read, and one transaction with the differences. Its conditions are that the keys that are
-    /// left out are unchanged. Without a difference there is no transaction, and the result is the
-    /// revision of the read. If something has changed in between, every key is written. A write with
-    /// `.ttl()` or `.lease()` writes every key, and a key that expires otherwise than the struct is
-    /// written. Every key is also written if the user may not read the directory, or if one transaction
-    /// does not accept the conditions.
+    /// Keys that already have their value and expiry are not written, so that watchers see only
+    /// what changes. `set` reads the directory first, and then sends one transaction with the
+    /// differences, which requires that the other keys are unchanged since the read. If there are
+    /// no differences, no transaction is sent, and the result is the revision of the read.
     ///
-    /// The whole struct expires as the write says. If the write does not say, the struct never
-    /// expires; a part of another struct (a nested struct, or one in a map that is a field) then
-    /// expires with that struct.
+    /// In some cases, every key is written: with `.ttl()` or `.lease()`, after a conflict with
+    /// another write, if the user may not read the directory, and if one transaction does not
+    /// accept so many conditions.
+    ///
+    /// The write decides when the whole struct expires, with `.ttl()`, `.lease()` or
+    /// `.permanent()`. Without these, the struct never expires. If it is part of another struct (a
+    /// nested struct, or an entry of a map that is a field), it expires with that struct.
     ///
     /// # Errors
     ///
-    /// `Invalid`, before anything is sent: it lists every field that has no stored form or fails
-    /// its validation, and every map entry and optional struct that would have no key.
+    /// `Invalid`, before anything is sent: the error lists every field that has no stored form or
+    /// fails its validation, and every map entry and optional struct that would have no key.
     /// `TooManyOperations` for a value with more keys than one transaction accepts;
-    /// [`update`](Self::update) needs only the changed ones. `TooLarge`, `NoSpace`.
+    /// [`update`](Self::update) writes only the changed keys. `TooLarge`, `NoSpace`.
     /// `Conflict` when the retry budget of the policy is used up.
     pub fn set(&self, value: &S) -> DirWrite<S> {
         self.write("set", self.encode(value).map(Job::Set))
@@ -272,13 +275,13 @@ impl<S: Schema> Dir<S> {
     /// Returns what [`set`](Self::set) of this value would write and delete now, without writing
     /// anything.
     ///
-    /// It uses the same rules as `set`, and one read that is never stale. Fields that already have the
-    /// same value are not in the diff, although `set` writes them in some cases, such as with a new
-    /// expiry. Aliases of a field that has a value are not in
-    /// the diff, since `set` leaves them. Keys that are not in the schema are in the diff only if
-    /// they would be removed with a map entry or an optional struct. The values of secrets are
-    /// shown as `***`. So are the values of keys that are not in the schema, since they may be
-    /// secrets of another version of it.
+    /// `diff` applies the rules of `set` to the current state, which it reads with one request that
+    /// is never stale. Fields that already have the same value are not in the diff, although `set`
+    /// writes them in some cases, such as with a new expiry. Aliases of a field that has a value
+    /// are not in the diff, since `set` leaves them. Keys that are not in the schema are in the
+    /// diff only if `set` would remove them with a map entry or an optional struct. The values of
+    /// secrets are shown as `***`. So are the values of keys that are not in the schema, since they
+    /// may be secrets of another version of the schema.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -294,66 +297,69 @@ impl<S: Schema> Dir<S> {
     ///
     /// # Errors
     ///
-    /// `Invalid` as for `set`. Limits of the store (no transactions on v2, too many operations) are
-    /// reported only by `set`.
+    /// `Invalid` as for `set`. Only `set` reports limits of the store (no transactions on v2, too
+    /// many operations).
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future is safe: it only reads.
+    /// Dropping the future is safe, since `diff` only reads.
     pub async fn diff(&self, value: &S) -> Result<Diff> {
         let read = Diff::read(&self.context, &self.key, self.owner(), self.encode(value)?);
         Self::operation("diff").run(read).await
     }
 
     /// Lists every problem in the stored struct: fields that are missing or cannot be decoded,
-    /// values and structs that fail their validation, map keys that are not written in the form of
-    /// this library, and keys below the directory that are not in the schema (a misspelt name, a
-    /// field of another version). Each [leftover key](Self#structs-that-may-be-absent) of an entry
-    /// or an optional struct is listed; its reason names the missing required keys.
+    /// values and structs that fail their validation, map keys that are not in the form that this
+    /// library writes, and keys below the directory that are not in the schema (a misspelt name, a
+    /// field of another version). Each [leftover key](Self#structs-that-may-be-absent) of a map
+    /// entry or an optional struct is listed, with the missing required keys as its reason.
     ///
-    /// The validation of a struct runs if the whole struct could be read, at any depth. The
-    /// validation of a field runs if the field could be read. A default that is used is also
-    /// validated. An alias next to the field's own key is not a problem: it is not read, and `set`
-    /// leaves it for older readers. Keys with the reserved segment `_etcd-typed` are not reported.
-    /// On v2, neither are keys with a segment that starts with `_`, since v2 hides them.
+    /// The validation of a struct, at any depth, runs if the whole struct could be read. The
+    /// validation of a field runs if the field could be read. If a default is used, the default is
+    /// validated. An alias next to the field's own key is not a problem: reads ignore the alias,
+    /// and `set` leaves it for older readers. Keys with the reserved segment `_etcd-typed` are not
+    /// reported. On v2, neither are keys with a segment that starts with `_`, since v2 hides them.
     ///
     /// # Errors
     ///
-    /// The errors of a read. The problems themselves are returned, not reported as an error.
+    /// The errors of a read. The problems are the result, not an error.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future is safe: it only reads.
+    /// Dropping the future is safe, since `check` only reads.
     pub async fn check(&self) -> Result<Check> {
         Self::operation("check").run(Check::read(&self.context, &self.key, self.owner(), |decoder| decoder.whole::<S>())).await
     }
 
     /// Writes every field if no key of the schema exists. A map entry or an optional struct is
-    /// created if it does not [exist](Self#structs-that-may-be-absent); its leftover keys are
+    /// written if it does not [exist](Self#structs-that-may-be-absent); its leftover keys are
     /// deleted or overwritten.
     ///
     /// # Errors
     ///
     /// The errors of [`set`](Self::set), and `AlreadyExists`. `Invalid` for a value without any
-    /// key, since a second `create` could not detect it.
+    /// key, since a second `create` could not detect that the struct was created.
     pub fn create(&self, value: &S) -> DirWrite<S> {
         self.write("create", schema::encode_present(&self.key, value).map(|encoded| Job::Create(self.context.stored(encoded))))
     }
 
-    /// Creates the fields that the store does not have, and touches nothing that exists. So every
-    /// instance of a program can call it at its start. Returns which keys it wrote.
+    /// Creates the fields that do not exist in the store, and leaves all other keys unchanged. So
+    /// every instance of a program can call `seed` when it starts. Returns the keys that were
+    /// written.
     ///
     /// A field with one value is created if neither its key nor one of its aliases exists. A map is
-    /// created as a whole if it has no key, so deleted entries do not come back while one entry is
-    /// left. A field that is `None` is not created. An optional struct is completed in the same way,
-    /// also if another program created it.
+    /// created as a whole if it contains no key, so deleted entries do not come back while at least
+    /// one entry is left. A field that is `None` is not created. The missing fields of an optional
+    /// struct are created in the same way, even if another program created the struct.
     ///
-    /// This is one read, and one transaction if something is missing. The transaction requires that
-    /// the missing fields are still missing; otherwise the seed starts again with what exists now. New
-    /// keys are attached to the lease of the struct, as with [`update`](Self::update).
+    /// `seed` reads the directory, and sends one transaction if fields are missing. The transaction
+    /// requires that the missing fields are still missing; otherwise the seed starts again with the
+    /// current state. New keys are attached to the lease of the struct, as with
+    /// [`update`](Self::update).
     ///
-    /// The value is validated before anything is sent. Stored fields are not read, so they may be
-    /// invalid, alone or together with the new ones; [`check`](Self::check) tells.
+    /// The value is validated before anything is sent. Stored fields are not decoded, so they may
+    /// be invalid, alone or together with the new fields; [`check`](Self::check) lists such
+    /// problems.
     ///
     #[cfg_attr(feature = "derive", doc = "```")]
     #[cfg_attr(not(feature = "derive"), doc = "```text")]
@@ -374,14 +380,14 @@ impl<S: Schema> Dir<S> {
     /// # Errors
     ///
     /// `Invalid` as for [`set`](Self::set). `TooManyOperations` if more keys are missing than one
-    /// transaction accepts. `Conflict` when the retry budget of the policy is used up. `Unsupported` on
-    /// v2; [`DirSeed::non_atomic`] creates key by key there.
+    /// transaction accepts. `Conflict` when the retry budget of the policy is used up.
+    /// `Unsupported` on v2, where [`DirSeed::non_atomic`] creates key by key.
     pub fn seed(&self, value: &S) -> DirSeed<S> {
         DirSeed { dir: self.clone(), encoded: self.encode(value), requested: RequestedExpiry::Keep, atomicity: Atomicity::Atomic }
     }
 
-    /// Replaces the struct by `value` if nothing below the directory was changed, added or deleted
-    /// since `seen` was read. Writes only the fields that differ from `seen`.
+    /// Replaces the struct with `value` if nothing below the directory was changed, added or
+    /// deleted since `seen` was read. Writes only the fields that differ from `seen`.
     ///
     /// Keys that are written keep their lease. New keys are attached to the lease of the struct;
     /// see [`Entry`'s expiry](crate::Entry#expiry). A lease or a time to live that the write sets
@@ -389,8 +395,8 @@ impl<S: Schema> Dir<S> {
     ///
     /// # Errors
     ///
-    /// The errors of [`set`](Self::set), and `Conflict`. Then [`Error::current`] is the current
-    /// struct, if it can be decoded. It comes with the same answer.
+    /// The errors of [`set`](Self::set). `Conflict`, with the current struct in [`Error::current`]
+    /// if the struct can be decoded. The current struct is part of the server's answer.
     pub fn compare_and_swap(&self, seen: &Versioned<S>, value: &S) -> DirWrite<S> {
         let job = || -> Result<Job> {
             let old = self.context.stored(schema::encode_unchecked(&self.key, &**seen)?);
@@ -401,12 +407,13 @@ impl<S: Schema> Dir<S> {
         self.write("compare_and_swap", job())
     }
 
-    /// Deletes every key of the schema, and the map entries and optional structs inside it with
-    /// everything below them. If this handle is that of a map entry or of an optional field,
-    /// everything below its directory is deleted; see [`Dir`](Self#structs-that-may-be-absent).
+    /// Deletes every key of the schema. Map entries and optional structs in the struct are deleted
+    /// with everything below them. Through the handle of a map entry or an optional field, deletes
+    /// everything below the directory; see [`Dir`](Self#structs-that-may-be-absent).
     ///
     /// Returns what existed: nothing, the struct, or keys that could not be decoded as the struct.
-    /// This is one read and one transaction. It starts again if something has changed in between.
+    /// `delete` reads the directory and sends one transaction. If another write comes in between,
+    /// `delete` starts again.
     ///
     /// # Errors
     ///
@@ -420,22 +427,22 @@ impl<S: Schema> Dir<S> {
     ///
     /// # Errors
     ///
-    /// `TooManyOperations`. `Conflict`; then [`Error::current`] is the current struct, if it can be
-    /// decoded.
+    /// `TooManyOperations`. `Conflict`, with the current struct in [`Error::current`] if the struct
+    /// can be decoded.
     pub fn compare_and_delete(&self, seen: &Versioned<S>) -> DirDelete<S> {
         DirDelete { dir: self.clone(), seen: Some((seen.revision(), seen.versions.basis.clone())), atomicity: Atomicity::Atomic }
     }
 
     /// Reads the struct, lets `f` change it, and writes the changes in one transaction if nothing
-    /// below the directory was changed, added or deleted in the meantime. Otherwise it starts again
-    /// with the current struct. Returns the struct that is stored afterwards. The base of a live view
-    /// [over a value](Viewing::over) is not known here.
+    /// below the directory was changed, added or deleted in the meantime. Otherwise `update` starts
+    /// again with the current struct. Returns the struct that is stored afterwards. The base value
+    /// of a live view ([`over`](Viewing::over)) is ignored.
     ///
     /// Without a conflict this takes two requests, or one if `f` changes nothing. A field that `f`
-    /// does not change is not written, whatever its stored form. `f` may run several times; the
-    /// stored result is always `f` of the struct that it replaces. A conflict returns the current
-    /// struct, which is tried at once. After every fourth attempt there is a delay, with jitter,
-    /// and the struct is read again.
+    /// does not change is not written, even if this library would store it in another form. `f` may
+    /// run several times; the stored result is always `f` of the struct that it replaces. The
+    /// answer to a conflict contains the current struct, so the next attempt follows at once. After
+    /// every fourth attempt `update` waits, with jitter, and reads the struct again.
     ///
     /// Keys that are written keep their lease. New keys are attached to the lease of the struct;
     /// see [`Entry`'s expiry](crate::Entry#expiry). A lease or a time to live that the update sets
@@ -448,10 +455,12 @@ impl<S: Schema> Dir<S> {
     /// keys, than one transaction accepts; [`changed_fields_only`](DirUpdate::changed_fields_only)
     /// needs fewer conditions.
     ///
-    /// If a struct has more keys than one transaction accepts conditions (128 with default flags of
-    /// the server), the conditions do not name all keys. Every changed or added key is still noticed.
-    /// The deletion of a single key in the meantime is noticed if `f` changes that key, if it is in a
-    /// map, or if its condition still fits; keys with a default and optional keys come first.
+    /// One transaction accepts a limited number of conditions (128 with default flags of the
+    /// server). If a struct has more keys, not every key has its own condition. The update still
+    /// detects every key that another client changes or adds in the meantime. It detects the
+    /// deletion of a single key only if that key has a condition: the keys that `f` changes, the
+    /// keys in maps, and as many other keys as fit, first those that are optional or have a
+    /// default.
     pub fn update<'f>(&self, f: impl Fn(&mut S) + Send + 'f) -> DirUpdate<'f, S> {
         DirUpdate(self.try_update(move |value| {
             f(value);
@@ -459,7 +468,8 @@ impl<S: Schema> Dir<S> {
         }))
     }
 
-    /// Like [`update`](Self::update), with a closure that may refuse. Then nothing is written.
+    /// Like [`update`](Self::update), with a closure that can return an error. If the closure
+    /// returns an error, nothing is written.
     ///
     /// # Errors
     ///
@@ -487,8 +497,8 @@ impl<S: Schema> Dir<S> {
         self.context.view(Span::Below(self.key.clone()), &self.key, S::TABLE.pattern(), StructView::new())
     }
 
-    /// Waits until the struct satisfies `wanted`, and returns it. The current struct is checked
-    /// first. A struct that cannot be decoded never satisfies `wanted`.
+    /// Waits until the struct satisfies `wanted`, and returns the struct. The current struct is
+    /// checked first. A struct that cannot be decoded never satisfies `wanted`.
     ///
     /// # Errors
     ///
@@ -512,17 +522,18 @@ impl<S: Schema> Dir<S> {
         }
     }
 
-    /// Encodes `value` into keys and values.
+    /// Validates `value` and encodes it into keys and values.
     pub(super) fn encode(&self, value: &S) -> Result<Encoded> {
         self.encode_over(None, value)
     }
 
-    /// Like [`encode`](Self::encode), for a write that leaves what does not differ from `old`.
+    /// Like [`encode`](Self::encode), for a write that does not write keys whose value in `old` is
+    /// the same.
     fn encode_over(&self, old: Option<&Encoded>, value: &S) -> Result<Encoded> {
         schema::encode_over(&self.key, old, value, self.removable).map(|encoded| self.context.stored(encoded))
     }
 
-    /// Whether a key, relative to the directory, shows that the struct exists.
+    /// Returns whether a stored key, relative to the directory, shows that the struct exists.
     fn exists_by(&self, relative: &str) -> bool {
         S::TABLE.exists_by(self.removable, relative)
     }
@@ -547,7 +558,8 @@ impl<S: Schema> Dir<S> {
         self.context.read_below(&self.key).await
     }
 
-    /// The read that a failed transaction performs, so that its answer contains the current state.
+    /// Returns the read that a transaction performs if its conditions fail, so that the answer
+    /// contains the current state.
     fn look(&self) -> Vec<Op> {
         vec![Op::Get(Span::Below(self.key.clone()))]
     }
@@ -568,8 +580,7 @@ impl<S: Schema> Dir<S> {
     /// `Conflict`.
     fn still(&self, seen: Revision, basis: &[(String, Revision)], tree: &Tree, revision: Revision) -> Result<()> {
         let mut there = tree.iter().filter(|(key, _)| S::TABLE.owns(key)).map(|(key, stored)| (key, stored.modified));
-        // A key that no field was read from (an unused alias, or a leftover key) is not in the
-        // basis.
+        // `basis` lacks keys from which no field was read: unused aliases and leftover keys.
         let same = there.all(|(key, modified)| basis.iter().any(|(read, at)| read == key && *at == modified) || modified <= seen);
         if same && basis.iter().all(|(key, at)| tree.get(key).is_some_and(|stored| stored.modified == *at)) {
             return Ok(());
@@ -586,7 +597,7 @@ impl<S: Schema> Dir<S> {
     }
 }
 
-/// Returns what a failed transaction read.
+/// Returns the keys that a transaction read after its conditions failed, and the revision.
 fn looked(directory: &Key, committed: Committed) -> Option<(Tree, Revision)> {
     match committed.results.into_iter().next()? {
         OpResult::Get(reply) => Some((schema::tree(directory, reply.kvs), committed.revision)),

@@ -1,4 +1,5 @@
-//! `Directory`: a directory without a schema, for tools and for contents that are not a struct.
+//! `Directory`: the handle of a directory without a schema, for tools and for contents that are not
+//! a struct.
 
 mod delete;
 mod list;
@@ -29,13 +30,13 @@ use crate::version::{Versioned, Versions};
 
 /// A handle to a directory whose contents have no schema. Lists, creates, deletes and watches it.
 ///
-/// On v2 a directory exists by itself: it can be empty, be created and expire. On v3 and in memory
-/// a directory exists while it contains at least one key. Operations that need a real directory
-/// return `Unsupported` there.
+/// On v2 a directory is an object of its own that can be created, be empty and expire. On v3 and in
+/// memory a directory exists while it contains at least one key. Operations that need a real
+/// directory return `Unsupported` on these stores.
 ///
-/// A stored key below the directory that is not a valid path (with an empty segment, or not UTF-8)
-/// belongs to another program: the queue of a lock that Go's clients name `/a/` is below `/a//`.
-/// Such a key is not listed, watched, counted or deleted here.
+/// A stored key that is not a valid path (it has an empty segment, or is not UTF-8) belongs to
+/// another program. For example, a Go client that locks `/a/` keeps its queue below `/a//`. This
+/// handle does not list, watch, count or delete such keys.
 ///
 /// Errors and cancel safety are as for [`Entry`].
 ///
@@ -60,7 +61,7 @@ pub struct Directory {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Node {
-    /// The path below the directory that was listed, as it is stored.
+    /// The stored path, relative to the directory that was listed.
     pub path: String,
     /// The value. `None` for a directory.
     pub value: Option<Versioned<Bytes>>,
@@ -70,7 +71,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Whether this node is a directory.
+    /// Returns whether this node is a directory.
     #[must_use]
     pub fn is_directory(&self) -> bool {
         self.value.is_none()
@@ -82,31 +83,34 @@ impl Directory {
         Self { context, key }
     }
 
-    /// The key of the directory, from the root of the store.
+    /// Returns the key of the directory, from the root of the store.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
     }
 
-    /// The handle of a key in this directory. The name is treated as data and escaped, as in an
-    /// [`EntryMap`](crate::EntryMap).
+    /// Returns the handle of a key in this directory. The name can be any text and is escaped if
+    /// necessary, as in an [`EntryMap`](crate::EntryMap).
     #[must_use]
     pub fn entry<T: EtcdValue + Send + Sync + 'static>(&self, name: &str) -> Entry<T> {
         let (key, older) = self.context.child(&self.key, name);
         Entry::new(self.context.clone(), key, Codec::value()).with_aliases(older.into_iter().collect())
     }
 
-    /// The handle of a subdirectory. The name is treated as data and escaped.
+    /// Returns the handle of a subdirectory. The name can be any text and is escaped if necessary.
     #[must_use]
     pub fn directory(&self, name: &str) -> Self {
         Self::new(self.context.clone(), self.context.child(&self.key, name).0)
     }
 
     /// Lists the values and directories directly in this directory, in the order of their names.
-    /// Returns an empty list if the directory does not exist. The [`revision`](Versioned::revision)
-    /// of the result is that of the snapshot; a [`watch`](Self::watch) can continue from there
-    /// without a gap. [`Listing`] has limits: the first nodes, or the newest values. On v2 the other metadata is that of the directory itself. On other stores,
-    /// `created` is the oldest and `modified` the newest revision of the keys below.
+    /// Returns an empty list if the directory does not exist. Methods of [`Listing`] limit the list
+    /// to the first nodes or to the newest values.
+    ///
+    /// The [`revision`](Versioned::revision) of the result is the revision of the snapshot; a
+    /// [`watch`](Self::watch) from that revision misses no change. On v2 the other metadata
+    /// describes the directory itself. On other stores, `created` is the oldest and `modified` the
+    /// newest revision of the keys below.
     ///
     /// # Errors
     ///
@@ -124,7 +128,7 @@ impl Directory {
         Listing::new(self, "list_recursive", |path| path)
     }
 
-    /// Whether the directory exists: it contains a key, or (v2) it exists and is empty.
+    /// Returns whether the directory exists. On v2 an empty directory exists too.
     pub async fn exists(&self) -> Result<bool> {
         match operation("exists").run(self.read(true)).await {
             Ok(reply) => Ok(reply.directory.is_some() || reply.kvs.iter().any(|kv| self.key.below(&kv.key).is_some())),
@@ -155,6 +159,8 @@ impl Directory {
 
     /// Deletes the directory if it is empty. Returns the revision of the deletion.
     ///
+    /// On v3 and in memory no directory is empty, so the result is always an error.
+    ///
     /// # Errors
     ///
     /// `DirectoryNotEmpty`, `NotFound`. `NotADirectory` (v2) if the key holds a value. Never
@@ -164,11 +170,12 @@ impl Directory {
     }
 
     /// Deletes the directory and everything below it that [`list_recursive`](Self::list_recursive)
-    /// shows. Returns the number of keys that existed. Except on v2 this is one read and one
-    /// transaction. It starts again if a key below was written in between.
+    /// shows. Returns the number of keys that existed. Except on v2, this reads the keys and
+    /// deletes them in one transaction. If another client writes a key below the directory in
+    /// between, the deletion starts again.
     ///
     /// On v2 the directory counts as one key, whatever it contains. Hidden keys in it (names that
-    /// begin with `_`) are deleted too, since no listing shows them.
+    /// begin with `_`) are deleted too, although no listing shows them.
     ///
     /// # Errors
     ///
@@ -182,16 +189,16 @@ impl Directory {
         DirectoryDelete { directory: self.clone(), op: "delete_recursive", recursive: true, finish }
     }
 
-    /// Watches the changes of all keys below the directory from now on, with values as bytes. Keys
-    /// are stored paths, relative to the directory.
+    /// Watches the changes of all keys below the directory from now on. Values are bytes, and keys
+    /// are stored paths relative to the directory.
     pub fn watch(&self) -> Watching<Keyed<String, Change<Bytes>>, BTreeMap<String, Bytes>> {
         let typed = Typed::new(PATTERN, |delta, out| delta.all_keys(out), values);
         Watching::new(self.context.lease_pool.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 
-    /// Opens an always-current view of all values below the directory, as bytes, by their stored
-    /// paths relative to the directory; see [`Live`](crate::Live). A change of one key costs
-    /// O(log n). Every state is valid, since the values have no schema.
+    /// Opens an always-current view of all values below the directory; see [`Live`](crate::Live).
+    /// Values are bytes, and keys are stored paths relative to the directory. A change of one key
+    /// costs O(log n). Every state is valid, since the values have no schema.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -211,7 +218,9 @@ impl Directory {
         Ok(self.nodes_of(self.read(false).await?, shown))
     }
 
-    /// The nodes of an answer. `shown` returns the part of a path that is a node of its own.
+    /// Returns the nodes in the answer to a read. `shown` cuts a path to the part that the list
+    /// shows: its first segment for [`list`](Self::list), the whole path for
+    /// [`list_recursive`](Self::list_recursive).
     fn nodes_of(&self, reply: RangeReply, shown: fn(&str) -> &str) -> Versioned<Vec<Node>> {
         let versions = versions(&reply);
         let mut nodes = BTreeMap::new();
@@ -257,7 +266,7 @@ fn operation(op: &'static str) -> Operation {
     Operation::new(op, PATTERN)
 }
 
-/// The metadata of the directory that was read.
+/// Returns the metadata of a directory from the answer to its read.
 fn versions(reply: &RangeReply) -> Versions {
     let (created, modified, ttl) = match &reply.directory {
         Some(directory) => (directory.created, directory.modified, directory.ttl),
@@ -275,7 +284,7 @@ fn values(_: &Key, tree: &schema::Tree, revision: Revision) -> Result<Versioned<
     Ok(Versioned::new(values, Versions { revision, ..Versions::default() }))
 }
 
-/// A write of a directory. It runs when it is awaited and returns its revision.
+/// A write of a directory. The write runs when it is awaited, and returns its revision.
 #[must_use = "a write does nothing until it is awaited"]
 pub struct DirectoryWrite {
     directory: Directory,

@@ -1,6 +1,6 @@
-//! Shows what a write would do, and what is wrong with the stored data, without a write: the
-//! results of [`Dir::diff`](crate::Dir::diff) and [`Dir::check`](crate::Dir::check). `plan.rs`
-//! decides what a write does; `schema.rs` finds the problems.
+//! The results of [`Dir::diff`](crate::Dir::diff), which shows what a write would change, and of
+//! [`Dir::check`](crate::Dir::check), which lists the problems of the stored data. Neither writes.
+//! `plan.rs` decides what a write changes, and `schema.rs` finds the problems.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -16,8 +16,8 @@ use crate::revision::Revision;
 use crate::schema::{self, Decoder, Encoded, Tree};
 use crate::store::Span;
 
-/// What a write of a whole struct or map would change, returned by [`Dir::diff`](crate::Dir::diff).
-/// `Display` prints one line per difference:
+/// The changes that a write of a whole struct or map would make; returned by
+/// [`Dir::diff`](crate::Dir::diff). `Display` prints one line per difference:
 ///
 /// ```text
 /// ~ /prod/app/rate_limit: 100 -> 250
@@ -28,7 +28,7 @@ use crate::store::Span;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Diff {
-    /// The revision of the stored value in the comparison.
+    /// The revision at which the stored state was read for the comparison.
     pub revision: Revision,
     /// The differences, in the order of the keys.
     pub differences: Vec<Difference>,
@@ -49,8 +49,8 @@ pub struct Difference {
 /// A stored value in a form that may be shown.
 ///
 /// `Display` prints a single line: control characters are escaped, and long values are cut. The
-/// fields contain the whole value. `Serialize` is the whole value as text, with bytes that are not
-/// UTF-8 escaped as in `b"\\xff"`, and `***` for a secret.
+/// variants contain the whole value. `Serialize` writes the whole value as text. A value that is
+/// not UTF-8 is written with escapes, as in `b"\\xff"`, and a secret as `***`.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Shown {
@@ -59,25 +59,25 @@ pub enum Shown {
     /// A value that is not UTF-8.
     Bytes(Bytes),
     /// The value of a secret field, or of a key that is not in the schema and may be a secret of
-    /// another version of it. The value is not kept, so it cannot be shown. It differs from the
-    /// value on the other side of the [`Difference`].
+    /// another version of the schema. This variant does not contain the value. The value differs
+    /// from the value on the other side of the [`Difference`].
     Secret,
 }
 
-/// The problems of the stored data, returned by [`Dir::check`](crate::Dir::check). `Display` prints
+/// The problems of the stored data; returned by [`Dir::check`](crate::Dir::check). `Display` prints
 /// one line per problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Check {
-    /// The revision that was checked.
+    /// The revision at which the stored data was read.
     pub revision: Revision,
     /// The problems, in the order of the schema, followed by keys that are not in the schema. Empty
-    /// if there is no problem.
+    /// if no problem was found.
     pub problems: Vec<Problem>,
 }
 
 impl Diff {
-    /// Whether the write would change nothing.
+    /// Returns true if the write would change nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.differences.is_empty()
@@ -101,7 +101,7 @@ fn differences(directory: &Key, owner: Owner, tree: &Tree, plan: WritePlan) -> V
         .chain(deletes)
         .filter_map(|(relative, new)| {
             let old = tree.get(&relative).map(|stored| stored.value.clone());
-            // A key that is not in the schema may be a secret of another version of it.
+            // A key that is not in the schema may be a secret of another version of the schema.
             let may_be_secret = owner.is_secret(&relative) || !owner.owns(&relative);
             let shown = |value: Bytes| if may_be_secret { Shown::Secret } else { Shown::of(value) };
             (old != new).then(|| Difference { key: directory.descend(&relative), old: old.map(shown), new: new.map(shown) })
@@ -112,17 +112,17 @@ fn differences(directory: &Key, owner: Owner, tree: &Tree, plan: WritePlan) -> V
 }
 
 impl Difference {
-    /// Whether the key would be created.
+    /// Returns whether the key would be created.
     pub fn is_created(&self) -> bool {
         self.old.is_none() && self.new.is_some()
     }
 
-    /// Whether the key would be changed.
+    /// Returns whether the value of an existing key would be changed.
     pub fn is_modified(&self) -> bool {
         self.old.is_some() && self.new.is_some()
     }
 
-    /// Whether the key would be deleted.
+    /// Returns whether the key would be deleted.
     pub fn is_deleted(&self) -> bool {
         self.new.is_none()
     }
@@ -147,7 +147,7 @@ impl fmt::Display for Difference {
 }
 
 impl Shown {
-    /// The maximum number of characters of a value in one line.
+    /// The number of characters after which `Display` cuts a value.
     const LINE: usize = 60;
 
     fn of(value: Bytes) -> Self {
@@ -182,8 +182,8 @@ impl Serialize for Shown {
     }
 }
 
-/// Whether a text can be printed without quotes: its beginning and end are visible, and it contains
-/// no control characters.
+/// Returns whether a text can be printed without quotes: the text is not empty, does not begin or
+/// end with white space, and contains no control characters.
 fn is_plain(text: &str) -> bool {
     !text.is_empty() && text.trim() == text && text.chars().all(|c| matches!(c, '"' | '\'' | '\\') || c.escape_debug().count() == 1)
 }
@@ -199,7 +199,7 @@ impl fmt::Debug for Shown {
 }
 
 impl Check {
-    /// Whether there are no problems.
+    /// Returns true if no problem was found.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.problems.is_empty()
@@ -213,7 +213,8 @@ impl Check {
         read: impl FnOnce(&mut Decoder<'_>) -> Option<T>,
     ) -> Result<Self> {
         let reply = context.read(Span::Below(directory.clone()), false).await.map_err(|error| error.at(directory))?;
-        // Other v3 clients may write keys that are not valid paths. No handle can address them.
+        // Other v3 clients may write keys that are not valid paths. No handle can address such
+        // keys.
         let nameless: Vec<Problem> = reply
             .kvs
             .iter()

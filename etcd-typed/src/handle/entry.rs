@@ -1,4 +1,4 @@
-//! `Entry<T>`: one key.
+//! `Entry<T>`: the handle of one key.
 
 mod conditional;
 mod delete;
@@ -31,7 +31,7 @@ use crate::version::{Expect, Versioned, Versions};
 
 /// A handle to one key with values of type `T`.
 ///
-/// It comes from a field of a derived handle (`cfg.rate_limit`), from
+/// An entry comes from a field of a derived handle (`cfg.rate_limit`), from
 /// [`EntryMap::entry`](crate::EntryMap::entry), or from [`Client::entry`](crate::Client::entry).
 /// Cloning is cheap, and all methods take `&self`.
 ///
@@ -39,11 +39,12 @@ use crate::version::{Expect, Versioned, Versions};
 ///
 /// Every method that sends a request may return `Unavailable`, `Timeout`, `Unauthenticated`,
 /// `PermissionDenied` or `Server`. Each method lists its additional errors. For a write,
-/// [`may_have_applied`](Error::may_have_applied) tells whether the outcome is unknown.
+/// [`may_have_applied`](Error::may_have_applied) returns whether the outcome is unknown.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future of a read is safe. A write whose future was dropped may have been applied.
+/// Dropping the future of a read is safe. If the future of a write is dropped, the server may still
+/// apply the write.
 ///
 /// # Expiry
 ///
@@ -52,23 +53,24 @@ use crate::version::{Expect, Versioned, Versions};
 ///
 /// - [`modify`](Self::modify) changes the value and keeps its expiry.
 /// - A write of a struct's field, through the handle of the struct or of a map in it, also keeps
-///   the expiry. So a struct that was written with one lease stays attached to it as a whole. A new
-///   key is attached to the lease of the struct: that of a required field, or, if the struct has no
-///   required field, the lease that all its fields with defaults share (if all of these exist).
+///   the expiry. So all keys of a struct that was written with one lease stay attached to that
+///   lease. A new key is attached to the lease of a required field. If the struct has no required
+///   field, the new key is attached to the lease that all fields with a default share, provided
+///   that all of them exist.
 /// - Other writes of a standalone entry, from [`Client::entry`](crate::Client::entry) or
 ///   [`Client::entries`](crate::Client::entries), store a value that never expires, like a put of
 ///   etcd.
 ///
-/// Keeping the expiry takes no extra request if nothing expires, and one more if an expiry exists
-/// that was not known before. On v2, which has no conditions on other keys, a field is read before
-/// it is set.
+/// Keeping the expiry costs no extra request if nothing expires. It costs one more request if the
+/// write first has to find out the expiry. On v2, which has no conditions on other keys, a field is
+/// read before it is set.
 ///
 /// On v3 a write with `ttl` creates a lease, which stays on the server until its time has passed.
-/// From five minutes on, writes with the same time to live share leases and may expire up to one
-/// twentieth later; see [`Expiry::After`](crate::store::Expiry::After). For a key that is written
-/// often, such as a heartbeat, `.lease(&lease)` with a lease from
-/// [`Client::lease`](crate::Client::lease), or [`publish`](Self::publish), costs less. Do not revoke
-/// a lease that you found at a key, since other keys may be attached to it.
+/// If the time is five minutes or longer, writes with the same time share leases and may expire up
+/// to one twentieth later; see [`Expiry::After`](crate::store::Expiry::After). For a key that is
+/// written often, such as a heartbeat, [`publish`](Self::publish) costs less, and so does
+/// `.lease(&lease)` with a lease from [`Client::lease`](crate::Client::lease). Do not revoke a
+/// lease that you found at a key, since other keys may be attached to it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -95,7 +97,7 @@ use crate::version::{Expect, Versioned, Versions};
 pub struct Entry<T> {
     pub(super) context: SharedContext,
     key: Key,
-    /// Alternative keys, read if the field's own key does not exist.
+    /// The keys that are read, in this order, if the field's own key does not exist.
     aliases: Vec<Key>,
     codec: Codec<T>,
     /// The value of the field if no key exists.
@@ -145,7 +147,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
         self
     }
 
-    /// The key, from the root of the store.
+    /// Returns the key, from the root of the store.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
@@ -153,10 +155,11 @@ impl<T: Send + Sync + 'static> Entry<T> {
 
     /// Reads the value. Returns `None` if the key does not exist.
     ///
-    /// The default of a struct's field is not used here; [`get_or_default`](Self::get_or_default)
-    /// uses it. If a field with aliases has no key of its own, its first existing alias is read.
-    /// All other methods except [`watch`](Self::watch) fall back to the aliases in the same way.
-    /// The base of a live view [over a value](crate::Viewing::over) is not known here.
+    /// This method ignores the default of a struct's field;
+    /// [`get_or_default`](Self::get_or_default) uses it. If the field's own key does not exist, the
+    /// first alias that exists is read. All other methods except [`watch`](Self::watch) fall back
+    /// to the aliases in the same way. The base value of a live view
+    /// ([`over`](crate::Viewing::over)) is ignored too.
     ///
     /// # Errors
     ///
@@ -169,11 +172,13 @@ impl<T: Send + Sync + 'static> Entry<T> {
         self.operation("get").run(self.context.retry.one_call(work)).await
     }
 
-    /// Reads the value, or returns the field's default if no key exists. `None` if there is no
-    /// default either. This is what a read of the whole struct returns for the field.
+    /// Reads the value, or returns the field's default if no key exists. Returns `None` if the
+    /// field has no default either. A read of the whole struct returns the same value for the
+    /// field.
     ///
     /// For a default, [`Versioned::modified`] is zero. A
-    /// [`compare_and_swap`](Self::compare_and_swap) with it expects that there is still no key.
+    /// [`compare_and_swap`](Self::compare_and_swap) with it requires that the key still does not
+    /// exist.
     ///
     /// # Errors
     ///
@@ -189,7 +194,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
         self.operation("get").run(self.context.retry.one_call(work)).await
     }
 
-    /// Whether a value exists, of any type.
+    /// Returns whether the key exists, even if its value is not a `T`.
     pub async fn exists(&self) -> Result<bool> {
         let work = async {
             for key in self.keys() {
@@ -221,8 +226,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// # Errors
     ///
-    /// The errors of [`set`](Self::set), and `AlreadyExists`. Then [`Error::current`] is the
-    /// current value.
+    /// The errors of [`set`](Self::set). `AlreadyExists`, with the current value in
+    /// [`Error::current`].
     pub fn create(&self, value: impl AsValue<T>) -> EntryWrite<T, Revision> {
         let mut write = self.write("create", value, Ok(Some(Condition::Absent.into())), Self::written);
         write.refusal = ErrorKind::AlreadyExists;
@@ -256,14 +261,14 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// # Errors
     ///
-    /// The errors of [`set`](Self::set), and `Conflict`. Then [`Error::current`] is the current
-    /// value. It comes with the same answer (on v2, from a second request).
+    /// The errors of [`set`](Self::set). `Conflict`, with the current value in [`Error::current`].
+    /// The current value is part of the server's answer (on v2, it takes a second request).
     pub fn compare_and_swap<'e>(&self, expected: impl Into<Expect<'e, T>>, value: impl AsValue<T>) -> EntryWrite<T, Revision> {
         self.write("compare_and_swap", value, self.expected(expected.into()).map(Some), Self::written)
     }
 
-    /// Deletes the key and returns the [previous](Previous) value. A key that does not exist is not
-    /// an error.
+    /// Deletes the key and returns the [previous](Previous) value. If the key does not exist, this
+    /// is not an error.
     pub fn delete(&self) -> EntryDelete<T> {
         EntryDelete { entry: self.clone(), expected: Ok(None) }
     }
@@ -272,24 +277,26 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// # Errors
     ///
-    /// `Conflict`. Then [`Error::current`] is the current value.
+    /// `Conflict`, with the current value in [`Error::current`].
     pub fn compare_and_delete<'e>(&self, expected: impl Into<Expect<'e, T>>) -> EntryDelete<T> {
         EntryDelete { entry: self.clone(), expected: self.expected(expected.into()).map(Some) }
     }
 
     /// Reads the value, applies `f`, and writes the result if the key has not changed since the
-    /// read. Otherwise it starts again with the current value. If there is no value, `f` receives
-    /// the field's default, or `None` without a default. If `f` returns `None`, the key is deleted.
-    /// Returns the value that is stored afterwards.
+    /// read. Otherwise `modify` starts again with the current value. If no value exists, `f`
+    /// receives the field's default, or `None` without a default. If `f` returns `None`, the key is
+    /// deleted. Returns the value that is stored afterwards.
     ///
-    /// `f` may run several times; the stored result is always `f` of the value that it replaces. A
-    /// result that equals the value that was read is not written, whatever its stored form (`+7`
-    /// stays as it is while the value is 7), unless the write sets a different expiry. The value
-    /// keeps its [expiry](Self#expiry). The base of a live view
-    /// [over a value](crate::Viewing::over) is not known here.
+    /// `f` may run several times; the stored result is always `f` of the value that it replaces. If
+    /// `f` returns the value that was read, nothing is written, even if this library would store
+    /// the value in another form (a stored `+7` stays while the value is 7). A modification that
+    /// sets a different expiry is written in any case. Otherwise the value keeps its
+    /// [expiry](Self#expiry). The base value of a live view ([`over`](crate::Viewing::over)) is
+    /// ignored.
     ///
-    /// A conflict returns the current value, which is tried at once without another read. After
-    /// every fourth attempt there is a delay, with jitter, and the value is read again.
+    /// The answer to a conflict contains the current value, so the next attempt follows at once,
+    /// without another read. After every fourth attempt `modify` waits, with jitter, and reads the
+    /// value again.
     ///
     /// # Errors
     ///
@@ -301,8 +308,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 
     /// Watches the changes of the key from now on, as a stream that reconnects by itself. Await the
-    /// result, or first set where the watch starts. The watch follows only the field's own key. A
-    /// watch of the struct's directory also follows the aliases.
+    /// result, or first set where the watch starts. The watch reports changes of the field's own
+    /// key only. A watch of the struct's directory also reports changes of the aliases.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -322,8 +329,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 
     /// Opens an always-current view of the value (`None` if the key does not exist); see
-    /// [`Live`](crate::Live). It shows what [`get`](Self::get) would return, so without the field's
-    /// default. A view of the whole struct includes defaults.
+    /// [`Live`](crate::Live). The view shows what [`get`](Self::get) would return, without the
+    /// field's default. A view of the whole struct includes defaults.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -342,8 +349,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
         self.context.view(span, &directory, self.context.pattern(type_name::<T>()), EntryView::new(keys, self.codec))
     }
 
-    /// Waits until the value satisfies `wanted`, and returns it. `wanted` receives `None` if there
-    /// is neither a value nor a default. The current value is checked first.
+    /// Waits until the value satisfies `wanted`, and returns the value. `wanted` receives `None` if
+    /// neither a value nor a default exists. The current value is checked first.
     ///
     /// A value that cannot be decoded never satisfies `wanted`.
     ///
@@ -373,12 +380,12 @@ impl<T: Send + Sync + 'static> Entry<T> {
         Operation::new(op, self.context.pattern(type_name::<T>()))
     }
 
-    /// The structs that decide when a new key of a struct expires. `None` for a standalone entry.
+    /// Returns the structs that decide when a new key expires. `None` for a standalone entry.
     pub(super) fn enclosing_expiry(&self) -> Option<EnclosingExpiry> {
         self.enclosing.as_ref().map(|enclosing| EnclosingExpiry::of(Some(enclosing), &self.key))
     }
 
-    /// The field's own key, followed by its aliases.
+    /// Returns the field's own key, followed by its aliases.
     pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
         std::iter::once(&self.key).chain(&self.aliases)
     }
@@ -387,7 +394,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
         self.context.store.capabilities().transactions
     }
 
-    /// Whether one transaction can cover all keys of the field.
+    /// Returns whether one transaction can cover all keys of the field.
     fn together(&self) -> bool {
         self.aliases.is_empty() || self.transactional()
     }
@@ -397,9 +404,11 @@ impl<T: Send + Sync + 'static> Entry<T> {
         if self.context.is_guarded() { self.find_in_one().await } else { self.find(Consistency::Linearizable).await }
     }
 
-    /// Returns the first of the keys that exists, and the revision of the read. If possible, all
-    /// keys are read at one revision, so that a value that moves from an alias to the field's own
-    /// key is never missed.
+    /// Returns the first of the field's keys that exists, and the revision of the read.
+    ///
+    /// If the store and the consistency allow it, one transaction reads all keys at one revision.
+    /// Otherwise the read could miss a value that another client moves from an alias to the field's
+    /// own key.
     async fn find(&self, consistency: Consistency) -> Result<(Option<Found>, Revision)> {
         if !self.aliases.is_empty() && self.transactional() && consistency == Consistency::Linearizable {
             return self.find_in_one().await;
@@ -416,7 +425,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
         Ok((None, revision))
     }
 
-    /// Like [`find`](Self::find), in one transaction.
+    /// Like [`find`](Self::find), always in one transaction.
     async fn find_in_one(&self) -> Result<(Option<Found>, Revision)> {
         let committed = self.commit(Txn { then: self.look(), ..Txn::default() }).await?;
         let revision = committed.revision;
@@ -447,8 +456,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
         })
     }
 
-    /// Whether a condition holds for a stored value. Values are compared after decoding, so the
-    /// stored form does not matter.
+    /// Returns whether a condition holds for a stored value. Values are compared after decoding, so
+    /// two stored forms of one value are equal.
     pub(super) fn holds(&self, condition: &Condition, kv: Option<&KeyValue>) -> bool {
         match (condition, kv) {
             (Condition::Value(value), Some(kv)) => self.codec.is_same(value, &kv.value),
@@ -460,24 +469,25 @@ impl<T: Send + Sync + 'static> Entry<T> {
         Versioned::new(value, versions).secret(self.codec.is_secret())
     }
 
-    /// The default of the field, if there is one.
+    /// Returns the default of the field, if it has one.
     fn default(&self) -> Result<Option<T>> {
         let value = contained("the default", || Ok(self.default.value()));
         value.map_err(|reason| Error::new(ErrorKind::Invalid, self.codec.masked(reason).to_string()).at(&self.key))
     }
 
-    /// Whether `bytes` is the stored form of the field's default.
+    /// Returns whether `bytes` is the stored form of the field's default.
     fn is_default(&self, bytes: &Bytes) -> bool {
         matches!(self.default(), Ok(Some(value)) if self.codec.form(&value).is_ok_and(|stored| stored == *bytes))
     }
 
-    /// The current value. `None` if it does not exist or is not a `T`.
+    /// Returns the value in the answer to a read. `None` if the key does not exist or its value is
+    /// not a `T`.
     pub(super) fn present(&self, reply: RangeReply) -> Option<Versioned<T>> {
         let kv = reply.kvs.into_iter().next()?;
         self.decode(Found { at: 0, kv }, reply.revision).ok()
     }
 
-    /// Decodes a value that was read at the key with this index, counted from the field's own key.
+    /// Decodes a value that was read at the key with index `at` in [`keys`](Self::keys).
     pub(super) fn read_as(&self, at: usize, kv: KeyValue, revision: Revision) -> Result<Versioned<T>> {
         self.decode(Found { at, kv }, revision)
     }
@@ -516,12 +526,12 @@ impl<T: Send + Sync + 'static> Entry<T> {
         committed.revision
     }
 
-    /// The value of the first key that a write replaced or deleted.
+    /// Returns the value of the first key that a write replaced or deleted.
     fn previous(&self, committed: Committed) -> Previous<T> {
         self.previous_from(0, committed)
     }
 
-    /// Like [`previous`](Self::previous), if the first result is that of the key at index `first`.
+    /// Like [`previous`](Self::previous), for results that begin with the key at index `first`.
     fn previous_from(&self, first: usize, committed: Committed) -> Previous<T> {
         let revision = committed.revision;
         let found = committed.results.into_iter().zip(first..).find_map(|(result, at)| {
@@ -543,19 +553,22 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    /// Deletes every key of the field. Otherwise the next alias would be read in its place.
+    /// Returns deletions of every key of the field. If an alias were left, reads would use its
+    /// value.
     pub(super) fn deletes(&self) -> Vec<Op> {
         self.keys().map(|key| Op::Delete { span: Span::Key(key.clone()), previous: true }).collect()
     }
 
-    /// The reads of a failed compare, so that its answer contains the current value. Without
-    /// transactions only one key can be read.
+    /// Returns the reads that a transaction performs if its conditions fail, so that the answer
+    /// contains the current value. Without transactions only one key can be read.
     fn look(&self) -> Vec<Op> {
         let keys = if self.transactional() { usize::MAX } else { 1 };
         self.keys().take(keys).map(|key| Op::Get(Span::Key(key.clone()))).collect()
     }
 
-    /// Conditions that a read uses the key at index `at`, and that `condition` holds for it.
+    /// Returns the conditions that the key at index `at` is the first key of the field that exists,
+    /// and that `condition` holds for this key. Without transactions, returns only the condition on
+    /// the field's own key.
     fn compares(&self, at: usize, condition: Condition) -> Vec<Compare> {
         let absent = self.keys().take(at).map(|key| Compare::key(key, Condition::Absent));
         let is = self.keys().nth(at).map(|key| Compare::key(key, condition));
@@ -563,8 +576,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
         absent.chain(is).filter(|compare| transactions || compare.span.key() == &self.key).collect()
     }
 
-    /// The conditions of a first transaction, which knows nothing about the current state. It
-    /// checks the field's own key, and for `Absent` also the aliases.
+    /// Returns the conditions of a first transaction, before the current state is known. They check
+    /// the field's own key, and for `Absent` also the aliases.
     pub(super) fn expectation(&self, condition: Condition) -> Vec<Compare> {
         match condition {
             Condition::Absent => self.compares(self.aliases.len(), Condition::Absent),
@@ -588,8 +601,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    /// The first existing key in the answers to [`look`](Self::look). Further answers may follow
-    /// them.
+    /// Returns the first key that exists, from the answers to [`look`](Self::look), which other
+    /// answers may follow.
     fn seen(&self, committed: Committed) -> Option<Found> {
         committed.results.into_iter().take(1 + self.aliases.len()).enumerate().find_map(|(at, result)| match result {
             OpResult::Get(reply) => Some(Found { at, kv: reply.kvs.into_iter().next()? }),
@@ -598,7 +611,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 }
 
-/// A value as the methods of an [`Entry<T>`](Entry) accept it: `&T`, or a `&str` for a `String`.
+/// A value that the methods of an [`Entry<T>`](Entry) accept: `&T`, or a `&str` for a `String`.
 #[diagnostic::on_unimplemented(message = "`{Self}` is not a value of an `Entry<{T}>`", label = "expected a `&{T}`")]
 pub trait AsValue<T> {
     /// Calls `f` with the value.

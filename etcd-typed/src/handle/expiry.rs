@@ -1,6 +1,6 @@
-//! Decides when written keys expire. A write that does not set an expiry keeps the existing one:
-//! that of the key, or for a new key that of the enclosing struct. Finding the expiry takes no
-//! extra request if nothing expires.
+//! Decides when written keys expire. A write that does not set an expiry keeps the existing expiry
+//! of the key. A new key gets the expiry of the enclosing struct. If nothing expires, this costs no
+//! extra request.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(super) enum RequestedExpiry {
 }
 
 impl RequestedExpiry {
-    /// The expiry for a new, standalone key.
+    /// Returns the requested expiry, or `Never` if the write sets none, as for a standalone key.
     pub(super) fn or_never(self) -> Expiry {
         self.named().unwrap_or(Expiry::Never)
     }
@@ -45,12 +45,12 @@ impl Stored {
     }
 }
 
-/// The struct that a handle is part of.
+/// The struct that contains the field of a handle.
 #[derive(Debug)]
 pub(crate) struct EnclosingStruct {
     directory: Key,
     table: &'static Table,
-    /// The struct that encloses this one.
+    /// The struct that contains this struct, if there is one.
     outer: Option<Arc<Self>>,
 }
 
@@ -60,8 +60,8 @@ impl EnclosingStruct {
     }
 }
 
-/// When the structs around a key or a nested struct expire. The first guess is that they never
-/// expire. The answer to a refused write shows their expiry.
+/// The expiry of the structs around a key or a nested struct. The first guess is that they never
+/// expire. If the guess is wrong, the server refuses the write, and its answer shows the expiry.
 #[derive(Clone, Debug, Default)]
 pub(super) struct EnclosingExpiry {
     /// The enclosing structs, from the innermost outwards.
@@ -69,13 +69,14 @@ pub(super) struct EnclosingExpiry {
     known: Option<Known>,
 }
 
+/// One enclosing struct, with the keys that show when it expires.
 #[derive(Clone, Debug)]
 struct Level {
     keys: Vec<Key>,
     witnesses: Witnesses,
 }
 
-/// The expiry that a level shows, and the conditions under which this remains true.
+/// The expiry of the enclosing structs, and the conditions under which that expiry is still right.
 #[derive(Clone, Debug)]
 struct Known {
     expiry: Expiry,
@@ -83,7 +84,8 @@ struct Known {
 }
 
 impl EnclosingExpiry {
-    /// The structs around a key or directory. The key `own` itself is not used as evidence.
+    /// Creates the expiry for `own`, a key or directory in the struct `enclosing`. `own` itself
+    /// does not count as a key that shows when the struct expires.
     pub(super) fn of(enclosing: Option<&Arc<EnclosingStruct>>, own: &Key) -> Self {
         let structs = std::iter::successors(enclosing, |enclosing| enclosing.outer.as_ref());
         let levels = structs.map(|enclosing| {
@@ -95,8 +97,8 @@ impl EnclosingExpiry {
         Self { levels: levels.collect(), known: None }
     }
 
-    /// The structs around a directory that is written with `requested`. Empty if that sets an
-    /// expiry, since nothing then depends on them.
+    /// Like [`of`](Self::of), for a write with this requested expiry. Empty if the write sets an
+    /// expiry, since the enclosing structs do not matter then.
     pub(super) fn around(enclosing: Option<&Arc<EnclosingStruct>>, own: &Key, requested: RequestedExpiry) -> Self {
         if requested.is_named() { Self::default() } else { Self::of(enclosing, own) }
     }
@@ -109,12 +111,12 @@ impl EnclosingExpiry {
         self.levels.iter().flat_map(|level| &level.keys)
     }
 
-    /// The expiry of a new key.
+    /// Returns the expiry of a new key.
     pub(super) fn expiry(&self) -> Expiry {
         self.known.as_ref().map_or(Expiry::Never, |known| known.expiry)
     }
 
-    /// The conditions under which [`expiry`](Self::expiry) is right.
+    /// Returns the conditions under which [`expiry`](Self::expiry) is right.
     pub(super) fn compares(&self) -> Vec<Compare> {
         match &self.known {
             Some(known) => known.compares.clone(),
@@ -122,13 +124,14 @@ impl EnclosingExpiry {
         }
     }
 
-    /// The reads of a refused write, as input for [`learn`](Self::learn).
+    /// Returns the reads that a write performs if its conditions fail. [`learn`](Self::learn) takes
+    /// the answers.
     pub(super) fn looks(&self) -> Vec<Op> {
         self.keys().map(|key| Op::Get(Span::Key(key.clone()))).collect()
     }
 
-    /// Takes the answers to [`looks`](Self::looks) from a refused write, among other answers.
-    /// Returns whether the guess was wrong.
+    /// Takes the expiry from the answers to [`looks`](Self::looks). `results` may contain other
+    /// answers too. Returns whether the guess was wrong.
     pub(super) fn learn(&mut self, results: &[OpResult]) -> bool {
         let found: Vec<_> = self.keys().map(|key| found_in(results, key).cloned()).collect();
         let was_wrong = self.known.is_none() && found.iter().flatten().any(|kv| kv.expiry() != Expiry::Never);
@@ -141,8 +144,8 @@ impl EnclosingExpiry {
         self.known = None;
     }
 
-    /// Reads the expiry, where the write itself cannot check it: when it takes several steps, or
-    /// when a transaction cannot have conditions on other keys.
+    /// Reads the expiry, for a write that cannot check the guess itself: a write in several steps,
+    /// or a write on a store where a transaction cannot have conditions on other keys.
     ///
     /// # Errors
     ///
@@ -180,7 +183,7 @@ impl EnclosingExpiry {
     }
 }
 
-/// Finds the value of a key among the answers to reads.
+/// Returns the value of a key from the answers to reads.
 pub(super) fn found_in<'r>(results: &'r [OpResult], key: &Key) -> Option<&'r KeyValue> {
     results.iter().find_map(|result| match result {
         OpResult::Get(reply) => reply.kvs.iter().find(|kv| kv.key == key.as_str().as_bytes()),
@@ -188,7 +191,7 @@ pub(super) fn found_in<'r>(results: &'r [OpResult], key: &Key) -> Option<&'r Key
     })
 }
 
-/// The condition that a key still has the same expiry.
+/// Returns the condition that a key still has the same expiry.
 pub(super) fn same_expiry(key: &Key, kv: &KeyValue) -> Compare {
     let condition = match (kv.lease, kv.ttl) {
         (Some(lease), _) => Condition::Lease(lease),
@@ -199,13 +202,14 @@ pub(super) fn same_expiry(key: &Key, kv: &KeyValue) -> Compare {
     Compare::key(key, condition)
 }
 
-/// When a key of a struct that was read expires, after a write that keeps the expiry. `None` if
-/// only the structs around this one can tell.
+/// Returns the expiry of a struct's key after a write that keeps the expiry. `tree` contains the
+/// stored keys. Returns `None` if the expiry depends on the structs around this one.
 pub(super) fn kept(table: &'static Table, tree: &Tree, relative: &str) -> Option<Expiry> {
     if let Some(stored) = tree.get(relative) {
         return Some(keep_in_step(table, tree, relative, stored));
     }
-    // A write moves the value from an alias, or from the key of an earlier version, to its own key.
+    // The write moves a value from an alias, or from the key of an earlier version of this library,
+    // to the field's own key. The value keeps its expiry.
     if let Some(stored) = key::with_escaped_underscores(relative).and_then(|older| tree.get(&older)) {
         return Some(stored.expiry());
     }
@@ -224,8 +228,9 @@ pub(super) fn around<'t>(table: &'static Table, tree: &'t Tree, relative: &str) 
     })
 }
 
-/// Keeps the time to live of a key equal to that of its struct, if both differ only by rounding to
-/// whole seconds. Otherwise they would drift apart with repeated writes.
+/// Returns the expiry of a stored key that a write keeps. If the time to live of the key differs
+/// from that of its struct only by rounding to whole seconds, returns the time of the struct.
+/// Otherwise repeated writes would let the two times drift apart.
 fn keep_in_step(table: &'static Table, tree: &Tree, relative: &str, stored: &Stored) -> Expiry {
     if let (None, Some(own)) = (stored.lease, stored.ttl)
         && let Some((_, Stored { lease: None, ttl: Some(of_struct), .. })) = around(table, tree, relative)
@@ -243,7 +248,8 @@ impl Witnesses {
         }
     }
 
-    /// The index of the key that shows the expiry, given what was found for each key.
+    /// Returns the index of the key that shows the expiry. `found` contains the stored value of
+    /// each key, if the key exists.
     fn tell<T, E: PartialEq>(&self, found: &[Option<T>], expiry: impl Fn(&T) -> E) -> Option<usize> {
         match self {
             Self::First(_) => found.iter().position(Option::is_some),

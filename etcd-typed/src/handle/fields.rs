@@ -1,5 +1,5 @@
-//! `Fields`: creates the fields of derived handles. It is not generic over the struct, so that an
-//! entry of `u32` is compiled once and not for each struct that has one.
+//! `Fields`: creates the fields of derived handles. `Fields` is not generic over the struct, so
+//! that the code for an entry of `u32` is compiled once, not for each struct that has such a field.
 
 use std::sync::Arc;
 
@@ -13,21 +13,22 @@ use crate::key::Key;
 use crate::schema::{Fallback, Kind, LeafTuple, MapPath, OneLeaf, Presence, Schema, Table};
 use crate::value::Codec;
 
-/// The fields of one struct's directory. The derive generates one call for each directory or map,
-/// with the index of the field in the table, and one call for each group of adjacent leaves.
+/// Creates the handles of the fields in one struct's directory. The code that the derive generates
+/// calls a method for each directory or map, with the index of the field in the table, and a method
+/// for each group of adjacent leaves.
 #[derive(Debug)]
 pub struct Fields<'a> {
     context: SharedContext,
     directory: &'a Key,
     table: &'static Table,
-    /// The struct itself.
+    /// The struct that contains the fields.
     enclosing: Arc<EnclosingStruct>,
     /// The directory in which earlier versions of this library stored the struct.
     older: Option<&'a Key>,
 }
 
 impl<S: Schema> Dir<S> {
-    /// Used by the derive.
+    /// Creates the fields. Used by the code that the derive generates.
     #[doc(hidden)]
     pub fn __fields(&self) -> Fields<'_> {
         Fields::new(self.context.clone(), &self.key, S::TABLE, self.enclosing.clone()).older(self.older.as_ref())
@@ -35,32 +36,34 @@ impl<S: Schema> Dir<S> {
 }
 
 impl<'a> Fields<'a> {
-    /// Creates the fields of a struct, which may itself be part of another one.
+    /// Creates the fields of a struct. `outer` is the struct that contains this one, if there is
+    /// one.
     fn new(context: SharedContext, directory: &'a Key, table: &'static Table, outer: Option<Arc<EnclosingStruct>>) -> Self {
         Self { context, directory, table, enclosing: EnclosingStruct::new(directory.clone(), table, outer), older: None }
     }
 
-    /// Sets the directory that is read while a field does not exist in its own.
+    /// Sets the directory that is read while a field does not exist in `directory`.
     fn older(mut self, older: Option<&'a Key>) -> Self {
         self.older = older;
         self
     }
 
-    /// The handle of a field with one value.
+    /// Creates the handle of a field with one value.
     fn entry<T: Send + Sync + 'static>(&self, field: usize, codec: &Codec<T>, default: Fallback<T>) -> Entry<T> {
         let (key, aliases) = self.keys(field);
         let entry = Entry::new(self.context.clone(), key, *codec);
         entry.with_aliases(aliases).with_default(default).within(Some(self.enclosing.clone()))
     }
 
-    /// The handle of a nested struct, optional or not.
+    /// Creates the handle of a nested struct, optional or not.
     pub fn dir<N: EtcdSchema>(&self, field: usize) -> N::Handle {
         let optional = self.table.fields.get(field).is_some_and(|field| field.presence != Presence::Required);
         let older = self.older.zip(self.table.fields.get(field)).map(|(older, field)| older.descend(field.segment));
         N::handle(Dir::new(self.context.clone(), self.key(field)).older(older).within(Some(self.enclosing.clone())).removable(optional))
     }
 
-    /// The fields of one variant of an enum. Their writes require that the tag names the variant.
+    /// Returns the fields of one variant of an enum. Their writes require that the enum has this
+    /// variant.
     pub fn variant(&self, field: usize) -> Self {
         let tag = TagClaim::new(self.directory, self.table, field);
         let table = match self.table.fields.get(field).map(|field| &field.kind) {
@@ -71,13 +74,13 @@ impl<'a> Fields<'a> {
         Self { context: self.context.within_variant(tag), directory, table, enclosing, older }
     }
 
-    /// The handle of a struct whose keys are in this struct's own directory.
+    /// Creates the handle of a flattened struct, whose keys are in this struct's own directory.
     pub fn flatten<N: EtcdSchema>(&self) -> N::Handle {
         let dir = Dir::new(self.context.clone(), self.directory.clone()).older(self.older.cloned()).flattened();
         N::handle(dir.within(Some(self.enclosing.clone())))
     }
 
-    /// The handle of a map of structs.
+    /// Creates the handle of a map of structs.
     pub fn dir_map<K: MapPath, N: EtcdSchema>(&self, field: usize) -> DirMap<K, N> {
         const {
             assert!(
@@ -88,7 +91,7 @@ impl<'a> Fields<'a> {
         DirMap::new(self.context.clone(), self.key(field)).within(self.enclosing.clone())
     }
 
-    /// The handle of a map of values.
+    /// Creates the handle of a map of values.
     pub fn entries<K: MapPath, V: Send + Sync + 'static>(&self, field: usize, codec: &Codec<V>) -> EntryMap<K, V> {
         const {
             assert!(
@@ -103,7 +106,7 @@ impl<'a> Fields<'a> {
         self.table.fields.get(field).map_or_else(|| self.directory.clone(), |field| self.directory.descend(field.segment))
     }
 
-    /// The key of a field, and its aliases.
+    /// Returns the key of a field, and its aliases.
     fn keys(&self, field: usize) -> (Key, Vec<Key>) {
         let Some(field) = self.table.fields.get(field) else { return (self.directory.clone(), Vec::new()) };
         let aliases = field.aliases.iter().map(|alias| self.directory.descend(alias));
@@ -119,7 +122,7 @@ impl<L: Entries> LeafTuple<L> {
     }
 }
 
-/// Adjacent leaves: a tuple of up to twelve.
+/// A tuple of up to twelve adjacent leaves.
 pub trait Entries {
     /// A tuple with one handle per leaf.
     type Entries;

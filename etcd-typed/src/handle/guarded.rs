@@ -1,11 +1,12 @@
-//! Writes under guards. Every request of a handle that decides or does a write passes through this
-//! file and requires that its guards are held.
+//! Writes that are applied only while guards are held. All writes of handles, and all reads that
+//! decide what is written, pass through this file, which adds the conditions of the guards.
 //!
-//! `guarded_by` on a builder adds the guard to the builder's own [`Context`]. So no commit can miss
-//! the guard. A read that decides a write is from a revision at which the guard was held, even if
-//! nothing is written afterwards.
+//! `guarded_by` on a builder adds the guard to the builder's own [`Context`], so every commit of
+//! the builder has the condition. A read that decides what is written also requires the guard. So
+//! the guard was held at the revision of the read, even if nothing is written afterwards.
 //!
-//! A handle of one variant's field in an enum requires in the same way that the tag names the variant.
+//! The handle of a field in an enum variant has the same kind of condition: the enum must still
+//! have that variant.
 
 use std::sync::Arc;
 
@@ -19,24 +20,24 @@ use crate::revision::Revision;
 use crate::schema::{self, Table, Tree};
 use crate::store::{Committed, Compare, Condition, Op, OpResult, Range, RangeReply, Span, Txn};
 
-/// The requirement that the tag of an enum names one variant.
+/// A condition on the tag of an enum: the enum must have a certain variant.
 #[derive(Clone, Debug)]
 pub(crate) struct TagClaim {
     /// The key of the tag.
     key: Key,
-    /// The enum.
+    /// The schema of the enum.
     table: &'static Table,
     /// The index of the variant in the table.
     variant: usize,
 }
 
 impl TagClaim {
-    /// The claim for a variant of the enum in this directory.
+    /// Creates the claim for a variant of the enum in this directory.
     pub(super) fn new(directory: &Key, table: &'static Table, variant: usize) -> Self {
         Self { key: table.tag().map_or_else(|| directory.clone(), |tag| directory.descend(tag.segment)), table, variant }
     }
 
-    /// The form of the tag that this library writes.
+    /// Returns the tag in the form that this library writes.
     fn written(&self) -> Bytes {
         Bytes::from_static(self.table.tag_of(self.variant).unwrap_or_default().as_bytes())
     }
@@ -45,11 +46,11 @@ impl TagClaim {
         Compare::key(&self.key, Condition::Value(stored))
     }
 
-    /// The stored form of the tag, from the answer to a read.
+    /// Returns the tag in its stored form, from the answer to a read.
     ///
     /// # Errors
     ///
-    /// `Conflict` if the tag does not name the variant.
+    /// `Conflict` if the enum does not have this variant.
     fn stored(&self, reply: &RangeReply) -> Result<Bytes> {
         let stored = reply.kvs.first().map(|kv| &kv.value);
         if let Some(stored) = stored.filter(|stored| self.table.variant(stored) == Some(self.variant)) {
@@ -70,14 +71,16 @@ impl Context {
         Arc::new(context)
     }
 
-    /// Returns a copy for the fields of a variant: its writes also require that the tag names it.
+    /// Returns a copy for the fields of a variant: its writes also require that the enum has this
+    /// variant.
     pub(super) fn within_variant(&self, tag: TagClaim) -> SharedContext {
         let mut context = self.clone();
         context.tags.push(tag);
         Arc::new(context)
     }
 
-    /// Returns the context with the guards and the tags of another one in addition.
+    /// Returns a copy whose writes also require the guards and the enum variants of another
+    /// context.
     pub(super) fn with_guards_of(self: &Arc<Self>, other: &Self) -> SharedContext {
         if !other.is_guarded() {
             return self.clone();
@@ -89,24 +92,24 @@ impl Context {
         Arc::new(context)
     }
 
-    /// Whether writes have the conditions of guards or of the tags of enums.
+    /// Returns whether writes have conditions for guards or for enum variants.
     pub(super) fn is_guarded(&self) -> bool {
         !self.claims.is_empty() || self.is_in_variant()
     }
 
-    /// Whether the handle is that of one variant's field.
+    /// Returns whether the handle belongs to a field of an enum variant.
     pub(super) fn is_in_variant(&self) -> bool {
         !self.tags.is_empty()
     }
 
-    /// The conditions that the guards and the tags add to a transaction.
+    /// Returns the conditions that the guards and the enum variants add to a transaction.
     pub(super) fn guard_compares(&self) -> Vec<Compare> {
         let tags = self.tags.iter().map(|tag| tag.compare(tag.written()));
         self.claims.iter().flat_map(Claim::compares).chain(tags).collect()
     }
 
-    /// Checks that the guards may still be held, and that the store can check them, and the tags, in
-    /// the transaction of the write.
+    /// Checks, without a request, that no guard is known to be lost, and that the store can check
+    /// guards and enum variants in the transaction of a write.
     ///
     /// # Errors
     ///
@@ -130,14 +133,15 @@ impl Context {
         self.claims.iter().try_for_each(Claim::check)
     }
 
-    /// Sends the transaction of a write, with the conditions of the guards and the tags. A lost guard
-    /// is an error, and so is a tag of another variant. So if the result says that a condition
-    /// failed, it is one of the write's own conditions.
+    /// Sends the transaction of a write, with the conditions for guards and enum variants. If such
+    /// a condition fails, returns an error. So if the result is not `succeeded`, one of the write's
+    /// own conditions has failed.
     ///
     /// # Errors
     ///
-    /// `GuardLost` if a guard was not held, whether or not other conditions failed. `Conflict` if a
-    /// tag names another variant. The same answer shows this, so it is from the same revision.
+    /// `GuardLost` if a guard was not held, whether or not other conditions failed. `Conflict` if
+    /// an enum has another variant. The transaction reads the guards and tags itself, so the error
+    /// is from the same revision.
     pub(crate) async fn commit(&self, mut txn: Txn) -> Result<Committed> {
         if !self.is_guarded() {
             return self.asked().commit(txn).await;
@@ -173,16 +177,16 @@ impl Context {
             if found == stored {
                 return has_reason(committed, conditional);
             }
-            // The tag is stored as an alias, or with white space.
+            // The tag is stored in another form: as an alias, or with white space.
             stored = found;
         }
     }
 
-    /// Takes the reads of the guards from a refused transaction.
+    /// Removes the reads of the guards from the answer to a refused transaction, and checks them.
     ///
     /// # Errors
     ///
-    /// `GuardLost`.
+    /// `GuardLost` if a guard was not held.
     fn check_refused(&self, committed: &mut Committed) -> Result<()> {
         let looks = committed.results.split_off(committed.results.len().saturating_sub(self.claims.len()));
         let lost = self.claims.iter().zip(&looks).find(|(claim, look)| match look {
@@ -195,8 +199,8 @@ impl Context {
         }
     }
 
-    /// Reads a whole span for a decision about a write. The read is never stale, whatever the
-    /// client is set to.
+    /// Reads a whole span, for a write that depends on it. The read is never stale, even if the
+    /// client allows stale reads.
     ///
     /// # Errors
     ///
@@ -212,15 +216,16 @@ impl Context {
         }
     }
 
-    /// Like [`read_to_write`](Self::read_to_write), for everything below a directory.
+    /// Like [`read_to_write`](Self::read_to_write), for all keys below a directory.
     pub(super) async fn read_below(&self, directory: &Key) -> Result<(Tree, Revision)> {
         let reply = self.read_to_write(Span::Below(directory.clone())).await.map_err(|error| error.at(directory))?;
         Ok((schema::tree_in_steps(directory, reply.kvs).await, reply.revision))
     }
 }
 
-/// Returns the answer of a transaction whose guards are held. A caller without conditions of its own
-/// does not look at `succeeded`, so a refused write of such a caller must be an error.
+/// Returns the answer to a transaction whose guards are held. `conditional` is true if the caller
+/// has conditions of its own. Other callers do not check `succeeded`, so they get an error if the
+/// write was refused.
 fn has_reason(committed: Committed, conditional: bool) -> Result<Committed> {
     if committed.succeeded || conditional {
         return Ok(committed);

@@ -1,5 +1,5 @@
-//! `EntryMap<K, V>`: a directory of values. `DirMap<K, S>`: a directory of directories that each
-//! hold a struct.
+//! The handles of maps. `EntryMap<K, V>`: a map of values, with one key for each entry.
+//! `DirMap<K, S>`: a map of structs, with one subdirectory for each entry.
 
 mod per_entry;
 
@@ -37,16 +37,16 @@ pub use per_entry::PerEntry;
 
 /// A handle to a directory with one key for each entry of a map.
 ///
-/// A map key becomes one segment, escaped if necessary, so any text can be a key and none can leave
-/// the directory. A tuple becomes one segment for each part: `(String, String, u64)` is
-/// `/ns/component/7`; see [`MapPath`]. The reserved name `_etcd-typed`, and keys with
-/// another number of segments, are not entries and are left alone. Errors and cancel safety are as
-/// for [`Entry`].
+/// A map key becomes one path segment, escaped if necessary. So any text can be a map key, and no
+/// map key can lead out of the directory. A tuple becomes one segment for each part:
+/// `(String, String, u64)` is `/ns/component/7`; see [`MapPath`]. Keys with the reserved name
+/// `_etcd-typed` or with another number of segments are not entries; all methods leave them alone.
+/// Errors and cancel safety are as for [`Entry`].
 ///
-/// A map key that begins with `_` is stored unchanged, except on v2, where the `_` is escaped
-/// (`%5Fx`), since v2 hides such names. Earlier versions of this library escaped it everywhere. A
-/// key of that form is read while the unescaped key does not exist, `set` replaces it, and a
-/// deletion of the entry also deletes it.
+/// A map key that begins with `_` is stored unchanged, except on v2, which hides such names. There
+/// the `_` is escaped (`%5Fx`). Earlier versions of this library escaped the `_` on all stores. An
+/// entry with such an escaped name is read while the unescaped key does not exist. `set` replaces
+/// the escaped key, and a deletion of the entry deletes both keys.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -98,7 +98,7 @@ impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
         self
     }
 
-    /// The key of the directory, from the root of the store.
+    /// Returns the key of the directory, from the root of the store.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
@@ -107,14 +107,14 @@ impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
     /// Sets the name of this map, its entries, watches and views in metrics and events. Without a
     /// name, all maps with values of one type have the same `pattern`, the name of that type.
     ///
-    /// Views of one directory share a watch. The name of the first is that of the watch.
+    /// Views of one directory share a watch, which has the name of the first view.
     #[must_use]
     pub fn named(mut self, name: &'static str) -> Self {
         self.context = self.context.named(name);
         self
     }
 
-    /// The handle of the entry with this map key. Sends no request.
+    /// Returns the handle of the entry with this map key. Sends no request.
     ///
     /// # Errors
     ///
@@ -145,12 +145,13 @@ impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
         self.operation("get").run(work).await
     }
 
-    /// Reads all entries from one revision, each on its own: a bad entry does not fail the read. See
+    /// Reads all entries from one revision. If an entry is not valid, the read does not fail: the
+    /// entry is left out of the map and listed in [`PerEntry::problems`]. See
     /// [`Viewing::per_entry`] for a live view with the same rule.
     ///
     /// # Errors
     ///
-    /// The errors of a read. A bad entry is in [`PerEntry::problems`].
+    /// The errors of a read.
     pub async fn get_per_entry(&self) -> Result<Versioned<PerEntry<K, V>>> {
         let work = async {
             let span = Span::Below(self.key.clone());
@@ -163,10 +164,13 @@ impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
         self.operation("get").run(work).await
     }
 
-    /// Makes the directory contain exactly these entries: one read, and one transaction that writes
-    /// what differs, as [`Dir::set`] does. It starts again if something has changed in between. All
-    /// entries expire as the write says. If the write does not say, they never expire, or expire with
-    /// the struct that contains the map.
+    /// Makes the directory contain exactly these entries. Like [`Dir::set`], this reads the
+    /// directory and sends one transaction with the differences. If another write comes in between,
+    /// `set` starts again.
+    ///
+    /// The write decides when all entries expire, with `.ttl()`, `.lease()` or `.permanent()`.
+    /// Without these, the entries of a standalone map never expire, and the entries of a map in a
+    /// struct expire with the struct.
     ///
     /// # Errors
     ///
@@ -187,8 +191,8 @@ impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
         self.operation("diff").run(Diff::read(&self.context, &self.key, self.owner(), encoded)).await
     }
 
-    /// Lists every problem in the stored map; see [`Dir::check`]. Keys in subdirectories are not in
-    /// the schema.
+    /// Lists every problem in the stored map; see [`Dir::check`]. Keys in subdirectories are listed
+    /// as keys that are not in the schema.
     ///
     /// # Errors
     ///
@@ -216,21 +220,22 @@ impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
     /// Opens an always-current view of the map. A change of one entry costs O(log n). See
     /// [`Live`](crate::Live).
     ///
-    /// The map in the view is in the order of its keys. `created()` of its states is unknown and
-    /// returns zero.
+    /// The map in the view is in the order of its keys. `created()` of a state returns zero, since
+    /// the view does not know that revision.
     pub fn live(&self) -> Viewing<LiveMap<K, V>> {
         self.context.view(Span::Below(self.key.clone()), &self.key, self.context.pattern(type_name::<V>()), EntriesView::new(self.codec))
     }
 
-    /// Reads the entries in pages of one revision, in the order of the stored form of their keys.
-    /// Use it for directories that do not fit in memory. An entry that cannot be decoded is an item
-    /// and does not end the stream.
+    /// Reads the entries page by page from one revision, in the order of the stored form of their
+    /// keys. Use this stream for directories that do not fit in memory. An entry that cannot be
+    /// decoded is an item with an error, and does not end the stream.
+    ///
+    /// A store without past revisions (v2) sends the whole directory in one answer.
     ///
     /// # Errors
     ///
-    /// `Decode` for an entry, with its key. `HistoryLost` ends the stream if the revision was
-    /// compacted in the meantime. On a store without past revisions (v2) the whole directory is one
-    /// answer.
+    /// `Decode` for an entry, with its key. `HistoryLost` ends the stream if the server compacts
+    /// the revision while the stream reads.
     pub fn stream(&self) -> EntryPages<K, V> {
         self.stream_in_pages_of(10_000)
     }
@@ -260,13 +265,14 @@ impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
     }
 }
 
-/// The key of a map entry, and the key at which earlier versions of this library stored it.
+/// Returns the key of a map entry, and the key at which earlier versions of this library stored the
+/// entry if they used another key.
 fn child<K: MapPath>(context: &Context, directory: &Key, key: &K) -> Result<(Key, Option<Key>)> {
     let path = key.path().map_err(|reason| Error::new(ErrorKind::InvalidKey, reason.to_string()).at(directory))?;
     Ok(context.descend(directory, &path))
 }
 
-/// A write of a whole map. It runs when it is awaited and returns its revision.
+/// A write of a whole map. The write runs when it is awaited, and returns its revision.
 #[must_use = "a write does nothing until it is awaited"]
 pub struct MapWrite {
     context: SharedContext,
@@ -293,13 +299,13 @@ impl MapWrite {
         Self { context: context.clone(), key: key.clone(), owner, encoded, requested, atomicity, operation, enclosing }
     }
 
-    /// Lets every written entry expire after this time.
+    /// Lets every entry expire after this time.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.requested = RequestedExpiry::Named(Expiry::After(ttl));
         self
     }
 
-    /// Attaches every written entry to this lease.
+    /// Attaches every entry to this lease.
     pub fn lease(mut self, lease: impl Into<LeaseId>) -> Self {
         self.requested = RequestedExpiry::Named(Expiry::With(lease.into()));
         self
@@ -323,7 +329,8 @@ impl MapWrite {
     ///
     /// # Errors
     ///
-    /// `GuardLost`: nothing was written, or with `.non_atomic()` only [`Error::written`].
+    /// `GuardLost`: nothing was written, or with `.non_atomic()` only the keys in
+    /// [`Error::written`].
     /// `Unsupported` on v2.
     pub fn guarded_by(mut self, guard: &Guard) -> Self {
         self.context = self.context.guarded_by(guard);
@@ -350,7 +357,7 @@ impl fmt::Debug for MapWrite {
     }
 }
 
-/// The entries of a map, page by page; created by [`EntryMap::stream`].
+/// A stream that reads the entries of a map page by page; created by [`EntryMap::stream`].
 pub struct EntryPages<K, V> {
     items: Pin<Box<dyn Stream<Item = PageItem<K, V>> + Send>>,
 }
@@ -362,7 +369,7 @@ impl<K, V> EntryPages<K, V> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing.
+    /// Dropping the future loses no entry.
     pub async fn next(&mut self) -> Option<Result<(K, Versioned<V>)>> {
         stream::StreamExt::next(&mut self.items).await
     }
@@ -437,8 +444,9 @@ impl<K: MapPath, V: Send + Sync + 'static> Paging<K, V> {
         Ok(())
     }
 
-    /// The keys of earlier versions whose entries also have a key with a plain `_`. Such a key may
-    /// be in a later page, so this asks for each.
+    /// Returns the keys in the escaped form of earlier versions whose entry also has a key with a
+    /// plain `_`. The plain key may be in a later page. So for each escaped key, this reads whether
+    /// the plain key exists, unless it is in this page.
     async fn replaced(&self, reply: &RangeReply) -> Result<HashSet<Bytes>> {
         let map = &self.map;
         let own = |kv: &KeyValue| map.key.below(&kv.key).and_then(schema::own_entry::<K>);
@@ -465,10 +473,10 @@ impl<K: MapPath, V: Send + Sync + 'static> Paging<K, V> {
 
 /// A handle to a directory that contains one subdirectory with a struct for each entry of a map.
 ///
-/// Map keys are as for [`EntryMap`]; see [`dir`](Self::dir) for directories of earlier versions. A
-/// subdirectory is an entry if it contains one of the struct's
-/// required keys, or any of its keys if it has no required key. An entry is removed with everything
-/// below its directory. See [`Dir`](Dir#structs-that-may-be-absent).
+/// Map keys have the same form as in an [`EntryMap`]; see [`dir`](Self::dir) for directories of
+/// earlier versions of this library. A subdirectory is an entry if it contains one of the struct's
+/// required keys. If the struct has no required key, any of its keys is enough. An entry is removed
+/// with everything below its directory. See [`Dir`](Dir#structs-that-may-be-absent).
 pub struct DirMap<K, S> {
     context: SharedContext,
     key: Key,
@@ -500,30 +508,30 @@ impl<K: MapPath, S: EtcdSchema> DirMap<K, S> {
         self
     }
 
-    /// The key of the directory, from the root of the store.
+    /// Returns the key of the directory, from the root of the store.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
     }
 
-    /// Sets the name of this map, its watches and views in metrics and events. Without a
-    /// name, all maps with structs of one type have the same `pattern`, that of the type.
+    /// Sets the name of this map, its watches and views in metrics and events. Without a name, all
+    /// maps with structs of one type have the same `pattern`, the pattern of that type.
     ///
-    /// Views of one directory share a watch. The name of the first is that of the watch.
+    /// Views of one directory share a watch, which has the name of the first view.
     #[must_use]
     pub fn named(mut self, name: &'static str) -> Self {
         self.context = self.context.named(name);
         self
     }
 
-    /// The handle of the struct with this map key. Sends no request. Its `delete` removes the
-    /// entry, with everything below its directory.
+    /// Returns the handle of the struct with this map key. Sends no request. The handle's `delete`
+    /// removes the entry, with everything below its directory.
     ///
     /// For a map key that begins with `_`, earlier versions of this library stored the struct in a
     /// directory with an escaped name (`%5Fx`). `get` and `exists` of the struct and of its fields
-    /// read that directory while the own one does not contain the struct, and `delete` deletes both.
-    /// Other methods use the own directory only. To move the struct, read it and `set` it, or `set`
-    /// the whole map.
+    /// read the escaped directory while the unescaped directory does not contain the struct.
+    /// `delete` deletes both. Other methods use the unescaped directory only. To move the struct,
+    /// read it and `set` it, or `set` the whole map.
     ///
     /// # Errors
     ///
@@ -536,11 +544,11 @@ impl<K: MapPath, S: EtcdSchema> DirMap<K, S> {
         Ok(S::handle(Dir::new(self.context.clone(), key).older(older).within(self.enclosing.clone()).removable(true)))
     }
 
-    /// Lists the map keys that exist, in order.
+    /// Lists the map keys of the entries that exist, in order.
     ///
     /// # Errors
     ///
-    /// `Invalid` lists every subdirectory whose name is not valid.
+    /// `Invalid`: [`Error::problems`] lists every subdirectory whose name is not valid.
     pub async fn keys(&self) -> Result<Vec<K>> {
         let work = async {
             let reply = self.context.read(Span::Below(self.key.clone()), true).await.map_err(|error| error.at(&self.key))?;
@@ -554,7 +562,7 @@ impl<K: MapPath, S: EtcdSchema> DirMap<K, S> {
     ///
     /// # Errors
     ///
-    /// `Invalid` lists every wrong field of every struct.
+    /// `Invalid`: [`Error::problems`] lists every invalid or missing field of every struct.
     pub async fn get(&self) -> Result<Versioned<BTreeMap<K, S>>> {
         let work = async {
             let reply = self.context.read(Span::Below(self.key.clone()), false).await.map_err(|error| error.at(&self.key))?;
@@ -564,12 +572,13 @@ impl<K: MapPath, S: EtcdSchema> DirMap<K, S> {
         self.operation("get").run(work).await
     }
 
-    /// Reads all structs from one revision, each on its own: a bad struct does not fail the read. See
+    /// Reads all structs from one revision. If a struct is not valid, the read does not fail: the
+    /// struct is left out of the map and listed in [`PerEntry::problems`]. See
     /// [`Viewing::per_entry`] for a live view with the same rule.
     ///
     /// # Errors
     ///
-    /// The errors of a read. A bad struct is in [`PerEntry::problems`].
+    /// The errors of a read.
     pub async fn get_per_entry(&self) -> Result<Versioned<PerEntry<K, S>>> {
         let work = async {
             let reply = self.context.read(Span::Below(self.key.clone()), false).await.map_err(|error| error.at(&self.key))?;
@@ -585,7 +594,7 @@ impl<K: MapPath, S: EtcdSchema> DirMap<K, S> {
     ///
     /// # Errors
     ///
-    /// The errors of [`Dir::set`]. `Invalid` also for a struct that would have no key.
+    /// The errors of [`Dir::set`]. `Invalid` also if a struct would have no key.
     pub fn set(&self, map: &BTreeMap<K, S>) -> MapWrite {
         let encoded = self.encode(map);
         MapWrite::new(&self.context, &self.key, self.enclosing.as_ref(), Self::OWNER, encoded, self.operation("set"))
@@ -624,7 +633,7 @@ impl<K: MapPath, S: EtcdSchema> DirMap<K, S> {
     }
 
     /// Opens an always-current view of the map, as [`EntryMap::live`] does for values. A change of
-    /// one struct costs the decoding of that struct and O(log n).
+    /// one struct decodes that struct again, and costs O(log n) in the map.
     pub fn live(&self) -> Viewing<LiveMap<K, S>> {
         self.context.view(Span::Below(self.key.clone()), &self.key, self.context.pattern(S::TABLE.pattern()), DirsView::new())
     }

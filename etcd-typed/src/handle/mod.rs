@@ -40,7 +40,7 @@ use crate::store::{Consistency, Range, RangeReply, Span, Store};
 use crate::telemetry::{Ongoing, Operation, Pattern};
 use crate::version::Versioned;
 
-/// The state that all handles of one client share.
+/// The state of the client that a handle uses, and the handle's own guards and name.
 #[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) store: Arc<dyn Store>,
@@ -50,11 +50,12 @@ pub(crate) struct Context {
     pub(crate) upstreams: Arc<Upstreams>,
     /// The source of the client's leases.
     pub(crate) lease_pool: Arc<LeasePool>,
-    /// The guards of a write. Empty except in a builder that was given guards.
+    /// The guards that must be held for a write. Empty except in a builder with `guarded_by`.
     pub(crate) claims: Vec<Claim>,
-    /// The variants of enums that the handle is part of. Its writes require that the tags name them.
+    /// The enum variants around the field of this handle. The handle's writes require that each
+    /// enum still has this variant.
     pub(crate) tags: Vec<TagClaim>,
-    /// The name of the handle in metrics and events. `None` for the name of its type.
+    /// The name of the handle in metrics and events. If `None`, the name of its type is used.
     pub(crate) name: Option<Pattern>,
 }
 
@@ -64,23 +65,24 @@ impl Context {
         Arc::new(Self { name: Some(name), ..self.clone() })
     }
 
-    /// The label of the handle in metrics and events.
+    /// Returns the label of the handle in metrics and events: its name, or else `of_type`.
     fn pattern(&self, of_type: Pattern) -> Pattern {
         self.name.unwrap_or(of_type)
     }
 
-    /// The store, for a request. Also records that the client is used on the current runtime.
+    /// Returns the store for a request, and records that the client is used on the current runtime.
     pub(crate) fn asked(&self) -> &Arc<dyn Store> {
         self.lease_pool.runtimes().note();
         &self.store
     }
 
-    /// Whether the store hides names that begin with `_` (v2). Handles escape the `_` there.
+    /// Returns whether the store hides names that begin with `_` (v2). Handles escape the `_`
+    /// there.
     fn hides_underscores(&self) -> bool {
         self.store.capabilities().directories
     }
 
-    /// The keys of `encoded`, in the form that this store uses.
+    /// Returns `encoded` with its keys in the form that this store uses.
     fn stored(&self, encoded: Encoded) -> Encoded {
         if !self.hides_underscores() {
             return encoded;
@@ -89,13 +91,13 @@ impl Context {
         encoded.into_iter().map(|(key, value)| (stored(key), value)).collect()
     }
 
-    /// The key below `directory` for a piece of data, and the key at which earlier versions of this
-    /// library stored it, if that is another one.
+    /// Returns the key for `name` below `directory`. If earlier versions of this library used
+    /// another key for the same name, returns that key too.
     pub(crate) fn child(&self, directory: &Key, name: &str) -> (Key, Option<Key>) {
         self.descend(directory, &key::escape(name))
     }
 
-    /// Like [`child`](Self::child), for a path of escaped segments.
+    /// Like [`child`](Self::child), for a path whose segments are escaped already.
     fn descend(&self, directory: &Key, path: &str) -> (Key, Option<Key>) {
         let escaped = key::with_escaped_underscores(path).map(|path| directory.descend(&path));
         match escaped {
@@ -119,8 +121,9 @@ impl Context {
         Ok(Found { directory, tree: schema::tree_in_steps(directory, reply.kvs).await, revision: reply.revision, ongoing })
     }
 
-    /// Like [`find`](Self::find). If no key of the struct exists in the directory, and there are keys in
-    /// the directory with its older name, reads that one.
+    /// Like [`find`](Self::find). If the struct does not exist in `directory`, also reads `older`,
+    /// the directory in which earlier versions of this library stored the struct, and returns its
+    /// contents unless it is empty.
     async fn find_either<'k>(
         &self,
         op: &'static str,
@@ -139,7 +142,7 @@ impl Context {
         }
     }
 
-    /// Opens a live view of a directory, or of keys in it.
+    /// Opens a live view of a directory, or of some keys in it.
     fn view<T>(&self, span: Span, directory: &Key, pattern: Pattern, view: impl View<State = T>) -> Viewing<T>
     where
         T: Send + Sync + 'static,
@@ -154,7 +157,7 @@ struct Found<'k> {
     directory: &'k Key,
     tree: Tree,
     revision: Revision,
-    /// The operation, which also covers the decoding.
+    /// The operation in metrics and events. It ends after the decoding.
     ongoing: Ongoing,
 }
 
@@ -170,5 +173,5 @@ impl fmt::Debug for Context {
     }
 }
 
-/// Shared by reference, so that cloning a handle is cheap.
+/// The context of a handle. It is shared, so that cloning a handle is cheap.
 pub(crate) type SharedContext = Arc<Context>;

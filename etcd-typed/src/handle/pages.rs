@@ -1,10 +1,10 @@
-//! Reads a whole directory page by page. What does not fit into the first page is read in several
-//! parts at the same time.
+//! Reads a whole directory page by page. The keys after the first page are read in several parts at
+//! the same time.
 //!
-//! Reading one page after the other leaves the server idle while the client processes its answer.
-//! It also makes the server count all remaining keys for each page. A part that ends at a given key
-//! needs neither. These keys are guessed, see [`split_points`]; a wrong guess costs one small
-//! request.
+//! If a client reads one page after the other, the server is idle while the client processes an
+//! answer. For each page, the server also counts all remaining keys. Both costs disappear if
+//! several parts are read at the same time and each ends at a given key. These keys are guessed;
+//! see [`split_points`]. A wrong guess costs one small request.
 
 mod split_points;
 
@@ -25,23 +25,24 @@ use crate::store::{KeyValue, Range, RangeReply, Span};
 /// The number of keys in the first page. Nearly all directories fit into it.
 const FIRST_PAGE: usize = 10_000;
 
-/// The limits of each further page, in keys and in approximate bytes. A page is held in memory.
+/// The limits of each page after the first, in keys and in approximate bytes. A page is held in
+/// memory.
 const LARGEST_PAGE: usize = 25_000;
 const LARGEST_PAGE_BYTES: usize = 8 * 1024 * 1024;
 
 /// The number of parts that are read at the same time.
 const PARTS: usize = 4;
 
-/// How often a read of several pages may start again.
+/// The number of times that a read of several pages may start again.
 const RESTARTS: u32 = 8;
 
-/// Where reading pages failed.
+/// The error that ended a read, and whether it was in the first page or a later one.
 enum Stopped {
     AtFirst(Error),
     BetweenPages(Error),
 }
 
-/// A page of the part that ends with `until`, or of the last part.
+/// A page of the part that ends at `until`. The last part has no given end.
 struct Page {
     reply: RangeReply,
     until: Option<Bytes>,
@@ -49,9 +50,9 @@ struct Page {
 }
 
 impl Context {
-    /// Reads a whole span and passes each page to `take`, in the order of the keys, while further
-    /// pages are read. When the read starts again, `begin` creates a new value, and the old one is
-    /// dropped.
+    /// Reads a whole span, and passes each page to `take` in the order of the keys while the next
+    /// pages are read. `take` collects the pages in a value that `begin` creates. If the read
+    /// starts again, the value is dropped and `begin` creates a new one.
     pub(super) async fn read_pages<T>(
         &self,
         span: &Span,
@@ -61,7 +62,7 @@ impl Context {
         let mut restarts = 0;
         loop {
             match self.try_pages(span, begin(), &take).await {
-                // The revision of the first page was compacted while the others were read.
+                // The server compacted the revision of the first page while the others were read.
                 Err(Stopped::BetweenPages(error)) if error.kind() == ErrorKind::HistoryLost && restarts < RESTARTS => restarts += 1,
                 Err(Stopped::BetweenPages(error) | Stopped::AtFirst(error)) => return Err(error),
                 Ok(read) => return Ok(read),
@@ -87,8 +88,8 @@ impl Context {
         loop {
             let Page { reply, until, limit } = page;
             if until.is_some() && !reply.more && reply.kvs.len() < limit / 8 {
-                // The keys are not where they were expected. Read the parts one after the other
-                // from now on.
+                // The part has far fewer keys than guessed. Read one part after the other from now
+                // on.
                 parts = 1;
             }
             if let Some(last) = reply.kvs.last().filter(|_| reply.more) {
@@ -97,8 +98,7 @@ impl Context {
                     under_way.push_front(read(Some(revision), Some(after), until, limit));
                 } else {
                     let limit = limit_after(&reply.kvs);
-                    // Each part is meant to have fewer keys than a page may have, since the guess
-                    // is not exact.
+                    // The guess is not exact, so each part is planned smaller than a full page.
                     for split_point in split_points(span, &reply.kvs, limit - limit / 8, parts - 1) {
                         under_way.push_back(read(Some(revision), Some(after), Some(split_point.clone()), limit));
                         after = split_point;
@@ -107,7 +107,7 @@ impl Context {
                 }
             }
             let took = async {
-                // Yield first, so that the requests are sent.
+                // Yield first, so that the next requests are sent before this page is processed.
                 yield_now().await;
                 take_in_steps(&mut taken, reply.kvs, &take).await;
             };
@@ -120,7 +120,8 @@ impl Context {
     }
 }
 
-/// Passes a page on in parts, yielding in between, so that it does not block the thread.
+/// Passes a page to `take` in parts and yields between them, so that a large page does not block
+/// the thread.
 async fn take_in_steps<T>(taken: &mut T, page: Vec<KeyValue>, take: &impl Fn(&mut T, Vec<KeyValue>)) {
     if page.len() <= AT_ONCE {
         return take(taken, page);
@@ -132,8 +133,8 @@ async fn take_in_steps<T>(taken: &mut T, page: Vec<KeyValue>, take: &impl Fn(&mu
     }
 }
 
-/// The number of keys for the following pages, if their entries have the same average size as those
-/// in this page.
+/// Returns the number of keys for the following pages, on the assumption that their entries have
+/// the average size of those in this page.
 fn limit_after(page: &[KeyValue]) -> usize {
     let bytes: usize = page.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
     LARGEST_PAGE_BYTES.saturating_mul(page.len()).checked_div(bytes).unwrap_or(LARGEST_PAGE).clamp(1, LARGEST_PAGE)

@@ -1,5 +1,5 @@
-//! The effect of a write of many keys: which keys are put, which are deleted, and under which
-//! conditions. This file decides; `plan/commit.rs` sends.
+//! Plans a write of many keys: which keys are put, which keys are deleted, and under which
+//! conditions. `plan/commit.rs` sends the plan.
 
 mod commit;
 mod differences;
@@ -16,12 +16,12 @@ use crate::revision::Revision;
 use crate::schema::{Encoded, Removable, Table, Tree, is_entry, is_written, removable_in_map, split_levels};
 use crate::store::{Committed, Compare, Condition, Expiry, Op, Span};
 
-/// Writes below one directory. Keys are relative to it.
+/// The writes below one directory. Keys are relative to the directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct WritePlan {
     pub(super) puts: Vec<Put>,
     pub(super) deletes: Vec<String>,
-    /// Directories that are deleted with everything below them. Nothing is put there.
+    /// Directories that are deleted with everything below them. The plan has no put below them.
     pub(super) removals: Vec<Removal>,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct WritePlan {
 pub(super) struct Removal {
     pub(super) directory: String,
     /// If set, the directory is deleted only if no key below it was written after this revision.
-    /// Used when a plan is sent in several steps, in which no other condition covers this.
+    /// Set when a plan is sent in several steps, where no other condition detects such a write.
     since: Option<Revision>,
 }
 
@@ -39,14 +39,15 @@ impl Removal {
         Self { directory: directory.to_owned(), since: None }
     }
 
-    /// The keys of `tree` that this removal deletes.
+    /// Returns the keys of `tree` that this removal deletes.
     pub(super) fn keys<'t>(&self, tree: &'t Tree) -> impl Iterator<Item = &'t String> + use<'_, 't> {
         let from = if self.directory.is_empty() { String::new() } else { format!("{}/", self.directory) };
         tree.range(from..).map(|(key, _)| key).take_while(|key| self.has(key))
     }
 
-    /// The conditions that nothing below this directory was changed, added or deleted since
-    /// `revision`, when it contained `basis`. Keys are relative to `directory`.
+    /// Returns the conditions that nothing below the removed directory was changed, added or
+    /// deleted since `revision`, when `directory` contained `basis`. Keys are relative to
+    /// `directory`.
     pub(super) fn unchanged(&self, directory: &Key, revision: Revision, basis: &[(String, Revision)]) -> Vec<Compare> {
         let below = basis.iter().filter(|(key, _)| self.has(key)).filter_map(|(key, modified)| {
             let relative = if self.directory.is_empty() { key } else { key.get(self.directory.len() + 1..)? };
@@ -55,14 +56,14 @@ impl Removal {
         unchanged(&place(directory, &self.directory), revision, &below.collect::<Vec<_>>())
     }
 
-    /// Whether this removal deletes `key`.
+    /// Returns whether this removal deletes `key`.
     pub(super) fn has(&self, key: &str) -> bool {
         is_below(&self.directory, key)
     }
 }
 
-/// Whether a key is below a directory; both are relative to the same directory. Every key is below
-/// the empty one.
+/// Returns whether a key is below a directory, where both are paths relative to the same directory.
+/// If `directory` is empty, every key is below it.
 pub(super) fn is_below(directory: &str, key: &str) -> bool {
     directory.is_empty() || key.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
 }
@@ -71,7 +72,7 @@ pub(super) fn is_below(directory: &str, key: &str) -> bool {
 pub(super) struct Put {
     pub(super) key: String,
     pub(super) value: Bytes,
-    /// When the key expires. `None` if it expires with the enclosing struct.
+    /// The expiry of the key. `None` if the key expires with the enclosing struct.
     pub(super) expiry: Option<Expiry>,
 }
 
@@ -81,23 +82,23 @@ impl Put {
     }
 }
 
-/// The keys below a directory that belong to a handle: those of a struct, or those of a map that
-/// fills the directory.
+/// Decides which keys below a directory belong to a handle: the keys of a struct, or the keys of a
+/// map that has the directory for itself.
 #[derive(Clone, Copy)]
 pub(super) enum Owner {
     Struct(&'static Table),
-    /// A struct whose directory also has keys of the enclosing struct.
+    /// A struct whose directory also contains keys of the enclosing struct.
     Flattened(&'static Table),
     /// A map of structs.
     Dirs {
-        /// The struct of an entry.
+        /// The schema of the struct in each entry.
         table: &'static Table,
         /// The number of segments of a map key.
         levels: usize,
     },
     /// A map of values.
     Entries {
-        /// Whether the values must not be shown.
+        /// True if the values must not be shown.
         secret: bool,
         /// The number of segments of a map key.
         levels: usize,
@@ -116,7 +117,7 @@ impl Owner {
         }
     }
 
-    /// Whether the value of a key must not be shown.
+    /// Returns whether the value of a key must not be shown.
     pub(super) fn is_secret(self, relative: &str) -> bool {
         match self {
             Self::Struct(table) | Self::Flattened(table) => table.is_secret(relative),
@@ -127,8 +128,9 @@ impl Owner {
         }
     }
 
-    /// Whether the keys to delete depend on what is stored: the entries of maps, and everything below
-    /// an enum whose variant changes.
+    /// Returns whether the keys to delete depend on the stored keys. This is so with maps, whose
+    /// outdated entries are deleted, and with enums: if the variant changes, everything below the
+    /// enum is deleted.
     pub(super) fn depends_on_stored(self) -> bool {
         match self {
             Self::Struct(table) | Self::Flattened(table) => table.has_enums() || !table.map_directories().is_empty(),
@@ -159,7 +161,7 @@ impl Owner {
         }
     }
 
-    /// The directories around a key that may be absent and are removed as a whole, from the
+    /// Returns the directories around a key that may be absent and are removed as a whole, from the
     /// outermost to the innermost.
     pub(super) fn removable_around(self, relative: &str) -> Vec<Removable<'_>> {
         match self {
@@ -169,8 +171,9 @@ impl Owner {
         }
     }
 
-    /// Plans a write without knowledge of what is stored: puts everything in `encoded`, and deletes
-    /// all other keys that belong to the handle. Only if these do not depend on what is stored.
+    /// Plans a write that does not know the stored keys: puts everything in `encoded`, and deletes
+    /// all other keys that belong to the handle. Used only if the keys to delete do not
+    /// [depend](Self::depends_on_stored) on the stored keys.
     pub(super) fn overwrite(self, encoded: Encoded) -> WritePlan {
         let mut plan = WritePlan::default();
         for key in self.absent_keys(&encoded) {
@@ -179,22 +182,23 @@ impl Owner {
         WritePlan { puts: encoded.into_iter().map(Put::new).collect(), ..plan.each_once() }
     }
 
-    /// Plans the same write when the stored keys are known. Writes with maps or enums use it, and
-    /// `diff` uses it to predict every write.
+    /// Like [`overwrite`](Self::overwrite), for a write that knows the stored keys. Writes with
+    /// maps or enums use this plan, and `diff` predicts every write with it.
     pub(super) fn replace(self, tree: &Tree, encoded: Encoded) -> WritePlan {
         let outdated = self.outdated(tree, &encoded);
         WritePlan { puts: encoded.into_iter().map(Put::new).collect(), ..outdated }
     }
 
-    /// The part of [`replace`](Self::replace) that deletes.
+    /// Plans the deletions of [`replace`](Self::replace).
     fn outdated(self, tree: &Tree, encoded: &Encoded) -> WritePlan {
         let mut plan = WritePlan::default();
         let rest = self.sweep(tree.keys(), |key| tree.get(key).map(|stored| &stored.value), encoded, &mut plan);
         for key in self.superseded(rest.into_iter(), encoded) {
             self.delete(key, encoded, &mut plan);
         }
-        // Removes the directory of an optional struct that the new value lacks, even if the
-        // directory contains only unknown keys. `overwrite` does so too, because it reads nothing.
+        // Removes the directory of an optional struct that the new value does not contain, even if
+        // the directory contains only unknown keys. `overwrite` does the same, since it does not
+        // know the stored keys.
         for key in tree.keys().filter(|key| !self.owns(key)) {
             let around = self.removable_around(key);
             if around.iter().find(|removable| !removable.is_encoded(encoded)).is_some_and(|removable| !removable.is_entry) {
@@ -204,10 +208,12 @@ impl Owner {
         plan.each_once()
     }
 
-    /// Plans to write only the differences. `old` is the decoded state. Leftover keys of a struct
-    /// that is absent before and after are kept, since another client may just be writing that
-    /// struct key by key. They are deleted if the enclosing struct is added. Keys of the variants
-    /// that an enum does not have before and after are kept too.
+    /// Plans a write of only the differences between `old`, the state that was read, and `new`.
+    ///
+    /// Leftover keys of a struct that is absent before and after the write are kept, since another
+    /// client may be writing that struct key by key. If the write adds the enclosing struct, the
+    /// leftover keys are deleted. Keys of enum variants that are neither the old nor the new
+    /// variant are kept too.
     pub(super) fn difference<'k>(self, stored: impl Iterator<Item = &'k String>, old: &Encoded, new: &Encoded) -> WritePlan {
         let stored: Vec<&String> = stored.collect();
         let mut puts: Encoded =
@@ -216,7 +222,8 @@ impl Owner {
         let mut plan = WritePlan::whole(puts);
         let rest = self.sweep(stored.into_iter(), |key| old.get(key), new, &mut plan);
         let superseded = self.superseded(rest.into_iter(), new);
-        // A value at a key of an earlier version is deleted there, so it is put at its own key.
+        // If a value is stored at the key that earlier versions of this library used, that key is
+        // deleted. So the value must be put at the current key.
         let renamed = superseded.iter().filter_map(|key| new.get_key_value(&key::with_plain_underscores(key)?));
         let renamed: Vec<Put> = renamed
             .filter(|(key, _)| !plan.puts.iter().any(|put| put.key == **key))
@@ -237,10 +244,10 @@ impl Owner {
         plan.each_once()
     }
 
-    /// Deletes a key. If it is in a directory that will be absent, removes the outermost such
-    /// directory instead.
+    /// Adds the deletion of a key to the plan. If the key is in a directory that will be absent,
+    /// adds the removal of the outermost such directory instead.
     fn delete(self, key: &str, encoded: &Encoded, plan: &mut WritePlan) {
-        // The keys of a directory are mostly adjacent.
+        // Keys of one directory mostly follow each other, so the last removal often deletes the key.
         if plan.removals.last().is_some_and(|removal| removal.has(key)) {
             return;
         }
@@ -250,8 +257,8 @@ impl Owner {
         }
     }
 
-    /// The directories that are absent in `old` and present in `new`. Leftover keys in them are not
-    /// known from what was read.
+    /// Returns the directories that are absent in `old` and present in `new`. Such a directory may
+    /// contain leftover keys that the read did not return.
     pub(super) fn added(self, old: &Encoded, new: &Encoded) -> Vec<String> {
         let mut added: Vec<String> = Vec::new();
         for key in new.keys().filter(|key| !old.contains_key(*key)) {
@@ -264,8 +271,9 @@ impl Owner {
         added
     }
 
-    /// Like [`difference`](Self::difference), if only the keys in `basis` are known. For a field
-    /// that no longer has a value, all aliases are deleted too, since an unread alias may exist.
+    /// Like [`difference`](Self::difference), for a write that knows only the keys in `basis`. If a
+    /// field no longer has a value, all its aliases are deleted too, since an alias that was not
+    /// read may exist.
     pub(super) fn difference_to_read(self, basis: &[(String, Revision)], old: &Encoded, new: &Encoded) -> WritePlan {
         let already_absent = self.absent_keys(old);
         let is_read = |key: &String| basis.iter().any(|(read, _)| read == key);
@@ -273,18 +281,18 @@ impl Owner {
         self.difference(basis.iter().map(|(key, _)| key).chain(&unread), old, new)
     }
 
-    /// The stored keys that belong to the handle but not to the new state `encoded`.
+    /// Returns the stored keys that belong to the handle and are not in the new state `encoded`.
     fn superseded<'k>(self, stored: impl Iterator<Item = &'k String>, encoded: &Encoded) -> Vec<&'k String> {
         let mut superseded: Vec<&String> = stored.filter(|key| !encoded.contains_key(*key) && self.owns(key)).collect();
         if !superseded.is_empty() {
             let (absent, fixed) = (self.absent_keys(encoded), self.fixed_keys());
-            // The alias of a field that has a value stays.
+            // If a field has a value, its aliases stay.
             superseded.retain(|key| !fixed.contains(key) || absent.contains(key));
         }
         superseded
     }
 
-    /// The conditions that no key of the handle exists.
+    /// Returns the conditions that no key of the handle exists.
     pub(super) fn nothing_there(self, directory: &Key) -> Vec<Compare> {
         let fixed = self.fixed_keys();
         let keys = fixed.iter().map(|relative| Compare::key(&directory.descend(relative), Condition::Absent));
@@ -293,45 +301,47 @@ impl Owner {
     }
 }
 
-/// The conditions that nothing below the directory was changed, added or deleted since `revision`,
-/// when it contained `basis`.
+/// Returns the conditions that nothing below the directory was changed, added or deleted since
+/// `revision`, when the directory contained `basis`.
 ///
-/// Each key of `basis` costs one compare. A caller that need not know of deletions passes the
-/// [newest](newest) key alone. It must not leave that one out: on a server that was restored from a
-/// backup, all keys are older than `revision`, and only the revision of a known key differs.
+/// Each key of `basis` costs one compare. A caller that need not detect deletions passes only the
+/// [newest](newest) key. That key is always needed: on a server that was restored from a backup,
+/// all keys may be older than `revision`, and only the compare of a known key fails.
 pub(super) fn unchanged(directory: &Key, revision: Revision, basis: &[(String, Revision)]) -> Vec<Compare> {
     let appeared_or_changed = Compare::below(directory, Condition::UnchangedSince(revision));
-    // A range compare only sees keys that exist, and does not notice a deleted one.
+    // A range compare checks only keys that exist, so it does not detect a deleted key.
     let known = basis.iter().map(|(relative, modified)| Compare::key(&directory.descend(relative), Condition::Modified(*modified)));
     std::iter::once(appeared_or_changed).chain(known).collect()
 }
 
-/// The key of a listing that was written last, as the basis of [`unchanged`]. Nothing if there are
-/// no keys.
+/// Returns the key that was written last, as the basis of [`unchanged`]. Empty if `tree` contains
+/// no key.
 pub(super) fn newest(tree: &Tree) -> Vec<(String, Revision)> {
     let newest = tree.iter().max_by_key(|(_, stored)| stored.modified);
     newest.map(|(key, stored)| (key.clone(), stored.modified)).into_iter().collect()
 }
 
-/// Whether a transaction was performed on another history than the read at `revision` that it
-/// depends on: the server was restored from a backup between the two. In the same history, each
-/// change has a higher revision than any read before it. The conditions notice a restored backup if
-/// a known key differs; this also notices one that only has additional keys.
+/// Returns whether a successful transaction shows that the server was restored from a backup after
+/// the read at `revision`. Without a restore, a change has a higher revision than any read before
+/// it.
+///
+/// The conditions of the transaction detect a restored backup in which a known key differs. This
+/// check also detects a restored backup that differs only by additional keys.
 pub(super) fn is_rewound(committed: &Committed, revision: Revision) -> bool {
     committed.succeeded && committed.revision <= revision
 }
 
-/// The condition that nothing exists below a directory.
+/// Returns the condition that no key exists below a directory.
 pub(super) fn nothing_below(directory: &Key, relative: &str) -> Compare {
     Compare::below(&place(directory, relative), Condition::Absent)
 }
 
-/// What to do if a write is too large for one transaction.
+/// Advice in the error of a write that is too large for one transaction.
 pub(super) const IN_SEVERAL: &str = "`.non_atomic()` writes in several";
 pub(super) const IN_SEVERAL_OR_UPDATE: &str = "`.non_atomic()` writes in several, `update` needs only the changed keys";
 pub(super) const IN_SEVERAL_OR_FEWER: &str = "`.non_atomic()` writes in several, `.changed_fields_only()` needs fewer conditions";
 
-/// How a write of many keys is sent.
+/// Decides whether a write of many keys may be sent in several transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Atomicity {
     /// The write is sent in one transaction, or not at all.
@@ -341,12 +351,12 @@ pub(super) enum Atomicity {
 }
 
 impl WritePlan {
-    /// A plan that puts everything in `encoded`.
+    /// Returns a plan that puts everything in `encoded` and deletes nothing.
     pub(super) fn whole(encoded: Encoded) -> Self {
         Self { puts: encoded.into_iter().map(Put::new).collect(), ..Self::default() }
     }
 
-    /// Also puts the keys that do not differ, so that all of them get the same expiry.
+    /// Also puts the keys whose value does not differ, so that all keys get the same expiry.
     pub(super) fn renewing(self, encoded: &Encoded) -> Self {
         Self { puts: Self::whole(encoded.clone()).puts, ..self }
     }
@@ -374,19 +384,19 @@ impl WritePlan {
         self.puts.len() + self.deletes.len() + self.removals.len()
     }
 
-    /// All keys that are written, and the directories that are removed.
+    /// Returns all keys that are put or deleted, and the directories that are removed.
     pub(super) fn keys(&self) -> impl Iterator<Item = &String> {
         self.own_keys().chain(self.removals.iter().map(|removal| &removal.directory))
     }
 
-    /// All keys that are put or deleted individually.
+    /// Returns all keys that are put or deleted individually.
     pub(super) fn own_keys(&self) -> impl Iterator<Item = &String> {
         self.puts.iter().map(|put| &put.key).chain(&self.deletes)
     }
 
-    /// Prepares the plan for several steps that each have their own condition. Each key that was
-    /// seen below a removed directory at `revision` is deleted individually. The directory is then
-    /// deleted unless a key was written there after `revision`.
+    /// Prepares the plan for several steps that each have their own condition. First, each key of
+    /// `tree` below a removed directory is deleted individually. Then the directory is deleted,
+    /// unless a key was written below it after `revision`.
     pub(super) fn in_steps(mut self, tree: &Tree, revision: Revision) -> Self {
         for removal in &mut self.removals {
             self.deletes.extend(removal.keys(tree).cloned());
@@ -395,7 +405,7 @@ impl WritePlan {
         self
     }
 
-    /// Whether the expiry of a key depends on the enclosing structs.
+    /// Returns whether the expiry of a put depends on the enclosing structs.
     fn depends_on(&self, enclosing_expiry: &EnclosingExpiry) -> bool {
         !enclosing_expiry.is_empty() && self.puts.iter().any(|put| put.expiry.is_none())
     }
@@ -413,7 +423,7 @@ impl WritePlan {
     }
 }
 
-/// The key at `relative` below `directory`, or `directory` itself if `relative` is empty.
+/// Returns the key at `relative` below `directory`, or `directory` itself if `relative` is empty.
 fn place(directory: &Key, relative: &str) -> Key {
     if relative.is_empty() { directory.clone() } else { directory.descend(relative) }
 }
@@ -458,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn difference_writes_changes_and_deletes_own_keys() {
+    fn difference_deletes_only_keys_of_schema() {
         let stored = stored(&["a", "b", "quotas/x", "quotas/y", "foreign", "quotas/deeper/z", "old_a"]);
         let old = encoded(&[("a", "1"), ("b", "2"), ("quotas/x", "3"), ("quotas/y", "4")]);
         let new = encoded(&[("a", "1"), ("quotas/x", "5")]);
@@ -468,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_field_deletes_its_aliases() {
+    fn overwrite_deletes_aliases_of_absent_field() {
         let plan = Owner::Struct(TABLE).overwrite(encoded(&[("b", "2")]));
         assert_eq!(plan.deletes, ["a", "old_a"]);
         let plan = Owner::Struct(TABLE).overwrite(encoded(&[("a", "1"), ("b", "2")]));
@@ -502,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_struct_is_deleted_as_one_directory() {
+    fn absent_struct_is_removed_as_directory() {
         let owner = Owner::Struct(WITH_DIRECTORIES);
         let new = encoded(&[("main/host", "h"), ("regions/eu/host", "h")]);
         let stored =
@@ -514,7 +524,7 @@ mod tests {
             (vec!["backup", "regions/us"], &["main/note".to_owned(), "regions/eu/note".to_owned()][..])
         );
 
-        // Without knowledge of what is stored, all keys that may exist are deleted.
+        // A write that does not know the stored keys deletes all keys that may exist.
         let plan = owner.overwrite(encoded(&[("main/host", "h")]));
         assert_eq!(
             (removed(&plan), &plan.deletes[..]),
@@ -537,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_delete_keys_before_directory() {
+    fn in_steps_deletes_keys_before_directory() {
         let stored = |key: &str| {
             let revision = Revision::new(3);
             let stored =
@@ -555,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn map_owns_only_direct_children() {
+    fn map_owns_only_keys_of_its_entries() {
         let entries = Owner::Entries { secret: false, levels: 1 };
         assert!(entries.owns("x") && entries.owns("a%2Fb") && entries.owns("_x") && entries.owns("%5Fx"));
         assert!(!entries.owns("x/y") && !entries.owns("_etcd-typed") && !entries.owns("50%"));

@@ -1,5 +1,5 @@
-//! The value before a write: the result of a swap or deletion of an entry, and of a deletion of a
-//! struct.
+//! `Previous`: the value before a write, which a swap or deletion of an entry and a deletion of a
+//! struct return.
 
 use crate::error::{Error, Result};
 use crate::version::Versioned;
@@ -8,8 +8,8 @@ use crate::version::Versioned;
 /// [`Entry::delete`](crate::Entry::delete), [`Dir::delete`](crate::Dir::delete) and their
 /// conditional forms return it. In every case the write was applied.
 ///
-/// It has the most common methods of `Option`. They treat a value that cannot be decoded as `None`;
-/// [`existed`](Self::existed) tells the two cases apart.
+/// `Previous` has the most common methods of `Option`. They treat a value that cannot be decoded as
+/// `None`; [`existed`](Self::existed) returns true for such a value.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -28,7 +28,7 @@ use crate::version::Versioned;
 /// ```
 #[derive(Debug)]
 pub enum Previous<T> {
-    /// No key existed. For a struct, none of its keys.
+    /// The key did not exist. For a struct, none of its keys existed.
     Nothing,
     /// The value existed and could be decoded.
     Value(Versioned<T>),
@@ -48,37 +48,38 @@ impl<T> From<Result<Versioned<T>>> for Previous<T> {
 }
 
 impl<T> Previous<T> {
-    /// Whether a key existed, with any value.
+    /// Returns whether a key existed, even if its value could not be decoded.
     #[must_use]
     pub fn existed(&self) -> bool {
         !matches!(self, Self::Nothing)
     }
 
-    /// The value, if the key existed with a value that could be decoded.
+    /// Returns the value, if the key existed with a value that could be decoded.
     #[must_use]
     pub fn value(&self) -> Option<&Versioned<T>> {
         if let Self::Value(value) = self { Some(value) } else { None }
     }
 
-    /// The value, if the key existed with a value that could be decoded.
+    /// Returns the value, if the key existed with a value that could be decoded.
     #[must_use]
     pub fn into_value(self) -> Option<Versioned<T>> {
         if let Self::Value(value) = self { Some(value) } else { None }
     }
 
-    /// Whether the key existed with a value that could be decoded.
+    /// Returns whether the key existed with a value that could be decoded.
     #[must_use]
     pub fn is_some(&self) -> bool {
         self.value().is_some()
     }
 
-    /// Whether the key did not exist, or its value could not be decoded.
+    /// Returns true if the key did not exist, or if its value could not be decoded.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.value().is_none()
     }
 
-    /// The value without its metadata, if the key existed with a value that could be decoded.
+    /// Returns the value without its metadata, if the key existed with a value that could be
+    /// decoded.
     #[must_use]
     pub fn as_deref(&self) -> Option<&T> {
         self.value().map(|value| &**value)
@@ -102,7 +103,7 @@ impl<T> Previous<T> {
     }
 }
 
-/// Compares the decoded value.
+/// Compares the decoded value. A value that could not be decoded equals `None`.
 impl<T: PartialEq> PartialEq<Option<Versioned<T>>> for Previous<T> {
     fn eq(&self, other: &Option<Versioned<T>>) -> bool {
         self.value() == other.as_ref()

@@ -56,9 +56,10 @@ use crate::version::{Expect, Versioned};
 ///
 /// # Errors
 ///
-/// `Invalid` or `Encode` for a value, before anything is sent. `Conflict` names the first key that
-/// is not in the expected state; [`Error::current`] is its value. `Invalid` if one key is written
-/// twice. `TooManyOperations`. `Unsupported` on v2, unless only one key is used.
+/// `Invalid` or `Encode` for a value, before anything is sent. `Conflict` with the first key that
+/// is not in the expected state; [`Error::current`] is the value of that key. `Invalid` if one key
+/// is written twice. `TooManyOperations`. `Unsupported` on v2, unless the transaction uses only one
+/// key.
 #[must_use = "a transaction does nothing until it is awaited"]
 pub struct Transaction {
     context: SharedContext,
@@ -67,29 +68,30 @@ pub struct Transaction {
     parts: Vec<Part>,
     /// The directories to delete with everything below them.
     sweeps: Vec<Sweep>,
-    /// The first error while the transaction was built.
+    /// The first error of a builder method. The transaction returns it instead of being sent.
     error: Option<Error>,
 }
 
 /// A condition of the caller.
 struct Expectation {
     compares: Vec<Compare>,
-    /// What to read if the condition fails.
+    /// The read that the transaction performs if a condition fails.
     look: Op,
     judge: Judge,
 }
 
-/// Evaluates that read: returns corrected conditions, or the conflict.
+/// Evaluates the answer to [`Expectation::look`]. Returns an error if the caller's condition does
+/// not hold. Otherwise returns the compares for the next attempt.
 type Judge = Box<dyn Fn(RangeReply) -> Result<Vec<Compare>> + Send>;
 
-/// Writes to a part of a struct that keep the existing expiry.
+/// Puts to a part of a struct (one field, or a whole nested struct) that keep the existing expiry.
 struct Part {
-    /// The indexes of these operations.
+    /// The indexes of the puts in [`Transaction::ops`].
     ops: std::ops::Range<usize>,
-    /// The keys that the field is read from. Empty for a whole struct.
+    /// The keys from which the field is read. Empty for a whole struct.
     keys: Vec<Key>,
     enclosing_expiry: EnclosingExpiry,
-    /// The first of these keys that exists. `None` while the guess is that nothing expires.
+    /// The first of `keys` that exists. `None` as long as the guess is that nothing expires.
     found: Option<Option<KeyValue>>,
 }
 
@@ -134,8 +136,8 @@ impl Transaction {
         Self { context, expectations: Vec::new(), ops: Vec::new(), parts: Vec::new(), sweeps: Vec::new(), error: None }
     }
 
-    /// Requires that the key is in the expected state. For a field with aliases this means its own
-    /// key; with [`Expect::Absent`] it means all of its keys.
+    /// Requires that the key is in the expected state. For a field with aliases, only the field's
+    /// own key is checked; [`Expect::Absent`] also checks its aliases.
     pub fn expect<'e, T: Send + Sync + 'static>(mut self, entry: &Entry<T>, expected: impl Into<Expect<'e, T>>) -> Self {
         let condition = match entry.expected(expected.into()) {
             Ok(expected) => expected.condition,
@@ -145,14 +147,14 @@ impl Transaction {
         self
     }
 
-    /// Adds a condition on one key. `refusal` is the kind of the error if it does not hold.
+    /// Adds a condition on one key. `refusal` is the error kind if the condition does not hold.
     fn require<T: Send + Sync + 'static>(&mut self, entry: Entry<T>, condition: Condition, refusal: ErrorKind) {
         let compares = entry.expectation(condition.clone());
         let look = Op::Get(Span::Key(entry.key().clone()));
         let judge = move |reply: RangeReply| {
             let found = reply.kvs.first();
             if entry.holds(&condition, found) {
-                // The stored form may differ from the one that this library writes.
+                // The stored form of the value may differ from the form that this library writes.
                 return Ok(match (&condition, found) {
                     (Condition::Value(_), Some(kv)) => entry.expectation(Condition::Value(kv.value.clone())),
                     _ => entry.expectation(condition.clone()),
@@ -197,8 +199,8 @@ impl Transaction {
     ///
     /// # Errors
     ///
-    /// `Conflict` names the directory. `Unsupported` on v2, which has no such condition: create a key
-    /// in the directory with [`Entry::create`] instead.
+    /// `Conflict` with the key of the directory. `Unsupported` on v2, which has no such condition;
+    /// create a key in the directory with [`Entry::create`] instead.
     pub fn expect_empty(mut self, dir: &Directory) -> Self {
         let key = dir.key().clone();
         if !self.context.store.capabilities().transactions {
@@ -220,14 +222,15 @@ impl Transaction {
         self
     }
 
-    /// Adds a write of one key: `.write(entry.set(&value))`, with the options of that write
+    /// Adds a write of one key: `.write(entry.set(&value))`. The options of the write apply
     /// (`.ttl(…)`, `.lease(…)`, `.permanent()`, `.guarded_by(…)`). The condition of
     /// [`create`](Entry::create), [`replace`](Entry::replace) or
-    /// [`compare_and_swap`](Entry::compare_and_swap) becomes a condition of the transaction. If it does
-    /// not hold, the error is that of the write, such as `AlreadyExists`.
+    /// [`compare_and_swap`](Entry::compare_and_swap) becomes a condition of the transaction. If the
+    /// condition does not hold, the transaction returns the error of the write, such as
+    /// `AlreadyExists`.
     ///
-    /// As with [`Entry::set`], a field of a struct keeps its [expiry](Entry#expiry) unless the write
-    /// sets another one.
+    /// As with [`Entry::set`], a field of a struct keeps its [expiry](Entry#expiry) unless the
+    /// write sets another one.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -257,13 +260,13 @@ impl Transaction {
     }
 
     /// Writes a whole struct, and deletes the keys of its fields that are `None`. As with
-    /// [`Dir::set`], the struct never expires afterwards, or expires with the struct that it is
-    /// part of.
+    /// [`Dir::set`], the struct never expires afterwards. If it is part of another struct, it
+    /// expires with that struct.
     ///
     /// # Errors
     ///
-    /// `Unsupported` for a struct with maps or enums, since the keys to delete depend on what is stored.
-    /// Use [`Dir::update`] instead.
+    /// `Unsupported` for a struct with maps or enums, since the keys to delete depend on the stored
+    /// keys. Use [`Dir::update`] instead.
     pub fn set_dir<S: Schema>(mut self, dir: &Dir<S>, value: &S) -> Self {
         let owner = dir.owner();
         if owner.depends_on_stored() {
@@ -286,28 +289,30 @@ impl Transaction {
         }
     }
 
-    /// Deletes a key, and the aliases of its field. A key that does not exist is not an error.
+    /// Deletes a key, and the aliases of its field. If the key does not exist, this is not an
+    /// error.
     pub fn delete<T: Send + Sync + 'static>(mut self, entry: &Entry<T>) -> Self {
         self.context = self.context.with_guards_of(&entry.context);
         self.ops.extend(entry.deletes());
         self
     }
 
-    /// Deletes everything below the directory, as [`Directory::delete_recursive`] does: the keys that
-    /// a recursive listing shows. The transaction reads their names first, and starts again if a key
-    /// below the directory was written in between. No other write of the transaction may be to a key
-    /// below it.
+    /// Deletes everything below the directory that a recursive listing shows, as
+    /// [`Directory::delete_recursive`] does. The transaction first reads the names of these keys.
+    /// If another client writes a key below the directory in between, the transaction starts again.
+    /// The transaction must not have another write to a key below the directory.
     ///
     /// # Errors
     ///
-    /// The errors of [`Directory::delete_recursive`]. On v2 the transaction may have no other part.
+    /// The errors of [`Directory::delete_recursive`]. On v2 the transaction must have no other
+    /// condition or operation.
     pub fn delete_recursive(mut self, dir: &Directory) -> Self {
         self.sweeps.push(Sweep::new(dir));
         self
     }
 
-    /// Reads the value in the same transaction: at its revision, and after the operations that were
-    /// added before this one. [`reads`](Self::reads) returns it.
+    /// Reads the value in the same transaction, at its revision and after the operations that were
+    /// added before this read. [`reads`](Self::reads) returns the value.
     pub fn get<T: Send + Sync + 'static>(mut self, entry: &Entry<T>) -> Self {
         self.ops.extend(entry.keys().map(|key| Op::Get(Span::Key(key.clone()))));
         self
@@ -319,7 +324,7 @@ impl Transaction {
         self
     }
 
-    /// Commits the transaction and returns what its reads found, instead of the revision alone.
+    /// Makes the transaction return the results of its reads together with the revision.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -337,8 +342,8 @@ impl Transaction {
     ///
     /// # Errors
     ///
-    /// The errors of the [transaction](Self). A value that does not decode is an error of
-    /// [`Reads::get`], after the transaction was committed. `Unsupported` on v2.
+    /// The errors of the [transaction](Self). `Unsupported` on v2. If a value cannot be decoded,
+    /// the transaction is committed nevertheless, and [`Reads::get`] returns the error.
     pub fn reads(self) -> TransactionReads {
         TransactionReads(self)
     }
@@ -367,7 +372,8 @@ impl Transaction {
         self
     }
 
-    /// Returns the answer to the operations that succeeded.
+    /// Sends the transaction until it succeeds. Returns an error if a condition of the caller does
+    /// not hold, or if the retry budget is used up.
     async fn commit(&mut self) -> Result<Committed> {
         if let Some(error) = self.error.take() {
             return Err(error);
@@ -378,7 +384,7 @@ impl Transaction {
             for sweep in &mut self.sweeps {
                 sweep.read(&self.context).await?;
             }
-            // With several operations, the store refuses the transaction before anything is sent.
+            // Without transactions, the store refuses several operations before anything is sent.
             if !transactions && self.ops.len() == 1 {
                 self.read_parts().await?;
             }
@@ -404,8 +410,8 @@ impl Transaction {
         }
     }
 
-    /// Reads the values that decide when the written parts expire, where a transaction cannot have
-    /// conditions on them.
+    /// Reads the values that decide when the written parts expire. Called on stores (v2) where a
+    /// transaction cannot have conditions on these values.
     async fn read_parts(&mut self) -> Result<()> {
         for part in &mut self.parts {
             let mut found = None;

@@ -1,4 +1,4 @@
-//! Writes the fields of a struct that the store does not have: the implementation of
+//! Writes the fields of a struct that do not exist in the store: the implementation of
 //! [`Dir::seed`](super::Dir::seed).
 
 use std::fmt;
@@ -19,8 +19,8 @@ use crate::revision::{LeaseId, Revision};
 use crate::schema::{Encoded, FieldKeys, Schema, Tree};
 use crate::store::{BoxFuture, Compare, Condition, Expiry};
 
-/// A write of the fields that the store does not have. It runs when it is awaited and returns what it
-/// wrote.
+/// A write of the fields that do not exist in the store. The write runs when it is awaited, and
+/// returns the keys that were written.
 #[must_use = "a seed does nothing until it is awaited"]
 pub struct DirSeed<S> {
     pub(super) dir: Dir<S>,
@@ -29,18 +29,18 @@ pub struct DirSeed<S> {
     pub(super) atomicity: Atomicity,
 }
 
-/// What a [`Dir::seed`] wrote.
+/// The result of a [`Dir::seed`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Seeded {
-    /// The revision of the write. If nothing was missing, the revision at which this was seen.
+    /// The revision of the write. If no field was missing, the revision of the read.
     pub revision: Revision,
-    /// The keys that were written. Empty if nothing was missing.
+    /// The keys that were written. Empty if no field was missing.
     pub written: Vec<Key>,
 }
 
 impl Seeded {
-    /// Whether nothing was missing, so that nothing was written.
+    /// Returns true if no field was missing, so that nothing was written.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.written.is_empty()
@@ -64,16 +64,18 @@ impl<S> DirSeed<S> {
         self
     }
 
-    /// Writes the missing keys without expiry, whatever lease the keys of the struct are attached to.
+    /// Writes the missing keys without expiry, even if the other keys of the struct are attached to
+    /// a lease.
     pub fn permanent(mut self) -> Self {
         self.requested = RequestedExpiry::Named(Expiry::Never);
         self
     }
 
     /// Allows several steps instead of one transaction, as
-    /// [`DirWrite::non_atomic`](crate::DirWrite::non_atomic). Each key is created only if it does not
-    /// exist. Several programs may then each create a part of the struct. An alias, or an entry of a
-    /// map, that another program creates between the read and the write is not noticed.
+    /// [`DirWrite::non_atomic`](crate::DirWrite::non_atomic). Each key is created only if it does
+    /// not exist. If several programs seed at the same time, each may create a part of the struct.
+    /// The seed does not notice an alias or a map entry that another program creates between the
+    /// read and the write.
     pub fn non_atomic(mut self) -> Self {
         self.atomicity = Atomicity::NonAtomic;
         self
@@ -84,7 +86,8 @@ impl<S> DirSeed<S> {
     ///
     /// # Errors
     ///
-    /// `GuardLost`: nothing was written, or with `.non_atomic()` only [`Error::written`](crate::Error::written).
+    /// `GuardLost`: nothing was written, or with `.non_atomic()` only the keys in
+    /// [`Error::written`](crate::Error::written).
     /// `Unsupported` on v2.
     pub fn guarded_by(mut self, guard: &Guard) -> Self {
         self.dir.context = self.dir.context.guarded_by(guard);
@@ -166,10 +169,10 @@ impl<S: Schema> DirSeed<S> {
     }
 }
 
-/// The conditions that these fields are still missing.
+/// Returns the conditions that these fields are still missing.
 ///
-/// A directory that looks empty may contain keys of other programs that are not valid paths. So after
-/// a conflict, no condition requires that a whole directory is empty.
+/// A directory without valid keys may contain keys of other programs that are not valid paths. If
+/// the first attempt fails, the next ones do not require that a whole directory is empty.
 fn vacant<S: Schema>(dir: &Dir<S>, tree: &Tree, revision: Revision, missing: &[&FieldKeys], is_first: bool) -> Vec<Compare> {
     if tree.is_empty() && is_first && dir.context.store.capabilities().transactions {
         return vec![Compare::below(&dir.key, Condition::Absent)];

@@ -1,4 +1,4 @@
-//! Makes the keys of a struct or a map exactly those of a value: the implementation of
+//! Makes a directory contain exactly the keys of a struct or map: the implementation of
 //! [`Dir::set`](super::Dir::set) and of the `set` of maps.
 
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::schema::{Encoded, Tree};
 use crate::store::{Expiry, Op, Span};
 use crate::telemetry::Operation;
 
-/// Makes the keys of `owner` below a directory exactly `encoded`.
+/// Makes the keys that belong to `owner` below a directory equal to `encoded`.
 ///
-/// First reads the keys and writes only the differences. If that fails because of a conflict, writes
-/// every key.
+/// First reads the keys and writes only the differences. If that write has a conflict, writes every
+/// key.
 #[allow(clippy::too_many_arguments, reason = "the parts of a handle and of a builder")]
 pub(in crate::handle) async fn set(
     context: &Context,
@@ -31,8 +31,9 @@ pub(in crate::handle) async fn set(
     operation: Operation,
 ) -> Result<Revision> {
     if atomicity == Atomicity::Atomic {
-        // With maps or enums, the transaction will require that nothing below has changed, and this
-        // condition contains the newest key. That key is not known yet, so another one takes its place.
+        // With maps or enums, the transaction will require that nothing below the directory has
+        // changed, with one condition on the newest key. That key is not known yet, so a
+        // placeholder is counted here.
         let newest = [(String::new(), Revision::ZERO)];
         let compares = if owner.depends_on_stored() { unchanged(directory, Revision::ZERO, &newest) } else { Vec::new() };
         context.check_atomic(directory, &compares, encoded.len(), IN_SEVERAL_OR_UPDATE)?;
@@ -63,7 +64,7 @@ pub(in crate::handle) async fn set(
     }
     let mut retry = OptimisticRetry::new(&context.retry);
     let worn_out = || Error::new(ErrorKind::Conflict, "other writers were faster on every attempt; try again later").at(directory);
-    // A write without conditions cannot be refused, so it needs no copy for another attempt.
+    // A write without conditions has no second attempt, so it needs no copy of the values.
     let is_sole = read.is_none() && enclosing_expiry.is_empty();
     loop {
         let plan = match &read {
@@ -80,7 +81,7 @@ pub(in crate::handle) async fn set(
         }
         let (mut compares, mut look) = (Vec::new(), Vec::new());
         if let Some((tree, _)) = &read {
-            // Only added keys matter: a key that has disappeared needs no deletion.
+            // These conditions detect added keys. A key that has disappeared needs no deletion.
             compares = unchanged(directory, revision, &newest(tree));
             look = vec![Op::Get(Span::Below(directory.clone()))];
         }
@@ -109,17 +110,18 @@ pub(in crate::handle) async fn set(
     }
 }
 
-/// Whether the write leaves out keys that already have their value.
+/// Returns whether the write leaves out keys that already have their value.
 ///
-/// A write that sets a time to live or a lease writes every key. A store without transactions cannot
-/// require that a key is unchanged, so an atomic write there is sent as it is.
+/// A write that sets a time to live or a lease writes every key. A store without transactions
+/// cannot require that other keys are unchanged, so an atomic write on such a store leaves out no
+/// key.
 fn leaves_out(context: &Context, requested: RequestedExpiry, atomicity: Atomicity) -> bool {
     let is_possible = atomicity == Atomicity::NonAtomic || context.store.capabilities().transactions;
     is_possible && matches!(requested, RequestedExpiry::Keep | RequestedExpiry::Named(Expiry::Never))
 }
 
-/// Reads the keys below the directory. `None` if the user may not read them, and the write is
-/// possible without.
+/// Reads the keys below the directory. Returns `None` if the user may not read the keys and the
+/// write does not depend on them.
 async fn read_to_set(context: &Context, directory: &Key, owner: Owner) -> Result<Option<(Tree, Revision)>> {
     match context.read_below(directory).await {
         Err(error) if error.kind() == ErrorKind::PermissionDenied && !owner.depends_on_stored() => Ok(None),
@@ -127,7 +129,7 @@ async fn read_to_set(context: &Context, directory: &Key, owner: Owner) -> Result
     }
 }
 
-/// A write of the keys that differ from what was read.
+/// A write of only the keys that differ from the stored keys in `tree`.
 struct Differences<'a> {
     context: &'a Context,
     directory: &'a Key,
@@ -141,7 +143,8 @@ enum Outcome {
     Written(Revision),
     /// One transaction does not accept the conditions on all keys that are left out.
     TooManyConditions,
-    /// Another client was faster. With maps, contains the keys that exist now.
+    /// Another write came first. With maps or enums, contains the keys that exist now, if the
+    /// answer shows them.
     Conflict(Option<(Tree, Revision)>),
 }
 
@@ -151,15 +154,15 @@ impl Differences<'_> {
         let transactions = context.store.capabilities().transactions;
         let expires = || tree.iter().any(|(key, stored)| owner.owns(key) && stored.expiry() != Expiry::Never);
         if !enclosing_expiry.is_empty() && (!transactions || expires()) {
-            // A key is left out only if it expires with the enclosing struct. Otherwise the guess is
-            // that nothing expires.
+            // A key is left out only if it expires with the enclosing struct. If no stored key
+            // expires, the guess is that the enclosing struct never expires either.
             enclosing_expiry.read(context).await.map_err(|error| error.at(directory))?;
         }
         let expiry = requested.named().unwrap_or_else(|| enclosing_expiry.expiry());
         let plan = owner.replace_differences(tree, encoded, expiry);
         if atomicity == Atomicity::NonAtomic {
-            // Each key is written by itself. A key that is left out had its value when it was read,
-            // as if it had been written then.
+            // Each key is written independently. A key that is left out had its value at the time
+            // of the read, as if it had been written at that time.
             if transactions && plan.puts.is_empty() {
                 enclosing_expiry.read(context).await.map_err(|error| error.at(directory))?;
             }

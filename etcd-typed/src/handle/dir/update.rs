@@ -19,12 +19,12 @@ use crate::schema::{self, Schema, Stored, Table, Tree};
 use crate::store::{BoxFuture, Compare, Condition, Expiry};
 use crate::version::{Versioned, Versions};
 
-/// A read-modify-write of a struct. It runs when it is awaited and returns the struct that is
-/// stored afterwards.
+/// A read-modify-write of a struct. The update runs when it is awaited, and returns the struct that
+/// is stored afterwards.
 #[must_use = "an update does nothing until it is awaited"]
 pub struct DirUpdate<'f, S>(pub(super) DirTryUpdate<'f, S, Infallible>);
 
-/// An [update](Dir::try_update) whose closure may refuse.
+/// An [update](Dir::try_update) whose closure can return an error.
 #[must_use = "an update does nothing until it is awaited"]
 pub struct DirTryUpdate<'f, S, E> {
     pub(super) dir: Dir<S>,
@@ -36,7 +36,7 @@ pub struct DirTryUpdate<'f, S, E> {
 
 type Closure<'f, S, E> = Box<dyn Fn(&mut S) -> Result<(), E> + Send + 'f>;
 
-/// What must not have changed since the read.
+/// The keys that must not have changed since the read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum UpdateScope {
     /// Everything below the directory.
@@ -60,13 +60,13 @@ impl<S> DirUpdate<'_, S> {
         Self(self.0.lease(lease))
     }
 
-    /// Stores the struct without expiry, whatever lease its keys were attached to.
+    /// Stores the struct without expiry, even if its keys were attached to a lease.
     pub fn permanent(self) -> Self {
         Self(self.0.permanent())
     }
 
-    /// Requires only that the fields that are written are unchanged since the read. Other clients
-    /// may change other fields at the same time. Use it if the new values do not depend on other
+    /// Requires only that the written fields are unchanged since the read. Other clients may change
+    /// other fields at the same time. Use this option if the new values do not depend on other
     /// fields.
     pub fn changed_fields_only(self) -> Self {
         Self(self.0.changed_fields_only())
@@ -84,7 +84,8 @@ impl<S> DirUpdate<'_, S> {
     ///
     /// # Errors
     ///
-    /// `GuardLost`: nothing was written, or with `.non_atomic()` only [`Error::written`].
+    /// `GuardLost`: nothing was written, or with `.non_atomic()` only the keys in
+    /// [`Error::written`].
     /// `Unsupported` on v2.
     pub fn guarded_by(self, guard: &Guard) -> Self {
         Self(self.0.guarded_by(guard))
@@ -108,14 +109,14 @@ impl<S, E> DirTryUpdate<'_, S, E> {
         self
     }
 
-    /// Stores the struct without expiry, whatever lease its keys were attached to.
+    /// Stores the struct without expiry, even if its keys were attached to a lease.
     pub fn permanent(mut self) -> Self {
         self.requested = RequestedExpiry::Named(Expiry::Never);
         self
     }
 
-    /// Requires only that the fields that are written are unchanged since the read. Other clients
-    /// may change other fields at the same time. Use it if the new values do not depend on other
+    /// Requires only that the written fields are unchanged since the read. Other clients may change
+    /// other fields at the same time. Use this option if the new values do not depend on other
     /// fields.
     pub fn changed_fields_only(mut self) -> Self {
         self.scope = UpdateScope::ChangedFields;
@@ -135,7 +136,8 @@ impl<S, E> DirTryUpdate<'_, S, E> {
     ///
     /// # Errors
     ///
-    /// `GuardLost`: nothing was written, or with `.non_atomic()` only [`Error::written`].
+    /// `GuardLost`: nothing was written, or with `.non_atomic()` only the keys in
+    /// [`Error::written`].
     /// `Unsupported` on v2.
     pub fn guarded_by(mut self, guard: &Guard) -> Self {
         self.dir.context = self.dir.context.guarded_by(guard);
@@ -158,7 +160,7 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
             let unwritten = read.versions.clone();
             let mut value = read.into_inner();
             f(&mut value).map_err(UpdateError::Refused)?;
-            // With another expiry, every key is written, whether it differs or not.
+            // If the update sets an expiry, every key is written, even if its value stays the same.
             let new = dir.encode_over((!requested.is_named()).then_some(&old), &value)?;
             let mut plan = dir.owner().difference(tree.keys(), &old, &new);
             if !is_so(requested, &tree, &new) {
@@ -223,12 +225,13 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
     }
 }
 
-/// Whether another write came first, or the kept lease has ended.
+/// Returns whether a write must start again: another write came first, or a lease that the write
+/// keeps has ended.
 pub(super) fn is_conflict(error: &Error, requested: RequestedExpiry) -> bool {
     error.kind() == ErrorKind::Conflict || error.kind() == ErrorKind::LeaseLost && !requested.is_named()
 }
 
-/// Whether every key of the struct already has the expiry that the update asks for.
+/// Returns whether every key of the struct already has the expiry that the update asks for.
 fn is_so(requested: RequestedExpiry, tree: &Tree, new: &schema::Encoded) -> bool {
     let all = |is: &dyn Fn(&Stored) -> bool| new.keys().all(|key| tree.get(key).is_some_and(is));
     match requested {
@@ -240,12 +243,12 @@ fn is_so(requested: RequestedExpiry, tree: &Tree, new: &schema::Encoded) -> bool
     }
 }
 
-/// The keys that the conditions of an update name, of those that were read.
+/// Returns the keys of `basis` that get a condition of their own in an update.
 ///
-/// These are all keys, if one transaction accepts so many conditions. Otherwise they are the keys that
-/// are written, all keys in maps, and as many other keys as fit. The range condition still notices
-/// every change of the keys that are not named, but no deletion. A struct exists only with its
-/// required keys, so these are named last.
+/// These are all keys if one transaction accepts so many conditions. Otherwise they are the keys
+/// that are written, all keys in maps, and as many other keys as fit. For the remaining keys, the
+/// range condition detects changes, but no deletions. Required keys come last, since deleting one
+/// of them leaves no valid struct.
 fn named(table: &'static Table, basis: &[(String, Revision)], plan: &WritePlan, room: usize) -> Vec<(String, Revision)> {
     if basis.len() <= room {
         return basis.to_vec();
@@ -254,14 +257,16 @@ fn named(table: &'static Table, basis: &[(String, Revision)], plan: &WritePlan, 
     let is_written = |key: &String| plan.own_keys().any(|written| written == key) || plan.removals.iter().any(|removal| removal.has(key));
     let (needed, mut others): (Vec<_>, Vec<_>) = basis.iter().cloned().partition(|(key, _)| !fixed.contains(key) || is_written(key));
     if needed.len() > room {
-        // The store's limit is reported with the number of all keys.
+        // One transaction cannot have the needed conditions. The error reports the number of all
+        // keys.
         return basis.to_vec();
     }
     others.sort_by_key(|(key, _)| table.is_required(key));
     needed.into_iter().chain(others).take(room).collect()
 }
 
-/// The conditions that the struct still has the same expiry, if keys are added to it.
+/// If the plan adds keys to the struct, returns the conditions that the struct still has the same
+/// expiry.
 pub(super) fn as_the_struct<S: Schema>(dir: &Dir<S>, tree: &Tree, plan: &WritePlan) -> Vec<Compare> {
     let added = plan.puts.iter().filter(|put| !tree.contains_key(&put.key));
     let mut compares: Vec<Compare> = Vec::new();
@@ -274,7 +279,7 @@ pub(super) fn as_the_struct<S: Schema>(dir: &Dir<S>, tree: &Tree, plan: &WritePl
     compares
 }
 
-/// The lease of all keys of the struct after an update.
+/// Returns the lease that all keys of the struct share after an update, if they share one.
 fn lease_after(before: Option<LeaseId>, requested: RequestedExpiry, plan: &WritePlan) -> Option<LeaseId> {
     match requested {
         RequestedExpiry::Named(Expiry::With(lease)) => Some(lease),
@@ -283,8 +288,8 @@ fn lease_after(before: Option<LeaseId>, requested: RequestedExpiry, plan: &Write
     }
 }
 
-/// The struct after its update, without another read. `written` are the keys that were written or
-/// deleted, each with its revision.
+/// Returns the struct with its metadata after an update, without another read. `written` contains
+/// each key that was written or deleted, with its revision.
 fn written_at<S>(
     value: S,
     mut versions: Versions,
@@ -344,9 +349,9 @@ impl<S: Schema, E> fmt::Debug for DirTryUpdate<'_, S, E> {
 /// The reason why a [`Dir::try_update`] failed.
 #[derive(Debug)]
 pub enum UpdateError<E> {
-    /// The closure refused. Nothing was written.
+    /// The closure returned this error. Nothing was written.
     Refused(E),
-    /// The store failed, or the stored struct cannot be read.
+    /// A request failed, or the stored struct cannot be read.
     Store(Error),
 }
 

@@ -1,5 +1,5 @@
-//! Writes and deletes a whole struct: the results of [`Dir::set`](super::Dir::set) and similar
-//! methods.
+//! Writes and deletes a whole struct: the types that [`Dir::set`](super::Dir::set),
+//! [`Dir::delete`](super::Dir::delete) and similar methods return.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -20,7 +20,7 @@ use crate::store::{BoxFuture, Compare, Condition, Expiry};
 use crate::telemetry::Operation;
 use crate::version::Basis;
 
-/// A write of a whole struct. It runs when it is awaited and returns its revision.
+/// A write of a whole struct. The write runs when it is awaited, and returns its revision.
 #[must_use = "a write does nothing until it is awaited"]
 pub struct DirWrite<S> {
     pub(super) dir: Dir<S>,
@@ -30,7 +30,7 @@ pub struct DirWrite<S> {
     pub(super) atomicity: Atomicity,
 }
 
-/// What to write, and under which condition.
+/// The values to write, and the kind of condition.
 pub(super) enum Job {
     Set(Encoded),
     Create(Encoded),
@@ -41,7 +41,7 @@ pub(super) enum Job {
 pub(super) struct Swap {
     pub(super) revision: Revision,
     pub(super) basis: Basis,
-    /// The lease that all of its keys were attached to.
+    /// The lease that all keys of the struct were attached to when it was read.
     pub(super) lease: Option<LeaseId>,
     pub(super) old: Encoded,
     pub(super) new: Encoded,
@@ -75,8 +75,9 @@ impl<S> DirWrite<S> {
 
     /// Allows several steps instead of one transaction, for stores without transactions (v2) and
     /// for structs with more keys than one transaction accepts. Other clients may see the struct
-    /// half written, and a failure may leave it so: [`Error::written`] lists the keys that were
-    /// written. With `compare_and_swap` and `create`, each key has its own condition.
+    /// half written, and a failure may leave the struct half written: [`Error::written`] lists the
+    /// keys that were written. With `compare_and_swap` and `create`, each key has its own
+    /// condition.
     pub fn non_atomic(mut self) -> Self {
         self.atomicity = Atomicity::NonAtomic;
         self
@@ -87,7 +88,8 @@ impl<S> DirWrite<S> {
     ///
     /// # Errors
     ///
-    /// `GuardLost`: nothing was written, or with `.non_atomic()` only [`Error::written`].
+    /// `GuardLost`: nothing was written, or with `.non_atomic()` only the keys in
+    /// [`Error::written`].
     /// `Unsupported` on v2.
     pub fn guarded_by(mut self, guard: &Guard) -> Self {
         self.dir.context = self.dir.context.guarded_by(guard);
@@ -111,9 +113,9 @@ impl<S: Schema> DirWrite<S> {
 }
 
 impl<S: Schema> Dir<S> {
-    /// Plans the deletion of the struct. For a map entry or an optional directory this is
-    /// everything below the directory. Otherwise it is the keys of the schema, including the
-    /// entries and optional directories inside.
+    /// Plans the deletion of the struct. The plan for a map entry or an optional directory deletes
+    /// everything below the directory. Other plans delete the keys of the schema, including the map
+    /// entries and optional directories in the struct.
     fn deletion(&self, tree: &Tree) -> WritePlan {
         match tree.is_empty() {
             false if self.removable => WritePlan { removals: vec![Removal::of("")], ..WritePlan::default() },
@@ -131,8 +133,7 @@ impl<S: Schema> Dir<S> {
         let exists = || Error::new(ErrorKind::AlreadyExists, "a key of the struct exists already").at(&self.key);
         let is_there = |tree: &Tree| tree.keys().any(|key| self.exists_by(key));
         let mut enclosing_expiry = EnclosingExpiry::around(self.enclosing.as_ref(), &self.key, requested);
-        // Also deletes leftover keys: keys that do not make the struct exist and are not in the new
-        // value.
+        // Also deletes leftover keys, which the new value does not contain.
         let over = |tree: &Tree| self.owner().difference(tree.keys(), &Encoded::new(), &encoded).expiring(|_| requested.named());
         if atomicity == Atomicity::NonAtomic {
             let (tree, revision) = self.read_to_write().await?;
@@ -145,8 +146,8 @@ impl<S: Schema> Dir<S> {
         }
         let mut plan = WritePlan::whole(encoded.clone()).expiring(|_| requested.named());
         let mut retry = OptimisticRetry::new(&self.context.retry);
-        // The last read below the directory. Keys may exist there although the struct does not: a
-        // key in the directory of a map need not be an entry.
+        // The last read below the directory. Keys may exist although the struct does not: a key in
+        // the directory of a map need not be an entry.
         let mut known: Option<(Tree, Revision)> = None;
         loop {
             let compares = match &known {
@@ -168,7 +169,7 @@ impl<S: Schema> Dir<S> {
                 _ => return Err(exists()),
             };
             operation.conflict();
-            // The transaction itself checks again that the struct does not exist.
+            // The next transaction checks again that the struct does not exist.
             match retry.after_conflict(Some(Some(shown)), async { Ok::<_, Error>(None) }).await? {
                 AfterConflict::Retry(now) => known = now,
                 AfterConflict::GiveUp(_) => return Err(self.worn_out()),
@@ -181,7 +182,8 @@ impl<S: Schema> Dir<S> {
         let context = &self.context;
         let mut enclosing_expiry = EnclosingExpiry::around(self.enclosing.as_ref(), &self.key, requested);
         let renewing = |plan: WritePlan| if requested.is_named() { plan.renewing(&new) } else { plan };
-        // The stored keys show which keys of the struct were not read, and when each key expires.
+        // The stored keys include those that the caller's read did not use (aliases and leftover
+        // keys), and show when each key expires.
         let exactly = |tree: &Tree, known: Option<Expiry>| {
             let plan = renewing(self.owner().difference(tree.keys(), &old, &new));
             plan.expiring(|key| known.or_else(|| expiry::kept(S::TABLE, tree, key)))
@@ -195,15 +197,15 @@ impl<S: Schema> Dir<S> {
         }
         let plan = renewing(self.owner().difference_to_read(&basis, &old, &new));
         let compares = unchanged(&self.key, revision, &basis);
-        // `basis` contains no leftover keys of a struct that the write adds, and may not show when
-        // keys expire. So the first transaction guesses that there are no leftover keys and that
-        // nothing expires.
+        // If the write adds a struct, `basis` does not show leftover keys in its directory. Without
+        // a lease that all keys share, the expiry of the keys is not known either. So the first
+        // transaction guesses that no leftover keys exist and that nothing expires.
         let mut guesses: Vec<Compare> = self.owner().added(&old, &new).iter().map(|added| nothing_below(&self.key, added)).collect();
         let known = requested.named().or(lease.map(Expiry::With));
         if known.is_none() {
             guesses.push(Compare::below(&self.key, Condition::NeverExpires));
         }
-        // What a switch deletes depends on what is stored.
+        // If the variant of an enum changes, the keys to delete depend on the stored keys.
         let is_known = !self.owner().switches(&old, &new);
         let (tree, now) = if is_known && context.has_room_for(compares.len() + guesses.len()) {
             let plan = plan.expiring(|_| known);
@@ -227,7 +229,7 @@ impl<S: Schema> Dir<S> {
     }
 }
 
-/// The condition that one key is unchanged.
+/// Returns the condition that a key is unchanged since it was read in `tree`.
 pub(super) fn as_found(tree: &Tree, key: &str) -> Condition {
     tree.get(key).map_or(Condition::Absent, |stored| Condition::Modified(stored.modified))
 }
@@ -248,11 +250,11 @@ impl<S: Schema> fmt::Debug for DirWrite<S> {
     }
 }
 
-/// A deletion of a whole struct. It runs when it is awaited and returns what existed.
+/// A deletion of a whole struct. The deletion runs when it is awaited, and returns what existed.
 #[must_use = "a deletion does nothing until it is awaited"]
 pub struct DirDelete<S> {
     pub(super) dir: Dir<S>,
-    /// The revision and the keys of an earlier read, which must be unchanged.
+    /// The revision and the keys of an earlier read by the caller. The keys must be unchanged.
     pub(super) seen: Option<(Revision, Basis)>,
     pub(super) atomicity: Atomicity,
 }
@@ -270,7 +272,8 @@ impl<S> DirDelete<S> {
     ///
     /// # Errors
     ///
-    /// `GuardLost`: nothing was deleted, or with `.non_atomic()` only [`Error::written`].
+    /// `GuardLost`: nothing was deleted, or with `.non_atomic()` only the keys in
+    /// [`Error::written`].
     /// `Unsupported` on v2.
     pub fn guarded_by(mut self, guard: &Guard) -> Self {
         self.dir.context = self.dir.context.guarded_by(guard);

@@ -1,5 +1,5 @@
-//! Deletes a directory: the results of [`Directory::delete`](super::Directory::delete) and similar
-//! methods.
+//! Deletes a directory: the type that [`Directory::delete`](super::Directory::delete) and
+//! [`Directory::delete_recursive`](super::Directory::delete_recursive) return.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,12 +14,12 @@ use crate::queue::Guard;
 use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::store::{BoxFuture, Committed, Compare, Condition, KeyValue, Op, Range, RangeReply, Span, Txn};
 
-/// A deletion of a directory. It runs when it is awaited.
+/// A deletion of a directory. The deletion runs when it is awaited.
 #[must_use = "a deletion does nothing until it is awaited"]
 pub struct DirectoryDelete<O> {
     pub(super) directory: Directory,
     pub(super) op: &'static str,
-    /// Whether the contents are deleted too.
+    /// True if the contents are deleted too.
     pub(super) recursive: bool,
     pub(super) finish: fn(Committed) -> O,
 }
@@ -57,10 +57,11 @@ impl<O> DirectoryDelete<O> {
 }
 
 impl Directory {
-    /// Deletes exactly the keys that a listing shows, in one transaction.
+    /// Deletes exactly the keys that a recursive listing shows, in one transaction.
     ///
-    /// A range of keys may contain keys of another program, so the keys are read first. The
-    /// transaction requires that no key was written in the meantime.
+    /// The range below the directory may contain keys of another program that are not valid paths.
+    /// So the keys are read first. The transaction requires that no key was written in the
+    /// meantime.
     async fn delete_listed(&self, op: &'static str) -> Result<Committed> {
         let mut retry = OptimisticRetry::new(&self.context.retry);
         let mut reply = self.keys_to_write().await?;
@@ -76,7 +77,8 @@ impl Directory {
                 return Err(Error::new(ErrorKind::TooManyOperations, message).at(&self.key));
             }
             let mut compares = vec![Compare::below(&self.key, Condition::UnchangedSince(reply.revision))];
-            // In a restored backup, all keys are older than the listing; see `unchanged`.
+            // After the server was restored from a backup, all keys are older than the listing; see
+            // `unchanged`.
             let own = reply.kvs.iter().filter_map(|kv| Some((kv.modified, self.key.below(&kv.key)?)));
             let newest = own.max();
             compares.extend(newest.map(|(modified, path)| Compare::key(&self.key.descend(path), Condition::Modified(modified))));
@@ -97,7 +99,7 @@ impl Directory {
         }
     }
 
-    /// Reads all keys below the directory for a decision about a write.
+    /// Reads all keys below the directory, for a write that depends on them.
     async fn keys_to_write(&self) -> Result<RangeReply> {
         let span = Span::Below(self.key.clone());
         let reply = if self.context.is_guarded() {
@@ -109,11 +111,11 @@ impl Directory {
     }
 }
 
-/// The deletion of a directory with everything below it, as a part of a transaction.
+/// The recursive deletion of a directory as part of a transaction.
 pub(in crate::handle) struct Sweep {
     directory: Directory,
-    /// The keys below. `None` before they were read, and on a store that deletes a directory as one
-    /// key.
+    /// The keys below the directory. `None` until they are read, and on v2, which deletes a
+    /// directory without reading its keys.
     listed: Option<RangeReply>,
 }
 
@@ -122,7 +124,7 @@ impl Sweep {
         Self { directory: directory.clone(), listed: None }
     }
 
-    /// Reads the keys below the directory, for a transaction with the guards of this context.
+    /// Reads the keys below the directory, while the guards of `context` are held.
     pub(in crate::handle) async fn read(&mut self, context: &SharedContext) -> Result<()> {
         if context.store.capabilities().transactions {
             self.directory.context = context.clone();
@@ -138,15 +140,15 @@ impl Sweep {
         }
     }
 
-    /// Requires that no key was written since the read.
+    /// Returns the condition that no key below the directory was written since the read.
     pub(in crate::handle) fn compares(&self) -> Option<Compare> {
         let reply = self.listed.as_ref()?;
         Some(Compare::below(&self.directory.key, Condition::UnchangedSince(reply.revision)))
     }
 }
 
-/// Deletes each key that is a valid path below the directory, with as few operations as possible,
-/// and leaves all other keys.
+/// Returns the operations that delete each key with a valid path below the directory and leave all
+/// other keys. Uses as few operations as possible.
 fn deletes(directory: &Key, kvs: &[KeyValue]) -> Vec<Op> {
     if kvs.iter().all(|kv| directory.below(&kv.key).is_some()) {
         return vec![Op::Delete { span: Span::Below(directory.clone()), previous: false }];
@@ -203,14 +205,14 @@ mod tests {
     }
 
     #[test]
-    fn directory_of_valid_keys_is_one_deletion() {
+    fn valid_keys_are_deleted_as_one_range() {
         let directory = Key::parse("/a").unwrap();
         let ops = deletes(&directory, &["/a/b", "/a/b/c", "/a/d"].map(kv));
         assert_eq!(ops, [Op::Delete { span: Span::Below(directory), previous: false }]);
     }
 
     #[test]
-    fn subdirectory_of_valid_keys_is_one_deletion() {
+    fn valid_subdirectory_is_deleted_as_one_range() {
         let ops = deletes(&Key::parse("/a").unwrap(), &["/a//odd", "/a/b", "/a/b/c", "/a/b/d/e"].map(kv));
         assert_eq!(ops.len(), 2, "{ops:?}");
     }

@@ -1,4 +1,4 @@
-//! `Listing`: lists a directory, completely or in part.
+//! `Listing`: lists all nodes of a directory, or some of them.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -10,8 +10,8 @@ use crate::error::Result;
 use crate::store::{BoxFuture, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
 use crate::version::Versioned;
 
-/// A list of a directory. It is read when it is awaited; created by [`Directory::list`] and
-/// [`Directory::list_recursive`].
+/// A list of the nodes in a directory; created by [`Directory::list`] and
+/// [`Directory::list_recursive`]. The directory is read when the list is awaited.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -30,7 +30,7 @@ use crate::version::Versioned;
 pub struct Listing {
     directory: Directory,
     op: &'static str,
-    /// Returns the part of a path that is a node of its own.
+    /// Cuts a path to the part that the list shows: its first segment, or the whole path.
     shown: fn(&str) -> &str,
     part: Part,
 }
@@ -49,8 +49,8 @@ impl Listing {
         Self { directory: directory.clone(), op, shown, part: Part::All }
     }
 
-    /// Lists at most this many nodes, in the byte order of their stored keys. On v3 and in memory, only
-    /// these are read; v2 sends the whole directory.
+    /// Lists at most this many nodes, in the byte order of their stored keys. On v3 and in memory,
+    /// only these nodes are read; v2 sends the whole directory.
     ///
     /// Replaces [`newest`](Self::newest).
     pub fn limit(mut self, nodes: usize) -> Self {
@@ -58,12 +58,13 @@ impl Listing {
         self
     }
 
-    /// Lists the values that were created last, at most this many, the newest first. Directories are
-    /// left out. On v2 every write creates a key anew, so these are the values that were written
-    /// last.
+    /// Lists at most this many values, the most recently created ones, newest first. Directories
+    /// are left out. On v2 every write creates a key anew, so the list contains the values that
+    /// were written last.
     ///
-    /// The server reads and sorts the whole directory. On v3 and in memory it sends only the values
-    /// that are listed, unless the directory contains subdirectories and is not listed recursively.
+    /// The server reads and sorts the whole directory. On v3 and in memory, the server sends only
+    /// the values that are listed, unless the directory contains subdirectories and is not listed
+    /// recursively.
     ///
     /// Replaces [`limit`](Self::limit).
     pub fn newest(mut self, values: usize) -> Self {
@@ -96,7 +97,7 @@ impl Directory {
             };
             let RangeReply { revision, kvs, directories, directory, more, .. } =
                 self.context.asked().range(range).await.map_err(|error| error.at(&self.key))?;
-            // Nothing below a subdirectory that is a node itself needs to be read.
+            // If the list shows a subdirectory as one node, the other keys in it need not be read.
             after = kvs.last().map(|kv| self.end_of(kv, shown));
             whole.revision = revision;
             whole.kvs.extend(kvs);
@@ -112,12 +113,12 @@ impl Directory {
         }
     }
 
-    /// The key after which the next node begins.
+    /// Returns the key after which the node that follows `last` begins.
     fn end_of(&self, last: &KeyValue, shown: fn(&str) -> &str) -> Bytes {
         match self.key.below(&last.key) {
             Some(path) if shown(path) != path => {
                 let mut end = self.key.descend(shown(path)).prefix().into_bytes();
-                // No valid path has this byte.
+                // No valid path contains this byte.
                 end.push(0xff);
                 end.into()
             }
@@ -139,7 +140,7 @@ impl Directory {
         Ok(self.by_age(self.read(false).await?, limit, shown))
     }
 
-    /// The values of an answer, the newest first.
+    /// Returns the values in an answer, newest first.
     fn by_age(&self, reply: RangeReply, limit: usize, shown: fn(&str) -> &str) -> Versioned<Vec<Node>> {
         self.nodes_of(reply, shown).map(|mut nodes| {
             nodes.retain(|node| !node.is_directory());
@@ -150,7 +151,7 @@ impl Directory {
     }
 }
 
-/// The largest page of a limited list, in keys.
+/// The maximum number of keys in one page of a limited list.
 const PAGE: usize = 1_000;
 
 impl IntoFuture for Listing {

@@ -1,4 +1,5 @@
-//! Writes one key if its current value is as expected, and keeps its expiry if the write names none.
+//! Writes one key if its current value is as expected. A write that does not set an expiry keeps
+//! the existing one.
 
 use std::future::ready;
 
@@ -9,11 +10,12 @@ use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::{LeaseId, Revision};
 use crate::store::{Committed, Compare, Condition, Expiry, KeyValue, Op, Txn};
 
-/// What a write expects to find.
+/// The state of a key that a write requires.
 #[derive(Clone, Debug)]
 pub(in crate::handle) struct Expected {
     pub(in crate::handle) condition: Condition,
-    /// The expiry at the time of the read, if there was one.
+    /// The expiry in an earlier read by the caller. `None` if the condition is not from such a
+    /// read.
     pub(super) seen: Option<SeenExpiry>,
 }
 
@@ -32,11 +34,12 @@ impl From<Condition> for Expected {
 /// The outcome of a conditional write.
 pub(super) enum Written {
     Done(Committed),
-    /// The write was refused. Contains the value found instead, and its revision.
+    /// The condition did not hold. Contains the value that was found instead, and the revision of
+    /// that read.
     Refused(Option<Found>, Revision),
 }
 
-/// Whether a condition holds for a stored value, compared byte for byte.
+/// Returns whether a condition holds for a stored value. Values are compared byte for byte.
 pub(super) fn holds(condition: &Condition, kv: Option<&KeyValue>) -> bool {
     match condition {
         Condition::Absent => kv.is_none(),
@@ -52,17 +55,19 @@ pub(super) fn holds(condition: &Condition, kv: Option<&KeyValue>) -> bool {
 }
 
 impl<T: Send + Sync + 'static> Entry<T> {
-    /// Whether a write keeps the existing expiry. (`modify` decides this by itself.)
+    /// Returns whether a write keeps the existing expiry. Not used by `modify`, which keeps the
+    /// expiry of standalone entries too.
     pub(super) fn keeps(&self, requested: RequestedExpiry) -> bool {
         requested == RequestedExpiry::Keep && self.enclosing.is_some()
     }
 
-    /// Applies the operations if the current value is as expected. Passes them the expiry that they
-    /// must set.
+    /// Applies the operations if the current value is as expected. `ops` receives the expiry that
+    /// its puts must set.
     ///
-    /// Unknown facts are guessed: that the value is at the field's own key, that its stored form is
-    /// the one this library writes, and that nothing expires. If a guess is wrong, the failed
-    /// transaction returns the facts, and a second one follows.
+    /// The first transaction guesses that the value is at the field's own key, that the value is
+    /// stored in the form that this library writes, and that nothing expires. If a guess is wrong,
+    /// the answer to the failed transaction contains the current state, and a second transaction
+    /// uses that state.
     pub(super) async fn write_if(
         &self,
         expected: Option<&Expected>,
@@ -72,7 +77,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
         let mut requested = requested;
         if let (true, Some(Expected { seen: Some(seen), .. })) = (self.keeps(requested), expected) {
             match (seen.lease, self.transactional()) {
-                // A key that was not written since is still attached to this lease.
+                // A key that was not written since the read is still attached to this lease.
                 (Some(lease), true) => requested = RequestedExpiry::Named(Expiry::With(lease)),
                 (None, false) if !seen.has_ttl => requested = RequestedExpiry::Named(Expiry::Never),
                 _ => {}
@@ -125,8 +130,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    /// Like [`write_if`](Self::write_if), where a transaction covers only one key. All facts are
-    /// read first. The write then requires that the key has not changed.
+    /// Like [`write_if`](Self::write_if), on stores where a transaction covers only one key. Reads
+    /// the value and its expiry first. The write then requires that the key has not changed.
     async fn read_and_write_if(
         &self,
         expected: Option<&Expected>,
@@ -159,14 +164,14 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    /// Reads when the enclosing struct expires, where this cannot be guessed.
+    /// Reads when the enclosing struct expires, on stores where a write cannot check a guess.
     async fn expiry_around(&self) -> Result<Expiry> {
         let mut enclosing_expiry = EnclosingExpiry::of(self.enclosing.as_ref(), &self.key);
         enclosing_expiry.read(&self.context).await?;
         Ok(enclosing_expiry.expiry())
     }
 
-    /// The conditions that the key has not changed since it was found.
+    /// Returns the conditions that the field has not changed since it was read as `found`.
     pub(super) fn as_found(&self, found: Option<&Found>) -> Vec<Compare> {
         match found {
             Some(found) => self.compares(found.at, Condition::Modified(found.kv.modified)),

@@ -1,5 +1,5 @@
-//! Deletes one key: the results of [`Entry::delete`](super::Entry::delete) and
-//! [`Entry::compare_and_delete`](super::Entry::compare_and_delete).
+//! Deletes one key: the type that [`Entry::delete`](super::Entry::delete) and
+//! [`Entry::compare_and_delete`](super::Entry::compare_and_delete) return.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -11,11 +11,12 @@ use crate::queue::Guard;
 use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::store::{BoxFuture, Compare, Condition, Expiry, Op, Span, Txn};
 
-/// A deletion of one key. It runs when it is awaited and returns the [previous](Previous) value.
+/// A deletion of one key. The deletion runs when it is awaited, and returns the
+/// [previous](Previous) value.
 #[must_use = "a deletion does nothing until it is awaited"]
 pub struct EntryDelete<T> {
     pub(super) entry: Entry<T>,
-    /// The condition. `None` deletes any value.
+    /// The condition. If `None`, any value is deleted.
     pub(super) expected: Result<Option<Expected>>,
 }
 
@@ -67,7 +68,8 @@ impl<T> fmt::Debug for EntryDelete<T> {
 }
 
 impl<T: Send + Sync + 'static> Entry<T> {
-    /// Deletes the keys if the value is as expected, where a transaction covers only one key.
+    /// Deletes the field's keys if the value is as expected, on stores where a transaction covers
+    /// only one key.
     async fn delete_one_by_one(&self, expected: Option<&Expected>) -> Result<Previous<T>> {
         let Some(Expected { condition, .. }) = expected else { return self.delete_each(None).await };
         let mut retry = OptimisticRetry::new(&self.context.retry);
@@ -87,8 +89,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    /// Deletes key by key, aliases first. The key in `expected` is deleted only if it has not
-    /// changed.
+    /// Deletes the field's keys one by one, aliases first. The key in `expected` is deleted only if
+    /// it has not changed.
     pub(super) async fn delete_each(&self, expected: Option<Found>) -> Result<Previous<T>> {
         let mut was = Previous::Nothing;
         for (at, key) in self.keys().enumerate().collect::<Vec<_>>().into_iter().rev() {
@@ -100,7 +102,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
                 let revision = committed.revision;
                 return Err(self.refused(ErrorKind::Conflict, self.seen(committed), revision));
             }
-            // A read would have used the first key that exists.
+            // Aliases come first here. Returns the value that a read would have returned: that of
+            // the first key that exists, in the order of `keys`.
             let previous = self.previous_from(at, committed);
             was = if previous.existed() { previous } else { was };
         }

@@ -1,4 +1,4 @@
-//! [`Entry::publish`] and its builder. `publish.rs` keeps the value published.
+//! [`Entry::publish`] and its builder. The task in `publish.rs` keeps the value published.
 
 use std::any::type_name;
 use std::fmt;
@@ -14,25 +14,26 @@ use crate::publish::{Published, Target};
 use crate::store::BoxFuture;
 
 impl<T: Send + Sync + 'static> Entry<T> {
-    /// Publishes the value for as long as the returned guard exists: an address in a service
-    /// registry, a load figure, a heartbeat.
+    /// Publishes the value for as long as the returned guard exists. Examples are an address in a
+    /// service registry, a load figure, and a heartbeat.
     ///
-    /// The key is attached to a lease, and exists when this returns. Up to a hundred values that a
-    /// client publishes with the same time to live share one lease (except on v2); each can be
-    /// published and withdrawn separately. A task keeps the lease alive. [`Publish::lease`] attaches
-    /// the value to a lease that the caller keeps. If the value is lost (an
-    /// outage longer than the time to live, a revoked lease, a deleted key, an emptied server), the
-    /// task publishes it again with a new lease as soon as possible, and as often as needed; see
-    /// [`Published`].
+    /// The key is attached to a lease, and exists when the future returns. Up to a hundred values
+    /// that a client publishes with the same time to live share one lease (except on v2); each can
+    /// be published and withdrawn separately. A task keeps the lease alive. [`Publish::lease`]
+    /// attaches the value to a lease of the caller instead.
     ///
-    /// The first write overwrites any existing value, since a restarted service must not wait for
-    /// the lease of its previous run. A lost value is written *again* only if the key does not
-    /// exist. If two clients publish at one key, the later value is stored, and the earlier
-    /// publisher waits until it disappears.
+    /// If the value is lost (by an outage longer than the time to live, a revoked lease, a deleted
+    /// key, or an emptied server), the task publishes it again with a new lease as soon as
+    /// possible, and as often as needed; see [`Published`].
+    ///
+    /// The first write overwrites any existing value, since a restarted service must not wait until
+    /// the lease of its previous run expires. A lost value is written *again* only if the key does
+    /// not exist. If two clients publish at one key, the later value is stored, and the earlier
+    /// publisher waits until that value disappears.
     ///
     /// A field's value is validated and encoded as by [`set`](Self::set), and a `secret` stays
-    /// hidden. Like every write, this writes the field's own key and leaves its aliases. When that
-    /// key disappears, the field is read from an alias again.
+    /// hidden. Like every write, `publish` writes the field's own key and leaves its aliases. When
+    /// the field's own key disappears, the field is read from an alias again.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -59,23 +60,26 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// # Errors
     ///
-    /// The errors of [`set`](Self::set), and `Unsupported` outside of a tokio runtime, and for a field
-    /// of one variant of an enum. After an
-    /// error nothing stays published. If the outcome is unknown, the lease is revoked in the
-    /// background, after the other values of the lease have moved to another one.
+    /// The errors of [`set`](Self::set). `Unsupported` outside of a tokio runtime, and for a field
+    /// of one variant of an enum.
+    ///
+    /// After an error nothing stays published. If the outcome of the write is unknown, the client
+    /// moves the other values of the lease to another lease, and then revokes the lease in the
+    /// background.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future at any point leaves nothing behind: the lease is revoked in the
-    /// background as soon as no other value is attached to it, and the key is deleted with it. (v2
-    /// has no leases. A write that a v2 server applies after the drop stays for the time to live.)
-    /// On a lease of the caller, the key alone is deleted in the background.
+    /// Dropping the future at any point leaves nothing behind: the client revokes the lease in the
+    /// background as soon as no other value is attached to it, and the server deletes the key with
+    /// the lease. If the caller gave a lease, only the key is deleted. v2 has no leases: if a v2
+    /// server applies the write after the drop, the key stays for the time to live.
     pub fn publish(&self, value: impl AsValue<T>) -> Publish<T> {
         Publish { entry: self.clone(), value: value.lend(|value| self.encode(value)), ttl: TTL, lease: None }
     }
 }
 
-/// A value that is published when this is awaited; created by [`Entry::publish`].
+/// A publication of a value; created by [`Entry::publish`]. The value is published when this is
+/// awaited.
 #[must_use = "nothing is published until it is awaited"]
 pub struct Publish<T> {
     entry: Entry<T>,
@@ -85,24 +89,27 @@ pub struct Publish<T> {
 }
 
 impl<T> Publish<T> {
-    /// Sets how long the value remains after its publisher has failed. Default: 15 s. The server
-    /// raises it to its minimum (2 s with default flags). Fractions of a second are rounded up. The
-    /// lease is renewed three times within that time.
+    /// Sets the time to live: how long the value remains after its publisher has failed. The
+    /// default is 15 s. The server raises a shorter time to its minimum (2 s with default flags).
+    /// Fractions of a second are rounded up. The task renews the lease three times within the time
+    /// to live.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
     /// Attaches the value to this lease, which the caller keeps and may use for other values, locks
-    /// and candidacies. The time to live is that of the lease; [`ttl`](Self::ttl) has no effect.
+    /// and candidacies. The value has the time to live of the lease; [`ttl`](Self::ttl) has no
+    /// effect.
     ///
-    /// The value is lost for good when the lease ends: [`Published::status`] then tells why, and
-    /// `set` returns `LeaseLost`. A value whose key alone is deleted is put back with the same lease.
-    /// The end of the guard deletes the value and keeps the lease.
+    /// When the lease ends, the value is not published again: [`Published::status`] returns the
+    /// reason, and `set` returns `LeaseLost`. If only the key is deleted, the value is published
+    /// again with the same lease. When the guard is dropped or withdrawn, the value is deleted and
+    /// the lease stays.
     ///
-    /// If the program publishes twice at one key with one lease, the later value is stored until its
-    /// guard ends; then the earlier one is put back. Two programs that share an adopted lease must
-    /// not publish at one key: each would replace the value of the other.
+    /// If a program publishes twice at one key with one lease, the later value is stored until its
+    /// guard ends; then the earlier value is published again. Two programs that share an adopted
+    /// lease must not publish at one key: each would replace the value of the other.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {

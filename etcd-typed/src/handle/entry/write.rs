@@ -1,5 +1,5 @@
-//! Writes one key: the results of [`Entry::set`](super::Entry::set) and
-//! [`Entry::modify`](super::Entry::modify).
+//! Writes one key: the types that [`Entry::set`](super::Entry::set) and
+//! [`Entry::modify`](super::Entry::modify) return.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -17,23 +17,23 @@ use crate::schema::Stored;
 use crate::store::{BoxFuture, Committed, Expiry, KeyValue, Op, Txn};
 use crate::version::{Versioned, Versions};
 
-/// A write of one key. It runs when it is awaited.
+/// A write of one key. The write runs when it is awaited.
 #[must_use = "a write does nothing until it is awaited"]
 pub struct EntryWrite<T, O> {
     pub(in crate::handle) entry: Entry<T>,
-    /// The name of the handle's method.
+    /// The name of the handle's method, for metrics and events.
     pub(in crate::handle) op: &'static str,
     pub(in crate::handle) parts: Result<(Bytes, Option<Expected>)>,
     pub(in crate::handle) requested: RequestedExpiry,
     pub(in crate::handle) previous: bool,
-    /// The error if the condition does not hold.
+    /// The error kind if the condition does not hold.
     pub(in crate::handle) refusal: ErrorKind,
     pub(in crate::handle) finish: fn(&Entry<T>, Committed) -> O,
 }
 
 impl<T, O> EntryWrite<T, O> {
-    /// Lets the value expire after this time, unless it is written again before. [`Expiry::After`]
-    /// describes how exact the time is.
+    /// Lets the value expire after this time, unless the key is written again before.
+    /// [`Expiry::After`] describes how exact the time is.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.requested = RequestedExpiry::Named(Expiry::After(ttl));
         self
@@ -59,15 +59,17 @@ impl<T, O> EntryWrite<T, O> {
     /// the same store.
     ///
     /// The commit requires that the guard's key exists, has the creation revision of this guard,
-    /// and is attached to its lease. This holds at the revision of the write, independent of clocks
-    /// and networks, so a former holder can no longer write. A second guard adds its conditions to
-    /// those of the first.
+    /// and is attached to its lease. The server checks this at the revision of the write,
+    /// independent of clocks and networks, so a former holder can no longer write. If the write has
+    /// several guards, all of them must be held.
     ///
-    /// The check costs no extra request: the same answer tells a lost guard from a conflict. If
-    /// both apply, the error is `GuardLost`. Each guard adds two conditions and one read to the
-    /// transaction. A write that reads first (such as [`modify`](Entry::modify)) reads under the
-    /// guard too. So even if nothing needs to be written, it returns `Ok` only if the guard was
-    /// held. Such a read must fit into one answer (64 MiB on v3).
+    /// The check costs no extra request, since the answer to a refused write also shows whether the
+    /// guard was held. If the guard was lost and another condition failed too, the error is
+    /// `GuardLost`. Each guard adds two conditions and one read to the transaction.
+    ///
+    /// If the write has to read first (such as [`modify`](Entry::modify)), the read also requires
+    /// the guard. So even if nothing needs to be written, the write returns `Ok` only if the guard
+    /// was held. Such a read must fit into one answer (64 MiB on v3).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -87,11 +89,13 @@ impl<T, O> EntryWrite<T, O> {
     ///
     /// # Errors
     ///
-    /// `GuardLost` if the guard is not held: nothing was written. If this is already known (by the
-    /// clock, or since the guard was released), nothing is sent. `Unsupported` on v2, which has no
-    /// transaction over two keys, before anything is sent. On v2, [`Guard::verify`] checks the
-    /// guard before a write, and [`Guard::while_held`] stops a writer when the guard is lost. Both
-    /// leave a short gap.
+    /// `GuardLost` if the guard is not held: nothing was written. If the client already knows this
+    /// (by the clock, or since the guard was released), nothing is sent.
+    ///
+    /// `Unsupported` on v2, which has no transaction over two keys, before anything is sent. On v2,
+    /// [`Guard::verify`] checks the guard before a write, and [`Guard::while_held`] stops a writer
+    /// when the guard is lost. With both, a write may still be applied shortly after the guard is
+    /// lost.
     pub fn guarded_by(mut self, guard: &Guard) -> Self {
         self.entry.context = self.entry.context.guarded_by(guard);
         self
@@ -136,7 +140,7 @@ impl<T, O> fmt::Debug for EntryWrite<T, O> {
     }
 }
 
-/// A read-modify-write of one key. It runs when it is awaited.
+/// A read-modify-write of one key. The operation runs when it is awaited.
 #[must_use = "a write does nothing until it is awaited"]
 pub struct EntryModify<'f, T> {
     pub(super) entry: Entry<T>,
@@ -204,7 +208,7 @@ impl<T: Send + Sync + 'static> EntryModify<'_, T> {
             };
             let wanted = f(current);
             let bytes = wanted.as_ref().map(|value| entry.encode(value)).transpose()?;
-            // The expiry of the enclosing struct matters only for a new key.
+            // Only a new key needs the expiry of the enclosing struct.
             let adds = found.is_none() && bytes.is_some() && requested == RequestedExpiry::Keep;
             if adds && !entry.transactional() {
                 enclosing_expiry.read(&entry.context).await?;
@@ -272,7 +276,7 @@ impl<T: Send + Sync + 'static> EntryModify<'_, T> {
     }
 }
 
-/// Whether the key already has the expiry that the write asks for.
+/// Returns whether the key already has the expiry that the write asks for.
 fn is_so(requested: RequestedExpiry, kv: &KeyValue) -> bool {
     match requested {
         RequestedExpiry::Keep => true,
@@ -283,7 +287,7 @@ fn is_so(requested: RequestedExpiry, kv: &KeyValue) -> bool {
     }
 }
 
-/// The metadata of a value that replaced `before`.
+/// Returns the metadata of a value that replaced `before`.
 fn after_write(before: Option<KeyValue>, revision: Revision, expiry: Expiry) -> Versions {
     let lease = if let Expiry::With(lease) = expiry { Some(lease) } else { None };
     let ttl = if let Expiry::After(ttl) = expiry { Some(ttl) } else { None };

@@ -1,11 +1,12 @@
-//! `PerEntry`: a map that was read entry by entry, with the problems of its bad entries.
+//! `PerEntry`: the valid entries of a map, and the problems of the others.
 
 use std::collections::BTreeMap;
 
 use crate::error::Problem;
 
-/// A map whose bad entries were left out, from [`EntryMap::get_per_entry`](crate::EntryMap::get_per_entry)
-/// or [`DirMap::get_per_entry`](crate::DirMap::get_per_entry).
+/// The valid entries of a map, and the problems of the others; returned by
+/// [`EntryMap::get_per_entry`](crate::EntryMap::get_per_entry) and
+/// [`DirMap::get_per_entry`](crate::DirMap::get_per_entry).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -25,7 +26,7 @@ use crate::error::Problem;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct PerEntry<K: Ord, V> {
-    /// The entries that are good.
+    /// The entries that could be read and are valid.
     pub entries: BTreeMap<K, V>,
     /// Every problem of the other entries, each with its key, revision and reason.
     pub problems: Vec<Problem>,

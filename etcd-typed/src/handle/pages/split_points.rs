@@ -1,9 +1,10 @@
-//! Guesses where unread keys are, from the names of the keys before them.
+//! Guesses keys that split the unread rest of a directory into parts, from the names of the keys
+//! that were read.
 //!
-//! Many names are numbers: in decimal or hexadecimal digits, or in letters. The digits are the
-//! bytes at positions where the names of the page differ. The guess is that the names after the
-//! page continue at the same rate. If they do not, a split point is in the wrong place, which does
-//! no harm.
+//! Many names contain numbers: in decimal or hexadecimal digits, or in letters. The digits are the
+//! bytes at positions where the names of the page differ. The guess is that the numbers after the
+//! page increase at the same rate. If the guess is wrong, the parts have different sizes, which
+//! does no harm.
 
 use bytes::Bytes;
 
@@ -12,14 +13,15 @@ use crate::store::{KeyValue, Span};
 /// The number of keys that are examined for digits.
 const SAMPLE: usize = 64;
 
-/// The number of digits before the first difference that an increasing number may change.
+/// The maximum number of digits before the first difference of the names that belong to the number
+/// too. They change with a carry.
 const CARRY: usize = 8;
 
-/// The limit for numbers, which leaves room for multiplication.
+/// The upper limit for numbers, so that a product of a number and a count of keys fits into `u128`.
 const LARGEST: u128 = 1 << 96;
 
-/// Guesses keys after the page, in order, with about `each` keys between them. Returns fewer than
-/// `count`, or none, if no guess is possible.
+/// Guesses up to `count` keys after the page, in order, with about `each` keys between them.
+/// Returns fewer keys, or none, if no guess is possible.
 pub(super) fn split_points(span: &Span, page: &[KeyValue], each: usize, count: usize) -> Vec<Bytes> {
     let (Span::Below(directory), [first, .., last]) = (span, page) else { return Vec::new() };
     let names = directory.prefix().len();
@@ -47,13 +49,13 @@ struct Digits {
     bytes: Vec<u8>,
     /// The number of digits of each number.
     length: usize,
-    /// One more than the largest number with that many digits.
+    /// One more than the largest number with `length` digits.
     end: u128,
 }
 
 impl Digits {
-    /// The bytes at positions from `from` on where these names differ. `None` if they do not
-    /// differ.
+    /// Takes as digits the bytes at each position, from `from` on, at which these names differ.
+    /// Returns `None` if the names do not differ.
     fn of(names: &[&[u8]], from: usize) -> Option<Self> {
         let longest = names.iter().map(|name| name.len()).max()?;
         let mut bytes = Vec::new();
@@ -86,7 +88,7 @@ impl Digits {
         digits.fold(0, |number, digit| number * self.bytes.len() as u128 + digit as u128)
     }
 
-    /// Writes a number as a name. `None` if it needs more digits.
+    /// Writes a number as a name. Returns `None` if the number needs more than `length` digits.
     fn name(&self, mut number: u128) -> Option<Vec<u8>> {
         if number >= self.end {
             return None;
@@ -132,14 +134,14 @@ mod tests {
     }
 
     #[test]
-    fn split_points_continue_numbers() {
+    fn split_points_follow_numeric_names() {
         about(&parts((0..100_000).map(|n| format!("{n:08}")), 10_000, 20_000, 3), 20_000, 3);
         about(&parts((0..100_000).map(|n| format!("user-{n:06}/name")), 10_000, 20_000, 3), 20_000, 3);
         about(&parts((0..60_000_u64).map(|n| format!("{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))), 6_000, 12_000, 3), 12_000, 3);
     }
 
     #[test]
-    fn split_points_continue_words() {
+    fn split_points_follow_alphabetic_names() {
         let word = |mut n: usize| {
             let letter = |_| {
                 let letter = (b'a' + (n % 26) as u8) as char;
@@ -154,9 +156,9 @@ mod tests {
     #[test]
     fn keys_without_pattern_have_no_split_points() {
         let none = Vec::<usize>::new();
-        // The last name has the largest number with these digits, so no larger one can follow.
+        // The last name is the largest number with these digits, so no larger number can follow.
         assert_eq!(parts((0..1000).map(|n| format!("{n:03}")), 999, 500, 3), none);
-        // No position has different bytes, so there are no digits.
+        // No position has different bytes, so no byte counts as a digit.
         assert_eq!(parts(std::iter::once(String::from("a")), 1, 500, 3), none);
         assert_eq!(parts((1..10).map(|n| "a".repeat(n)), 5, 2, 0), none);
         assert_eq!(split_points(&Span::Below(Key::parse("/app").unwrap()), &[], 10, 3), Vec::<Bytes>::new());

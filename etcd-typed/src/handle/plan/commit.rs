@@ -1,4 +1,4 @@
-//! Sends a plan in one transaction, or in as many as necessary.
+//! Sends a write plan in one transaction, or in as many transactions as necessary.
 
 use std::time::Duration;
 
@@ -11,8 +11,9 @@ use crate::revision::{LeaseId, Revision};
 use crate::store::{Committed, Compare, Condition, Expiry, Op, Span, Txn};
 
 impl Context {
-    /// Runs a write of many keys. An atomic write is one call with one time limit. Each step of a
-    /// non-atomic write has its own limit, since the number of steps depends on the number of keys.
+    /// Runs a write of many keys with its time limit. An atomic write is one call with one limit.
+    /// Each step of a non-atomic write has its own limit, since the number of steps depends on the
+    /// number of keys.
     pub(in crate::handle) async fn limited<F: Future>(&self, atomicity: Atomicity, write: F) -> F::Output {
         match atomicity {
             Atomicity::Atomic => self.retry.one_call(write).await,
@@ -20,8 +21,8 @@ impl Context {
         }
     }
 
-    /// Refuses a write that the store cannot do in one transaction, before anything is sent.
-    /// `advice` says what the caller can do if the write is too large.
+    /// Returns an error if the store cannot perform a write in one transaction, before anything is
+    /// sent. If the write is too large, the error contains `advice` for the caller.
     pub(in crate::handle) fn check_atomic(&self, directory: &Key, compares: &[Compare], operations: usize, advice: &str) -> Result<()> {
         self.check_guards().map_err(|error| error.at(directory))?;
         let capabilities = self.store.capabilities();
@@ -45,17 +46,20 @@ impl Context {
         Ok(())
     }
 
-    /// Whether one transaction accepts this many conditions in addition to those of the guards.
+    /// Returns whether one transaction accepts this many conditions in addition to those of the
+    /// guards.
     pub(in crate::handle) fn has_room_for(&self, conditions: usize) -> bool {
         conditions <= self.room_for_conditions()
     }
 
-    /// The number of conditions that one transaction accepts in addition to those of the guards.
+    /// Returns the number of conditions that one transaction accepts in addition to those of the
+    /// guards.
     pub(in crate::handle) fn room_for_conditions(&self) -> usize {
         self.store.capabilities().max_operations.saturating_sub(self.guard_compares().len())
     }
 
-    /// Sends a plan in one transaction. If it fails, updates `enclosing_expiry` from the answer.
+    /// Sends a plan in one transaction. If a condition fails, updates `enclosing_expiry` from the
+    /// answer.
     pub(in crate::handle) async fn commit_plan(
         &self,
         directory: &Key,
@@ -82,13 +86,13 @@ impl Context {
         Ok(committed)
     }
 
-    /// Sends a plan in as many transactions as necessary, each key under its own condition if it
-    /// has one. Returns the revision at which each key was written.
+    /// Sends a plan in as many transactions as necessary. `condition` returns the condition of each
+    /// key, if it has one. Returns each key with the revision at which it was written.
     ///
     /// # Errors
     ///
-    /// Each error lists the keys that were written before it. `Conflict` if a condition does not
-    /// hold.
+    /// Each error lists the keys that were written before the error. `Conflict` if a condition does
+    /// not hold.
     pub(in crate::handle) async fn commit_non_atomic(
         &self,
         directory: &Key,
@@ -117,8 +121,9 @@ impl Context {
         self.share_leases(&mut ops).await.map_err(|error| error.at(directory))?;
         let (mut around, mut written): (_, Vec<(String, Revision)>) = (around, Vec::new());
         while !ops.is_empty() {
-            // Conditions and operations have the same limit. If the keys have no conditions, there
-            // are never more conditions than operations.
+            // Conditions and operations have the same limit, and each key has at most one
+            // condition. If the keys have conditions, those on the enclosing structs come in
+            // addition, and fewer operations fit.
             let beside = if conditional { &around[..] } else { &[] };
             let rest = ops.split_off(self.fitting(&ops, beside));
             let step = std::mem::replace(&mut ops, rest);
@@ -158,10 +163,12 @@ impl Context {
         Ok(written)
     }
 
-    /// Removes a directory with all its contents, where a transaction cannot have conditions on its
-    /// keys (v2). With `only_empty` the directory must look empty, after all keys seen in it were
-    /// deleted. Keys that v2 hides are not seen and are removed with the directory. So is a key
-    /// that is written between the look and the removal.
+    /// Removes a directory with all its contents, on stores where a transaction cannot have
+    /// conditions on the keys in it (v2).
+    ///
+    /// With `only_empty`, the removal fails if a listing of the directory shows a key. The listing
+    /// does not show keys that v2 hides, so these are removed with the directory. A key that
+    /// another client writes between the listing and the removal is removed too.
     async fn remove(&self, directory: &Key, only_empty: bool) -> Result<Committed> {
         let mut looked = Committed { revision: Revision::ZERO, succeeded: true, results: Vec::new() };
         if only_empty {
@@ -183,8 +190,8 @@ impl Context {
         }
     }
 
-    /// Lets puts with the same time to live share a lease, as in one transaction, when they need
-    /// several transactions.
+    /// If the puts need several transactions, grants one lease for each time to live and attaches
+    /// the puts to it. In one transaction, the store does the same.
     async fn share_leases(&self, ops: &mut [Op]) -> Result<()> {
         if !self.store.capabilities().transactions || self.fitting(ops, &[]) == ops.len() {
             return Ok(());
@@ -207,11 +214,11 @@ impl Context {
         Ok(())
     }
 
-    /// The number of operations, at least one, that fit into one transaction by number and size,
-    /// next to these conditions and those of the guards.
+    /// Returns how many of the operations fit into one transaction, by number and size, together
+    /// with these conditions and those of the guards. Returns at least one.
     fn fitting(&self, ops: &[Op], conditions: &[Compare]) -> usize {
-        // A generous estimate of the bytes per operation in a request, without the key and the
-        // value. Includes its condition, except for the key in it.
+        // A generous estimate of the bytes that an operation and its condition take in a request,
+        // without their keys and the value.
         const OVERHEAD: usize = 64;
         let capabilities = self.store.capabilities();
         let mut conditions = conditions.to_vec();
@@ -230,12 +237,12 @@ impl Context {
     }
 }
 
-/// The highest revision of several writes, or `without` if there were none.
+/// Returns the highest revision of several writes, or `without` if nothing was written.
 pub(in crate::handle) fn last(written: &[(String, Revision)], without: Revision) -> Revision {
     written.iter().map(|(_, revision)| *revision).max().unwrap_or(without)
 }
 
-/// Whether the error means that the directory does not exist.
+/// Returns whether the error means that the directory does not exist.
 fn is_no_directory(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }

@@ -1,4 +1,4 @@
-//! Which keys a write of differences leaves out, and which it has to add.
+//! Decides which keys a write of differences leaves out, and which keys it must add.
 
 use bytes::Bytes;
 
@@ -9,15 +9,17 @@ use crate::schema::{Encoded, Tree};
 use crate::store::{Compare, Condition, Expiry};
 
 impl Owner {
-    /// Like [`replace`](Self::replace), without the keys that already have their value and this expiry.
+    /// Like [`replace`](Self::replace), without puts of keys that already have their value and this
+    /// expiry.
     pub(in crate::handle) fn replace_differences(self, tree: &Tree, encoded: &Encoded, expiry: Expiry) -> WritePlan {
         let different = encoded.iter().filter(|(key, value)| !is_so(tree, key, value, expiry));
         let puts = different.map(|(key, value)| Put::new((key.clone(), value.clone()))).collect();
         WritePlan { puts, ..self.outdated(tree, encoded) }
     }
 
-    /// The conditions that a write may leave out these keys, and that no key exists which the value
-    /// does not contain. Only for structs without maps.
+    /// Returns the conditions that the keys in `left_out` are unchanged, and that no key of the
+    /// schema exists that is neither in the value nor deleted by the plan. Only for structs without
+    /// maps and enums.
     pub(in crate::handle) fn left_out(
         self,
         directory: &Key,
@@ -44,8 +46,9 @@ impl Owner {
         compares
     }
 
-    /// Adds the other keys of each directory that is about to get its first keys, although `old` has it:
-    /// its default was read. With the changed keys alone it would be incomplete.
+    /// Completes structs that were read as their default: `old` contains such a struct, although no
+    /// key of the struct is stored. If the write changes some of its fields, adds the other fields
+    /// to `puts`. Otherwise the stored struct would be incomplete.
     pub(super) fn complete_defaults(self, stored: &[&String], old: &Encoded, new: &Encoded, puts: &mut Encoded) {
         let mut added: Vec<String> = Vec::new();
         for key in puts.keys().filter(|key| !added.iter().any(|directory| is_below(directory, key))).collect::<Vec<_>>() {
@@ -61,12 +64,13 @@ impl Owner {
     }
 }
 
-/// Whether a key already has this value and this expiry.
+/// Returns whether a key already has this value and this expiry.
 fn is_so(tree: &Tree, key: &str, value: &Bytes, expiry: Expiry) -> bool {
     tree.get(key).is_some_and(|stored| stored.value == *value && stored.expiry() == expiry)
 }
 
-/// The keys that already have their value and this expiry, and when each was written.
+/// Returns the keys that already have their value and this expiry, each with its modification
+/// revision.
 pub(in crate::handle) fn unchanged_keys(tree: &Tree, encoded: &Encoded, expiry: Expiry) -> Vec<(String, Revision)> {
     let unchanged = encoded.iter().filter(|(key, value)| is_so(tree, key, value, expiry));
     unchanged.filter_map(|(key, _)| Some((key.clone(), tree.get(key)?.modified))).collect()

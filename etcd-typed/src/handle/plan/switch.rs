@@ -10,7 +10,7 @@ use crate::schema::{Encoded, EnumAround, Tree, split_levels};
 use crate::store::{Compare, Condition};
 
 impl Owner {
-    /// The enums whose directories contain a key, from the outermost to the innermost.
+    /// Returns the enums whose directories contain a key, from the outermost to the innermost.
     pub(in crate::handle) fn enums_around(self, relative: &str) -> Vec<EnumAround> {
         match self {
             Self::Struct(table) => table.enums_around(relative, 0, true),
@@ -30,8 +30,8 @@ impl Owner {
         }
     }
 
-    /// Adds the deletions of a switch to the plan, and returns the stored keys that no switch deletes.
-    /// `old` returns the value of a key before the write.
+    /// For each enum whose variant changes, adds the deletion of the stored keys to the plan.
+    /// Returns the stored keys that remain. `old` returns the value of a key before the write.
     pub(super) fn sweep<'k, 'b>(
         self,
         stored: impl Iterator<Item = &'k String>,
@@ -49,7 +49,7 @@ impl Owner {
             match swept.filter(|_| !key.split('/').any(key::is_reserved)) {
                 Some(_) if new.contains_key(key) || plan.removals.last().is_some_and(|removal| removal.has(key)) => {}
                 Some(of) => {
-                    // A directory without a new key is deleted by one operation.
+                    // One operation deletes a directory below which the new value has no key.
                     let directories = key[of.start..].match_indices('/').map(|(at, _)| &key[..of.start + at]);
                     match directories.into_iter().find(|directory| !has_below(new, directory)) {
                         Some(directory) => plan.removals.push(Removal::of(directory)),
@@ -62,8 +62,8 @@ impl Owner {
         rest
     }
 
-    /// Whether an enum around a key exists before and after the write, with a variant that does not
-    /// have the key.
+    /// Returns whether an enum around a key exists before and after the write, and its new variant
+    /// does not have the key.
     pub(super) fn is_of_other_variant(self, key: &str, old: &Encoded, new: &Encoded) -> bool {
         self.enums_around(key).iter().any(|of| {
             let tag = of.tag_at(key);
@@ -71,26 +71,27 @@ impl Owner {
         })
     }
 
-    /// Whether a write changes the variant of an enum.
+    /// Returns whether a write changes the variant of an enum.
     pub(in crate::handle) fn switches(self, old: &Encoded, new: &Encoded) -> bool {
         let is_changed = |key: &str| self.enums_around(key).iter().any(|of| is_switched(*of, key, |tag| old.get(tag), new));
         self.has_enums() && new.keys().any(|key| is_changed(key))
     }
 
-    /// Whether a key is the tag of an enum.
+    /// Returns whether a key is the tag of an enum.
     fn is_tag(self, key: &str) -> bool {
         self.enums_around(key).iter().any(|of| of.tag_at(key) == key)
     }
 
-    /// The conditions that the enums around the written keys have the same variants as in `tree`, and
-    /// that nothing below an enum that is switched has changed since `revision`.
+    /// Returns the conditions that the enums around the written keys have the same variants as in
+    /// `tree`. If the write changes the variant of an enum, the conditions also require that
+    /// nothing below the enum has changed since `revision`.
     pub(in crate::handle) fn same_variants(self, directory: &Key, plan: &WritePlan, tree: &Tree, revision: Revision) -> Vec<Compare> {
         let mut compares: Vec<Compare> = Vec::new();
         if !self.has_enums() {
             return compares;
         }
         let written: Vec<&String> = plan.own_keys().collect();
-        // An enum that a removed directory contains is removed with it.
+        // If a removed directory contains an enum, the enum is removed with the directory.
         let removed = plan.removals.iter().map(|removal| removal.directory.as_str());
         for key in plan.own_keys().map(String::as_str).chain(removed) {
             for of in self.enums_around(key) {
@@ -108,13 +109,13 @@ impl Owner {
     }
 }
 
-/// Whether the new value has a key below a directory.
+/// Returns whether the new value has a key below a directory.
 fn has_below(new: &Encoded, directory: &str) -> bool {
     let below = format!("{directory}/");
     new.range(below.clone()..).next().is_some_and(|(key, _)| key.starts_with(&below))
 }
 
-/// Whether the variant of an enum around `key` changes.
+/// Returns whether the variant of this enum, whose directory contains `key`, changes.
 fn is_switched<'b>(of: EnumAround, key: &str, old: impl Fn(&str) -> Option<&'b Bytes>, new: &Encoded) -> bool {
     let tag = of.tag_at(key);
     match (old(&tag), new.get(&tag)) {
@@ -124,8 +125,8 @@ fn is_switched<'b>(of: EnumAround, key: &str, old: impl Fn(&str) -> Option<&'b B
 }
 
 impl WritePlan {
-    /// Puts the tags of enums after all other keys, for a plan that is sent in several steps. An enum
-    /// is read as its new variant when all fields of that variant exist.
+    /// Moves the tags of enums after all other keys, for a plan that is sent in several steps. So
+    /// readers see the new variant of an enum only after all fields of that variant were written.
     pub(in crate::handle) fn tags_last(mut self, owner: Owner) -> Self {
         if owner.has_enums() {
             self.puts.sort_by_key(|put| owner.is_tag(&put.key).then(|| std::cmp::Reverse(put.key.matches('/').count())));

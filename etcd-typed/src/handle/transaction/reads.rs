@@ -1,4 +1,4 @@
-//! What the reads of a transaction found.
+//! The results of the reads in a transaction.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -14,8 +14,8 @@ use crate::store::{BoxFuture, Op, OpResult, RangeReply, Span};
 use crate::telemetry::Operation;
 use crate::version::Versioned;
 
-/// A transaction that returns what it read; created by [`Transaction::reads`]. It is sent when it is
-/// awaited.
+/// A transaction that returns the results of its reads; created by [`Transaction::reads`]. The
+/// transaction is sent when it is awaited.
 #[must_use = "a transaction does nothing until it is awaited"]
 #[derive(Debug)]
 pub struct TransactionReads(pub(super) Transaction);
@@ -40,22 +40,23 @@ impl IntoFuture for TransactionReads {
     }
 }
 
-/// What the reads of a [`Transaction`] found, all from its revision.
+/// The results of the reads in a [`Transaction`], all from the transaction's revision.
 pub struct Reads {
     revision: Revision,
-    /// The read spans and their keys.
+    /// The spans that the transaction read, each with the answer.
     found: Vec<(Span, RangeReply)>,
 }
 
 impl Reads {
-    /// The revision of the transaction. If it wrote nothing, this is the revision that it read.
+    /// Returns the revision of the transaction. If the transaction wrote nothing, this is the
+    /// revision that it read.
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.revision
     }
 
-    /// The value of an entry that the transaction has read, or `None` if the key did not exist. If
-    /// the entry was read several times, this is the last result.
+    /// Returns the value of an entry that the transaction has read, or `None` if the key did not
+    /// exist. If the transaction read the entry several times, returns the last result.
     ///
     /// # Errors
     ///
@@ -66,12 +67,13 @@ impl Reads {
         found.map(|(at, kv)| entry.read_as(at, kv, self.revision)).transpose()
     }
 
-    /// The struct in a directory that the transaction has read.
+    /// Returns the struct in a directory that the transaction has read.
     ///
     /// # Errors
     ///
-    /// `NotFound` if no key of the schema exists, and some are required. `Invalid` with every field that
-    /// is missing or cannot be decoded, or if the transaction has not read the directory.
+    /// `NotFound` if the schema has required keys and no key of the schema exists. `Invalid` with
+    /// every field that is missing or cannot be decoded. `Invalid` also if the transaction has not
+    /// read the directory.
     pub fn get_dir<S: Schema>(&self, dir: &Dir<S>) -> Result<Versioned<S>> {
         let reply = self.reply(&Span::Below(dir.key().clone()), dir.key())?;
         schema::decode(dir.key(), &schema::tree(dir.key(), reply.kvs.clone()), self.revision)
@@ -83,7 +85,7 @@ impl Reads {
     }
 }
 
-/// Shows no values, which may be secrets.
+/// Does not show the values, since they may be secrets.
 impl fmt::Debug for Reads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reads").field("revision", &self.revision).field("reads", &self.found.len()).finish_non_exhaustive()
