@@ -16,17 +16,17 @@ use crate::serde_attrs;
 /// The place where an attribute is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// On a struct that derives `EtcdSchema`.
+    /// A struct that derives `EtcdSchema`.
     Struct,
-    /// On an enum that derives `EtcdSchema`.
+    /// An enum that derives `EtcdSchema`.
     Enum,
-    /// On a variant of such an enum.
+    /// A variant of such an enum.
     Tagged,
-    /// On a field of such a struct or variant.
+    /// A field of such a struct or variant.
     Field,
-    /// On a type that derives `EtcdValue`.
+    /// A type that derives `EtcdValue`.
     Value,
-    /// On a variant of such a type.
+    /// A variant of such a type.
     Variant,
 }
 

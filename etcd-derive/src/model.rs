@@ -105,7 +105,7 @@ pub(crate) struct Prefix {
     pub(crate) parameters: Vec<Ident>,
 }
 
-/// A part of a segment of a prefix.
+/// A part of a prefix segment.
 pub(crate) enum Piece {
     Literal(String),
     /// One of the prefix's parameters.
@@ -138,7 +138,7 @@ pub(crate) struct Text {
     pub(crate) span: proc_macro2::Span,
 }
 
-/// What is stored at the segment of a field.
+/// The kind of data that is stored at the segment of a field.
 pub(crate) enum Kind {
     /// One value.
     Leaf(Leaf),
@@ -214,7 +214,7 @@ impl Limits {
 
 /// The stored form of a value.
 pub(crate) enum Form {
-    /// The type's own `EtcdValue`.
+    /// The form of the type's `EtcdValue`.
     Own,
     Json,
     /// The functions `encode` and `decode` of this module.
@@ -268,7 +268,7 @@ pub(crate) enum Shape {
     },
     /// A type with its own `Display` and `FromStr`, or a struct around a type that has them.
     Text { inner: Option<Inner>, validate: Option<Path> },
-    /// Another kind of type; an error is recorded.
+    /// The type has another shape, for which an error is recorded.
     Unknown,
 }
 

@@ -1,7 +1,7 @@
 //! Reads `#[serde(...)]`. Serde's attributes for the names and the presence of fields are converted
-//! to the same attributes as those of `#[etcd(...)]`, with another source. Attributes that only
-//! serde's own code needs, such as `bound`, are ignored. Unknown attributes are ignored too, since
-//! serde reports them.
+//! to the same attributes as those of `#[etcd(...)]`, and marked with
+//! [`Source::Serde`](crate::attr::Source). Attributes that only serde's own code needs, such as
+//! `bound`, are ignored. Unknown attributes are ignored too, since serde reports them.
 
 use proc_macro2::Ident;
 use syn::meta::ParseNestedMeta;

@@ -398,7 +398,7 @@ impl<T: fmt::Display + FromStr<Err: fmt::Display>> TextOf<T> {
 
 /// A newtype: a struct with one value in it.
 pub trait Wraps: Sized {
-    /// The type of the value in it.
+    /// The type of the value in the newtype.
     type Inner;
 
     /// Makes the newtype from the value in it.
@@ -442,7 +442,8 @@ pub const fn secret_if<T>(codec: Codec<T>, is: bool) -> Codec<T> {
     if is { codec.secret() } else { codec }
 }
 
-/// Sets the function that compares the values of a `json` or `with` field with what is read back.
+/// Sets the function that compares a value of a `json` or `with` field with the value that is read
+/// back.
 pub const fn compared<T>(codec: Codec<T>, equal: Option<fn(&T, &T) -> bool>) -> Codec<T> {
     codec.compared(equal)
 }

@@ -344,7 +344,7 @@ enum Validation {
     Skip,
 }
 
-/// The reason of a problem with an unknown key.
+/// The reason that is reported for an unknown key.
 const UNKNOWN: &str = "not a key of the schema";
 
 /// Returns every problem in `directory`: those that a read would report, failed validations, and
@@ -400,8 +400,8 @@ pub(crate) fn encode<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
     encode_over(directory, None, value, false)
 }
 
-/// Encodes a struct for a write that leaves the values unchanged that are equal in `old`.
-/// `present`: true if the struct exists only while it has at least one key.
+/// Encodes a struct for a write that changes only the values that differ from `old`. `present`:
+/// true if the struct exists only while it has at least one key.
 ///
 /// # Errors
 ///

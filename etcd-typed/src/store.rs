@@ -5,8 +5,8 @@
 //!
 //! A store maps keys to values and has one history. Every transaction that changes something gets
 //! the next [`Revision`], and all its changes carry that revision. The trait is small and
-//! object-safe. Only [`Store::history`] and [`Store::identity`] have default implementations, so
-//! that a wrapper cannot forget a method.
+//! object-safe. Only [`Store::history`], [`Store::unreachable_since`] and [`Store::identity`] have
+//! default implementations, so a wrapper cannot forget any other method.
 //!
 //! # Rules that hold for every method
 //!
@@ -109,7 +109,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// - `TooManyOperations`, before sending, above [`Capabilities::max_operations`].
+    /// - `TooManyOperations`, before sending, for more compares or operations than
+    ///   [`Capabilities::max_operations`].
     /// - `Invalid`, before sending or from the server, for two writes of one key in either list
     ///   (performed or not), for a [`Condition`] that cannot be used with its span, and for an
     ///   [`Op::Newest`] or an [`Op::Page`] with a limit of zero.
@@ -275,9 +276,9 @@ pub enum Span {
     /// All keys below this directory, at any depth: the keys that start with its
     /// [`prefix`](Key::prefix) and are longer.
     Below(Key),
-    /// The keys from `start` on, and before `end`, in byte order. Every method refuses an end that
-    /// is not after the start with `Invalid`. A store with [`Capabilities::directories`] refuses
-    /// every such span with `Unsupported`.
+    /// The keys from `start` (inclusive) to `end` (exclusive), in byte order. Every method refuses
+    /// an end that is not after the start with `Invalid`. A store with
+    /// [`Capabilities::directories`] refuses every such span with `Unsupported`.
     Between {
         /// The first key.
         start: Key,
@@ -287,8 +288,8 @@ pub enum Span {
 }
 
 impl Span {
-    /// Returns the span of the keys from `start` on, and before `end`, by their bytes. An empty
-    /// `start` is before every key.
+    /// Returns the span of the keys from `start` (inclusive) to `end` (exclusive), compared by
+    /// their bytes. An empty `start` is before every key.
     #[must_use]
     pub fn between(start: &[u8], end: Option<&[u8]>) -> Self {
         // No store has an empty key, so a zero byte is the first possible key.
@@ -393,7 +394,7 @@ impl Order {
         Self { by, descending: true }
     }
 
-    /// Whether this is the order in which stores keep keys.
+    /// Whether this is the order in which stores keep keys: ascending, by key.
     pub(crate) fn is_natural(self) -> bool {
         self == Self::default()
     }
@@ -555,7 +556,7 @@ impl RangeReply {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyValue {
-    /// The key as stored. It may be invalid as a [`Key`].
+    /// The stored key. Its bytes need not form a valid [`Key`].
     pub key: Bytes,
     /// The value. Empty if only keys were requested.
     pub value: Bytes,
@@ -1052,7 +1053,7 @@ pub enum Event {
     Delete {
         /// The key as stored.
         key: Bytes,
-        /// Whether this is a directory (v2). If so, all keys below `key` are deleted too.
+        /// Whether the key is a directory (v2). If so, all keys below `key` are deleted too.
         directory: bool,
         /// The key before the deletion, if the server reports it. Callers must work without it: on
         /// v3 the client does not ask for it, because there are many events.
@@ -1156,15 +1157,15 @@ impl Stats {
         }
     }
 
-    /// Returns a value by the server's name for it, or `None` if there is no such value or it is not
-    /// a `T`.
+    /// Returns the value with this name in the server's reply, or `None` if there is no such value
+    /// or it is not a `T`.
     #[must_use]
     pub fn get<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<T> {
         serde_json::from_value(self.fields.get(name)?.clone()).ok()
     }
 
-    /// Returns a counter by the server's name for it, such as `setsSuccess`, or `None` if there is
-    /// no such number.
+    /// Returns the counter with this name in the server's reply, such as `setsSuccess`, or `None`
+    /// if there is no such number.
     #[must_use]
     pub fn counter(&self, name: &str) -> Option<u64> {
         self.fields.get(name)?.as_u64()

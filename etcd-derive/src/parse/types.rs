@@ -130,7 +130,7 @@ fn write(tokens: TokenStream, out: &mut String) {
     enum Before {
         Start,
         Word,
-        /// An operator before or inside its operand: no space.
+        /// An operator before or inside its operand. No space follows.
         Tight,
         /// An operator between two operands.
         Between,

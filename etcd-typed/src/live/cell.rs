@@ -186,7 +186,8 @@ impl<T> Cell<T> {
         news.map(|book| (book.generation, book.newest.clone())).ok_or_else(|| self.ended())
     }
 
-    /// Waits until everything up to `revision` was processed.
+    /// Waits until the view has processed all changes up to `revision`, and returns the newest
+    /// state.
     pub(super) async fn reach(&self, revision: Revision) -> Result<Arc<Versioned<T>>> {
         let mut book = self.book.subscribe();
         if book.borrow().seen < revision {

@@ -12,7 +12,7 @@ use crate::key::Key;
 use crate::revision::Revision;
 use crate::runtime::elapsed;
 
-/// Whether a [`Live`](crate::Live) view follows the server.
+/// The status of a [`Live`](crate::Live) view, which says whether the view follows the server.
 ///
 /// `Display` writes one line for a log. `Serialize` writes an object for a health endpoint:
 /// `status` is `live`, `partial` or `degraded`. `degraded` comes with `cause` (`rejected`,
@@ -43,7 +43,7 @@ pub enum LiveStatus {
     /// The view shows the last good state; the server may have a newer one.
     #[non_exhaustive]
     Degraded {
-        /// When the view became degraded, on tokio's clock; see
+        /// The time at which the view became degraded, on tokio's clock; see
         /// [`degraded_for`](LiveStatus::degraded_for).
         since: Instant,
         /// The cause. If there are several causes, this is the one that does not go away by itself.

@@ -48,7 +48,8 @@ impl Upstreams {
         &self.runtimes
     }
 
-    /// Returns the upstream that watches the span of this source. Starts it if none is running.
+    /// Returns the upstream that watches the span of this source. Starts an upstream if none is
+    /// running.
     pub(super) fn open(&self, source: &Source) -> Result<Arc<Upstream>> {
         self.runtimes.note();
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,7 +89,8 @@ pub(crate) struct Source {
     pub(crate) pattern: Pattern,
 }
 
-/// A handle to the task that watches a directory and feeds its views. Dropping it ends the watch.
+/// A handle to the task that watches a directory and passes its changes to the views. Dropping the
+/// handle ends the watch.
 pub(super) struct Upstream {
     directory: Key,
     commands: mpsc::UnboundedSender<Command>,
@@ -122,7 +124,7 @@ impl AudienceList {
     }
 }
 
-/// A view as the upstream's task sees it, independent of its type.
+/// A view of any type, in the form in which the upstream's task uses it.
 pub(super) trait Feed: Send {
     /// Whether the view was dropped.
     fn is_gone(&self) -> bool;

@@ -33,7 +33,8 @@ const HISTORY: usize = 8;
 /// A live view that starts when it is awaited. Created by `live()` of a directory, a map or an
 /// entry.
 ///
-/// Awaiting it returns the view when it has a good state that is no older than the call.
+/// Awaiting it returns the view as soon as the view has a valid state that is not older than the
+/// call.
 ///
 /// # Errors
 ///
@@ -136,7 +137,7 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     ///   The view is then [`Degraded`](crate::LiveStatus::Degraded) with
     ///   [`Cause::Snapshot`](crate::Cause::Snapshot). Its [`staleness`](crate::Live::staleness)
     ///   counts from the start, since the age of the file's state is not known.
-    /// - The stored state is not valid or absent (`Invalid`, `Decode`, `NotFound`). The cause is then
+    /// - The stored state is invalid or absent (`Invalid`, `Decode`, `NotFound`). The cause is then
     ///   [`Rejected`](crate::Cause::Rejected).
     /// - Never after any other error. A refused login, a missing permission and an untrusted
     ///   certificate are returned as they are, and so is every error that only a change of the
@@ -201,7 +202,7 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     /// The value of a `secret` field is never written. In a state from a file the field is `None`
     /// or has its default. So do not write such a state back with [`Dir::set`](crate::Dir::set),
     /// which would delete the secret; [`compare_and_swap`](crate::Dir::compare_and_swap) and
-    /// [`update`](crate::Dir::update) do not.
+    /// [`update`](crate::Dir::update) do not delete it.
     ///
     /// # Errors
     ///
@@ -366,7 +367,7 @@ enum Out<T> {
     Gone,
 }
 
-/// The caller that waits for the first state, and the parts of the cell.
+/// The caller that waits for the first state, and the values from which the view's cell is made.
 struct Begin<T> {
     tell: oneshot::Sender<Result<Arc<Cell<T>>>>,
     /// The upstream, which the waiting caller owns.

@@ -47,7 +47,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn copied_values_are_equal_with_little_overhead(lengths in proptest::collection::vec(0..300_usize, 0..50)) {
+        fn copied_values_use_little_extra_memory(lengths in proptest::collection::vec(0..300_usize, 0..50)) {
             let value = |length: &usize| vec![u8::try_from(length % 251).unwrap(); *length];
             let values: Vec<_> = lengths.iter().map(value).collect();
             let mut copied = Vec::new();

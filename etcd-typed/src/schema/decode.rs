@@ -48,7 +48,7 @@ pub(super) struct Found {
     basis: Vec<(String, Revision)>,
     /// The oldest creation revision of these keys.
     created: Option<Revision>,
-    /// The lease of these keys, as long as they all have the same one.
+    /// The lease of these keys, if they all have the same lease.
     lease: Option<LeaseId>,
 }
 
@@ -84,8 +84,8 @@ impl<'a> Decoder<'a> {
         self.gathered = gathered;
     }
 
-    /// Returns the value, or an error if there was a problem. Code that does not depend on the type
-    /// is in separate functions, which are compiled only once.
+    /// Returns the value, or an error if a problem was recorded. Code that does not depend on the
+    /// type is in separate functions, which are compiled only once.
     pub(super) fn finish<T>(self, value: Option<T>, revision: Revision) -> Result<Versioned<T>> {
         let Some(value) = value else { return Err(self.invalid()) };
         let versions = self.versions(revision)?;
@@ -316,7 +316,7 @@ impl<'a> Decoder<'a> {
         complete.then(|| M::of(pairs))
     }
 
-    /// Reads only the keys of this directory as a map of structs.
+    /// Reads this directory as a map of structs, and returns only the map's keys.
     pub(crate) fn dir_keys<K: MapPath>(&mut self, table: &Table) -> Option<Vec<K>> {
         let children = self.children(table, K::LEVELS);
         let read = children.into_iter().filter(|child| !self.is_replaced(child, table)).collect::<Vec<_>>();

@@ -283,7 +283,7 @@ impl<'a> Delta<'a> {
         read(&mut whole);
     }
 
-    /// Adds the changes of this directory as a map of structs.
+    /// Adds the changes of this directory, which is a map of structs.
     pub(crate) fn all_dirs<K: MapPath, S: Schema, C>(&mut self, make: fn(Keyed<K, S::Change>) -> C, out: &mut Vec<C>) {
         let mut children: Vec<&'a str> = Vec::new();
         let changed = self.changed;
@@ -314,7 +314,7 @@ impl<'a> Delta<'a> {
         })
     }
 
-    /// Adds the changes of this directory as a map of values.
+    /// Adds the changes of this directory, which is a map of values.
     pub(crate) fn all_entries<K: MapPath, V, C>(&mut self, codec: Codec<V>, make: fn(Keyed<K, Change<V>>) -> C, out: &mut Vec<C>) {
         let prefix = self.prefix.clone();
         let changed = self.changed;

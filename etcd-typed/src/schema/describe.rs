@@ -21,12 +21,12 @@ pub struct Table {
     pub prefix: Option<&'static str>,
     /// The fields, in the order of the struct.
     pub fields: &'static [Field],
-    /// What it means if the directory has a key that is not in the schema.
+    /// The treatment of keys in the directory that are not in the schema.
     #[serde(skip_serializing_if = "UnknownKeys::is_ignored")]
     pub unknown: UnknownKeys,
 }
 
-/// What it means if a struct's directory has a key that is not in the schema.
+/// The treatment of keys in a struct's directory that are not in the schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -35,7 +35,7 @@ pub enum UnknownKeys {
     Ignored,
     /// A live view also logs the key, once (`#[serde(deny_unknown_fields)]`).
     Reported,
-    /// The struct cannot be read (`#[etcd(strict)]`).
+    /// The struct cannot be read while such a key exists (`#[etcd(strict)]`).
     Refused,
 }
 
@@ -66,9 +66,9 @@ pub struct Field {
     pub aliases: &'static [&'static str],
     /// The documentation comment of the field.
     pub doc: &'static str,
-    /// What is stored at the segment.
+    /// The kind of data that is stored at the segment.
     pub kind: Kind,
-    /// What it means if the field has no key.
+    /// The effect on the field if its key does not exist.
     pub presence: Presence,
     /// Whether the field is marked `secret`, so that its value is never shown.
     pub secret: bool,
@@ -79,7 +79,7 @@ pub struct Field {
     pub limits: Limits,
 }
 
-/// What is stored at the segment of a field.
+/// The kind of data that is stored at the segment of a field.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -118,7 +118,7 @@ pub enum Kind {
     },
 }
 
-/// What it means if a field has no key.
+/// The effect on a field if its key does not exist.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -170,7 +170,7 @@ impl Table {
         self.has_unknown(relative, UnknownKeys::Reported)
     }
 
-    /// Whether this struct or one below it reports unknown keys.
+    /// Whether this struct or a struct below it reports unknown keys.
     pub(crate) fn has_reports(&self) -> bool {
         self.unknown == UnknownKeys::Reported
             || self.fields.iter().any(|field| match &field.kind {
@@ -374,7 +374,7 @@ impl Table {
         }
     }
 
-    /// Visits every leaf outside of maps, with the directory of its struct.
+    /// Visits every field with one value that is not in a map, with the directory of its struct.
     pub(super) fn each_leaf(&self, prefix: &str, visit: &mut impl FnMut(&str, &Field)) {
         for field in self.fields {
             match &field.kind {

@@ -21,7 +21,7 @@ pub struct Encoder<'a> {
     prefix: String,
     out: Encoded,
     validation: Validation,
-    /// The earlier stored form, if the write leaves the values unchanged that are equal in it.
+    /// The stored form before the write, if the write changes only the values that differ from it.
     kept: Option<&'a Encoded>,
     problems: Vec<Problem>,
     /// If set, collects two kinds of fields that have a default, instead of recording a problem: an
@@ -35,7 +35,7 @@ impl<'a> Encoder<'a> {
         Self { directory, table: Table::EMPTY, prefix, out, validation, kept: None, problems, nones: None }
     }
 
-    /// Declares that the write leaves the values unchanged that are equal in `old`.
+    /// Declares that the write changes only the values that differ from `old`.
     pub(super) fn keeping(mut self, old: Option<&'a Encoded>) -> Self {
         self.kept = old;
         self

@@ -14,7 +14,8 @@ use crate::revision::Revision;
 /// A field that may be missing in a directory: a field with one value, or a map.
 #[derive(Debug)]
 pub(crate) struct FieldKeys {
-    /// The key that the field is written to, relative to the directory, or the directory of the map.
+    /// The key to which the field is written, relative to the directory. For a map, the directory
+    /// of the map.
     pub(crate) key: String,
     /// The keys of the field's aliases.
     pub(crate) aliases: Vec<String>,

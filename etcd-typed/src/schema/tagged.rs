@@ -82,7 +82,7 @@ impl Table {
         }
     }
 
-    /// Whether the struct is an enum, or has one in it.
+    /// Whether the struct is an enum, or contains one at any depth.
     pub(crate) fn has_enums(&self) -> bool {
         self.fields.iter().any(|field| match &field.kind {
             Kind::Variant { .. } => true,

@@ -81,7 +81,8 @@ fn bad() -> App {
 const MASK: &str = "*** (a secret: the reason is not shown)";
 const MASK_OF_STRUCT: &str = "*** (the struct has a secret in it: the reason is not shown)";
 
-/// The problems of [`bad`]: those of each field first, then those of the struct as a whole.
+/// The problems of [`bad`]. The problems of a struct's fields come before the problem of the struct
+/// as a whole.
 const WRONG: [(&str, &str); 10] = [
     ("/app/low", "7 is odd"),
     ("/app/high", "5 is odd"),
@@ -184,7 +185,7 @@ async fn check_reports_problems_that_a_write_refuses() {
     assert_eq!(*decode::<App>(&app(), &tree, Revision::new(20)).unwrap(), bad(), "reading validates nothing");
     for problem in &found {
         let own = app().below(problem.key.as_str().as_bytes()).and_then(|relative| tree.get(relative));
-        // For a struct, the newest revision of its keys.
+        // The problem of a struct has the newest revision of the struct's keys.
         let expected = match (own, problem.key.as_str()) {
             (Some(stored), _) => stored.modified,
             (None, "/app/inner") => tree["inner/size"].modified,
@@ -337,7 +338,7 @@ fn fields_beyond_tuple_limit_keep_their_order() {
     let keys: Vec<_> = error.problems().iter().map(|problem| problem.key.to_string()).collect();
     assert_eq!(keys, ["/long/a", "/long/l", "/long/m", "/long/p"]);
 
-    // Changes are reported in the same way.
+    // Changes are also reported in the order of the struct.
     let mut tree = before;
     let changed: ChangedKeys = ["a", "l", "m", "p"].into_iter().map(|relative| (relative.to_owned(), tree.remove(relative))).collect();
     let (mut problems, mut out) = (Vec::new(), Vec::new());

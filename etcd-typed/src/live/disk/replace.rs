@@ -26,7 +26,7 @@ const LINKS: usize = 40;
 /// process is about to remove the file.
 const ATTEMPTS: usize = 8;
 
-/// How the content gets into the file.
+/// The way in which the content is written to the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Manner {
     /// The content is replaced at once, by a rename.

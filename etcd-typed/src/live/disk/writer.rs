@@ -32,7 +32,7 @@ pub(super) struct Writer {
     backoff: Backoff,
 }
 
-/// The result of a check of the file.
+/// The result of a file check.
 enum Found {
     Held(Option<Stamp>),
     /// The file must be written again.

@@ -20,7 +20,7 @@ use crate::runtime::sleep;
 
 /// The time between two beats.
 pub(super) const EVERY: Duration = Duration::from_secs(10);
-/// How long a view waits for the answer to another view's read.
+/// The time for which a view waits for the answer to another view's read.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The head, its reads and its beats, shared by all views of one client.

@@ -183,7 +183,7 @@ impl Proof {
         }
     }
 
-    /// Continues the proof until something happens. Cancel safe.
+    /// Continues the proof until a step of it has an outcome. The future is cancel safe.
     pub(super) async fn next(&mut self, mirror: Option<&Mirror>) -> Outcome {
         let Some(mirror) = mirror else { return pending().await };
         match &mut self.phase {

@@ -19,7 +19,7 @@ use crate::value::Codec;
 #[derive(Debug, Default)]
 pub(in crate::schema) struct Gathered<'a>(HashMap<String, Part<'a>>);
 
-/// A map of which some entries were read.
+/// A map of which earlier steps have read some entries.
 #[derive(Debug)]
 struct Part<'a> {
     /// The entries that were read so far: a `Vec` of pairs of a map key and a value.

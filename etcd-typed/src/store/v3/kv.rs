@@ -170,7 +170,7 @@ pub(super) struct NewLease {
     pub(super) then: bool,
 }
 
-/// Translates a transaction, after the checks that need no server.
+/// Checks a transaction as far as this is possible without a server, and translates it.
 pub(super) fn plan(txn: &Txn, max_operations: usize, max_value: usize) -> Result<RequestPlan> {
     for (what, count) in [("compares", txn.compares.len()), ("operations", txn.then.len().max(txn.otherwise.len()))] {
         if count > max_operations {
