@@ -259,9 +259,9 @@ pub use watch::Interruption;
 /// ```
 ///
 /// A field is one key. The key's last segment is the name of the field, and its value is encoded by
-/// the [`EtcdValue`](trait@EtcdValue) of the field's type. An `Option` is `None` if the key does not
-/// exist. For every other field the key must exist, or the field must have a default. Attributes
-/// change this.
+/// the [`EtcdValue`](trait@EtcdValue) of the field's type. An `Option` is `None` if the key does
+/// not exist. For every other field the key must exist, or the field must have a default.
+/// Attributes change these rules.
 ///
 /// # On the struct
 ///
@@ -384,9 +384,9 @@ pub use watch::Interruption;
 ///
 /// ## `entries`
 ///
-/// The field is a `BTreeMap` or `HashMap` of values, with one key for each in a directory with the
-/// field's name. The attributes `json`, `with`, `text`, `secret`, `validate`, `range`, `length` and
-/// `one_of` apply to each value.
+/// The field is a `BTreeMap` or `HashMap` of values. Each value has its own key in a directory with
+/// the field's name. The attributes `json`, `with`, `text`, `secret`, `validate`, `range`, `length`
+/// and `one_of` apply to each value.
 ///
 /// ## `flatten`
 ///
@@ -395,14 +395,14 @@ pub use watch::Interruption;
 ///
 /// ## `skip`
 ///
-/// The field is not stored. After a read it has its `Default`.
+/// The field is not stored. A read sets it to its `Default`.
 ///
 /// ## `validate = path`
 ///
-/// A function from `&T` to `Result<(), E>` with any `E: Display`. It runs before a value is written; for
-/// an `Option`, only on `Some`. If it fails, nothing is written, and the error lists all values that
-/// failed. Other programs can still write such values: [`Dir::get`] returns them, a
-/// [live view](Dir::live) keeps its last good state, and [`Dir::check`] lists them.
+/// A function from `&T` to `Result<(), E>` with any `E: Display`. It runs before a value is
+/// written; for an `Option`, only if it is `Some`. If the function fails, nothing is written, and
+/// the error lists all values that failed. Other programs can still write such values: [`Dir::get`]
+/// returns them, a [live view](Dir::live) keeps its last good state, and [`Dir::check`] lists them.
 ///
 /// ```
 /// # use etcd_typed::{Client, EtcdSchema};

@@ -38,9 +38,9 @@ use crate::version::{Versioned, Versions};
 /// complete state of one revision.
 ///
 /// Created by `live()` of a [`Dir`](crate::Dir), an [`Entry`](crate::Entry), an
-/// [`EntryMap`](crate::EntryMap), a [`DirMap`](crate::DirMap) or a [`Directory`](crate::Directory),
-/// which returns only when the stored state is valid. Clones are cheap and show the same value. All
-/// views of a directory and client share one watch, which ends with the last view.
+/// [`EntryMap`](crate::EntryMap), a [`DirMap`](crate::DirMap) or a [`Directory`](crate::Directory).
+/// `live()` returns the view only if the stored state is valid. Clones are cheap and show the same
+/// value. All views of a directory and client share one watch, which ends with the last view.
 ///
 /// - **Complete.** All keys that were changed in one transaction appear together (on v2, which has
 ///   no transactions, each change appears alone).

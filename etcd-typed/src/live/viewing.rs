@@ -78,7 +78,8 @@ impl<T: Send + Sync + 'static> Viewing<T> {
         self
     }
 
-    /// Sets how many states before the current one are kept for [`Live::history`]. Default: 8.
+    /// Sets the number of states before the current one that are kept for [`Live::history`].
+    /// Default: 8.
     pub fn history(mut self, states: usize) -> Self {
         self.history = states;
         self

@@ -69,7 +69,7 @@ impl<T> Leaf<T> {
     }
 
     /// Returns the presence of a field whose default has this source text. The text is hidden for a
-    /// secret, since the default of a secret is the value of every user who sets no other one.
+    /// secret, since everyone who sets no other value uses the default.
     pub const fn presence(&self, default: &'static str) -> Presence {
         Presence::Default(if self.codec.is_secret() { "***" } else { default })
     }

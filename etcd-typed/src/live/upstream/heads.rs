@@ -23,7 +23,8 @@ pub(super) const EVERY: Duration = Duration::from_secs(10);
 /// The time for which a view waits for the answer to another view's read.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The head, its reads and its beats, shared by all views of one client.
+/// The current revision of the store (the head), the reads of it, and the beats. All views of one
+/// client share them.
 pub(in crate::live) struct Heads(watch::Sender<State>);
 
 struct State {
