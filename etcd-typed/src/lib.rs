@@ -305,8 +305,8 @@ pub use watch::Interruption;
 ///
 /// ## `crate = path`
 ///
-/// The path of this crate. A macro of a crate that re-exports this crate needs it: `crate =
-/// my_crate::etcd_typed`.
+/// The path of this crate. A macro of a crate that re-exports this crate needs it:
+/// `crate = my_crate::etcd_typed`.
 ///
 /// # On a field
 ///
@@ -851,9 +851,9 @@ pub use etcd_derive::EtcdSchema;
 /// with one named field is a newtype if it has `#[serde(transparent)]`.
 ///
 /// Attributes with which serde writes another form are refused unless `#[etcd(...)]` chooses the
-/// form with `text` or `try_from`. For `from`, `try_from` and `into`, write `#[etcd(try_from =
-/// Type)]` with the same type. For `content` and `untagged`, remove the derive, and put
-/// `#[etcd(json)]` on the fields of the type. An enum with `tag` can derive
+/// form with `text` or `try_from`. For `from`, `try_from` and `into`, write
+/// `#[etcd(try_from = Type)]` with the same type. For `content` and `untagged`, remove the derive,
+/// and put `#[etcd(json)]` on the fields of the type. An enum with `tag` can derive
 /// [`EtcdSchema`](derive@EtcdSchema) instead.
 ///
 /// # What is generated
