@@ -7,7 +7,7 @@ use quote::{format_ident, quote};
 use crate::expand::{bounds, change, codecs, handle, tagged};
 use crate::model::{Schema, Value};
 
-/// Generates the errors, and the items of `expand::schema`.
+/// Generates the compile errors, and the items of `expand::schema`.
 pub(crate) fn schema(model: &Schema, errors: &syn::Error) -> TokenStream {
     let errors = errors.to_compile_error();
     let krate = &model.item.krate;
@@ -41,7 +41,7 @@ pub(crate) fn schema(model: &Schema, errors: &syn::Error) -> TokenStream {
     }
 }
 
-/// Generates the errors, and the items of `expand::value`.
+/// Generates the compile errors, and the items of `expand::value`.
 pub(crate) fn value(model: &Value, errors: &syn::Error) -> TokenStream {
     let errors = errors.to_compile_error();
     let krate = &model.item.krate;

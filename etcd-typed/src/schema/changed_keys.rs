@@ -35,7 +35,7 @@ pub(super) struct ChangedKey<'t> {
 
 impl ChangedKeyRange {
     fn name<'n>(&self, names: &'n str) -> &'n str {
-        // The range of a key is always within the string.
+        // The range of a key is always within the string, so the default is never used.
         names.get(self.start..self.end).unwrap_or_default()
     }
 }

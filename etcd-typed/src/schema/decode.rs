@@ -26,8 +26,8 @@ pub struct Decoder<'a> {
     directory: &'a Key,
     pub(super) tree: &'a Tree,
     pub(super) table: &'static Table,
-    /// The position of the struct in the tree: empty, or segments that each end with `/`. The
-    /// position is valid between two calls.
+    /// The position of the struct in the tree: empty, or segments that each end with `/`. A method
+    /// may extend it, but restores it before it returns.
     pub(super) prefix: String,
     pub(super) found: Found,
     validation: Validation,

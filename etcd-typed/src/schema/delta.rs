@@ -109,8 +109,8 @@ impl<C> Update<C> {
 pub struct Delta<'a> {
     directory: &'a Key,
     pub(super) table: &'static Table,
-    /// The position of the struct in the tree: empty, or segments that each end with `/`. The
-    /// position is valid between two calls.
+    /// The position of the struct in the tree: empty, or segments that each end with `/`. A method
+    /// may extend it, but restores it before it returns.
     prefix: String,
     /// The tree after the changes.
     after: &'a Tree,

@@ -48,9 +48,9 @@ impl UnknownKeys {
 /// The keys whose lease shows when a struct expires, relative to its directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Witnesses {
-    /// The first of these keys that exists shows it.
+    /// The first of these keys that exists shows when the struct expires.
     First(Vec<&'static str>),
-    /// All of these keys together show it, if they all exist and agree.
+    /// All of these keys together show when the struct expires, if they all exist and agree.
     Every(Vec<&'static str>),
 }
 

@@ -16,8 +16,8 @@ use crate::value::{Codec, ValueError, contained};
 pub struct Encoder<'a> {
     directory: &'a Key,
     pub(super) table: &'static Table,
-    /// The position of the struct: empty, or segments that each end with `/`. The position is valid
-    /// between two calls.
+    /// The position of the struct: empty, or segments that each end with `/`. A method may extend
+    /// it, but restores it before it returns.
     prefix: String,
     out: Encoded,
     validation: Validation,
