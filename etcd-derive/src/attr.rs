@@ -1,5 +1,5 @@
-//! The grammar of `#[etcd(...)]`: the attributes, where they are allowed, and what each takes.
-//! `parse.rs` interprets them together with those of serde.
+//! The grammar of `#[etcd(...)]`: the attributes, the places where they are allowed, and the
+//! argument of each. `parse.rs` interprets them together with the attributes of serde.
 
 mod foreign;
 
@@ -13,20 +13,20 @@ use syn::{Attribute, Expr, ExprLit, ExprPath, ExprRange, Lit, LitStr, Meta, Path
 use crate::ctxt::Ctxt;
 use crate::serde_attrs;
 
-/// Where an attribute is written.
+/// The place where an attribute is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// On a struct that derives `EtcdSchema`.
+    /// A struct that derives `EtcdSchema`.
     Struct,
-    /// On an enum that derives `EtcdSchema`.
+    /// An enum that derives `EtcdSchema`.
     Enum,
-    /// On a variant of such an enum.
+    /// A variant of such an enum.
     Tagged,
-    /// On a field of such a struct or variant.
+    /// A field of such a struct or variant.
     Field,
-    /// On a type that derives `EtcdValue`.
+    /// A type that derives `EtcdValue`.
     Value,
-    /// On a variant of such a type.
+    /// A variant of such a type.
     Variant,
 }
 
@@ -127,7 +127,7 @@ impl Place {
         }
     }
 
-    /// The other place in the same derive.
+    /// Returns the other place in the same derive, where a misplaced attribute may belong.
     fn other(self) -> Self {
         match self {
             Self::Struct => Self::Field,
@@ -151,9 +151,9 @@ impl Place {
     }
 }
 
-/// The attributes of one place: first those in `#[etcd(...)]`, then those in `#[serde(...)]`, each in
-/// order. Of `#[etcd(...)]` it contains only attributes that are allowed there, each at most once
-/// except `alias`.
+/// The attributes of one place: first those in `#[etcd(...)]`, then those in `#[serde(...)]`, each
+/// in order. Wrong attributes in `#[etcd(...)]` are left out: all that remain are allowed at this
+/// place, and each except `alias` occurs at most once.
 pub(crate) struct Attrs(Vec<Given>);
 
 /// One attribute as the user wrote it.
@@ -163,7 +163,7 @@ pub(crate) struct Given {
     value: Value,
 }
 
-/// Which attribute the user wrote.
+/// The attribute that contained a [`Given`]: `#[etcd(...)]` or `#[serde(...)]`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
     Etcd,
@@ -186,7 +186,7 @@ impl Given {
 }
 
 impl Attrs {
-    /// Reads the attributes. Records an error for each wrong one and skips it.
+    /// Reads the attributes. Records an error for each wrong attribute and skips it.
     pub(crate) fn read(ctxt: &Ctxt, attributes: &[Attribute], place: Place) -> Self {
         let mut given = own(ctxt, attributes, place);
         let serde = serde_attrs::read(ctxt, attributes, &given);
@@ -198,7 +198,8 @@ impl Attrs {
         self.0.iter()
     }
 
-    /// Finds an attribute by name. That of `#[etcd(...)]` wins over that of serde.
+    /// Finds an attribute by name. An attribute in `#[etcd(...)]` takes precedence over the
+    /// attribute of serde.
     pub(crate) fn find(&self, name: &str) -> Option<&Given> {
         self.0.iter().find(|given| given.name == name)
     }
@@ -220,7 +221,8 @@ impl Attrs {
         self.0.iter().filter(move |given| given.name == name).filter_map(Given::text)
     }
 
-    /// The aliases. One that both sources give is in it once.
+    /// Returns the aliases. An alias in both `#[etcd(...)]` and `#[serde(...)]` is returned only
+    /// once.
     pub(crate) fn aliases(&self) -> Vec<&LitStr> {
         let own: Vec<String> =
             self.iter().filter(|given| given.source == Source::Etcd).filter_map(Given::alias).map(LitStr::value).collect();
@@ -303,7 +305,7 @@ fn own(ctxt: &Ctxt, attributes: &[Attribute], place: Place) -> Vec<Given> {
     given
 }
 
-/// Reads a range. A number alone is a mistake.
+/// Reads a range. Returns an error for a single number.
 fn range(input: ParseStream<'_>) -> syn::Result<Expr> {
     let expr: Expr = input.parse()?;
     if let Expr::Lit(only) = &expr {
@@ -319,7 +321,7 @@ fn range(input: ParseStream<'_>) -> syn::Result<Expr> {
     Ok(expr)
 }
 
-/// The value of an integer literal.
+/// Returns the value of an integer literal.
 fn integer(expr: &Expr) -> Option<u128> {
     match expr {
         Expr::Lit(ExprLit { lit: Lit::Int(integer), .. }) => integer.base10_parse().ok(),
@@ -385,7 +387,7 @@ fn one(input: ParseStream<'_>, place: Place) -> syn::Result<Given> {
     Ok(Given { name, source: Source::Etcd, value })
 }
 
-/// The path of a function or a module.
+/// Reads the path of a function or a module.
 fn path(input: ParseStream<'_>, name: &Ident, known: &Known) -> syn::Result<Path> {
     let expr: Expr = input.parse()?;
     match expr {
@@ -402,7 +404,8 @@ fn path(input: ParseStream<'_>, name: &Ident, known: &Known) -> syn::Result<Path
     }
 }
 
-/// The expression of a default. What looks like a function that is not called is refused.
+/// Reads the expression of a default. Refuses an expression that looks like a function that is not
+/// called.
 fn default(input: ParseStream<'_>, known: &Known) -> syn::Result<Expr> {
     let expr: Expr = input.parse()?;
     let refused = match &expr {
@@ -422,7 +425,8 @@ fn default(input: ParseStream<'_>, known: &Known) -> syn::Result<Expr> {
     Err(syn::Error::new_spanned(expr, refused))
 }
 
-/// Whether this is a name in `snake_case`, which functions have. Constants and variants do not.
+/// Whether this is a name in `snake_case`, like the names of functions and unlike the names of
+/// constants and variants.
 fn is_function(segment: &syn::PathSegment) -> bool {
     segment.ident.unraw().to_string().chars().find(|c| *c != '_').is_some_and(char::is_lowercase)
 }
@@ -470,7 +474,7 @@ fn names(place: Place) -> String {
     format!("{} accepts {}", place.words(), names.join(", "))
 }
 
-/// Skips the rest of a wrong attribute.
+/// Skips the rest of a wrong attribute, up to the next comma.
 fn skip_one(input: ParseStream<'_>) -> syn::Result<()> {
     while !input.is_empty() && !input.peek(Token![,]) {
         input.parse::<TokenTree>()?;
@@ -478,7 +482,7 @@ fn skip_one(input: ParseStream<'_>) -> syn::Result<()> {
     Ok(())
 }
 
-/// The number of characters to insert, remove or replace to turn one text into the other
+/// Returns the number of characters to insert, remove or replace to turn one text into the other
 /// (Levenshtein distance).
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();

@@ -1,5 +1,5 @@
-//! Names derived from other names: the key segment and the change variant of a field, and the text
-//! of an enum variant.
+//! Conversions of names: from a field to its key segment and its change variant, and from an enum
+//! variant to its text.
 
 /// The values of `rename_all`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +51,8 @@ impl Case {
     }
 }
 
-/// Converts `rate_limit` to `RateLimit`, the name of the field's change variant. The result is an
-/// identifier and not a keyword.
+/// Converts a field name, such as `rate_limit`, to the name of the field's change variant,
+/// `RateLimit`. The result is an identifier and not a keyword.
 pub(crate) fn variant_of_field(name: &str) -> String {
     let variant = pascal(name);
     match variant.as_str() {
@@ -66,7 +66,7 @@ fn pascal(name: &str) -> String {
     name.split('_').map(upper_first).collect()
 }
 
-/// As serde does it: letters that are not in ASCII keep their case.
+/// Converts a name to `PascalCase` like serde: letters outside of ASCII keep their case.
 fn ascii_pascal(name: &str) -> String {
     let part = |part: &str| {
         let mut chars = part.chars();

@@ -16,7 +16,8 @@ pub(crate) fn schema(ctxt: &Ctxt, schema: &mut Schema) {
     }
 }
 
-/// Checks the variants of an enum: each by itself, and that no two have the same tag or handle.
+/// Checks the variants of an enum: each variant by itself, and that no two variants have the same
+/// tag or handle.
 fn tagged(ctxt: &Ctxt, choice: &mut Tagged) {
     choice.variants.iter_mut().for_each(|variant| schema(ctxt, &mut variant.fields));
     handles(ctxt, choice);
@@ -45,8 +46,8 @@ fn tagged(ctxt: &Ctxt, choice: &mut Tagged) {
     }
 }
 
-/// Removes a variant whose handle has a name that is already taken, so that the generated handle is
-/// valid.
+/// Removes a variant whose handle has the same name as the handle of an earlier variant, so that
+/// the generated handle is valid.
 fn handles(ctxt: &Ctxt, choice: &mut Tagged) {
     let mut seen = HashMap::new();
     choice.variants.retain(|variant| {
@@ -115,7 +116,8 @@ fn segments(ctxt: &Ctxt, schema: &Schema) {
     }
 }
 
-/// Removes a field whose change variant is already taken, so that the generated enum is valid.
+/// Removes a field that has the same change variant as an earlier field, so that the generated enum
+/// is valid.
 fn variants(ctxt: &Ctxt, schema: &mut Schema) {
     let of = &schema.item.ident;
     let mut seen = HashMap::new();

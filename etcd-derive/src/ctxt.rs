@@ -1,5 +1,5 @@
-//! `Ctxt` collects errors, so that all mistakes in a struct are reported at once. No other part of
-//! this crate stops at an error.
+//! `Ctxt` collects errors, so that all mistakes in a struct are reported at once. The rest of this
+//! crate continues after an error.
 
 use std::cell::RefCell;
 use std::fmt::Display;

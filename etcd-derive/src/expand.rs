@@ -17,7 +17,7 @@ use syn::spanned::Spanned;
 
 use crate::model::{Field, Kind, Schema};
 
-/// Everything that `#[derive(EtcdSchema)]` generates.
+/// Generates all items of `#[derive(EtcdSchema)]`.
 pub(crate) fn schema(model: &Schema) -> TokenStream {
     if let Some(choice) = &model.choice {
         return tagged::tagged(model, choice);
@@ -33,32 +33,34 @@ pub(crate) fn schema(model: &Schema) -> TokenStream {
 
 pub(crate) use value::value;
 
-/// The fields that have keys, each with its index in the table.
+/// Returns the fields that have keys, each with its index in the table.
 fn stored(model: &Schema) -> impl Iterator<Item = (usize, &Field)> {
     model.fields.iter().filter(|field| !matches!(field.kind, Kind::Skip(_))).enumerate()
 }
 
-/// The name of the change enum, such as `CheckoutChange`.
+/// Returns the name of the change enum, such as `CheckoutChange`.
 fn change_name(model: &Schema) -> Ident {
     format_ident!("{}Change", model.item.ident)
 }
 
-/// A local variable name that the user's expressions in the generated code cannot see.
+/// Returns a local variable name that the user's expressions in the generated code cannot see.
 fn local(name: &str) -> Ident {
     Ident::new(name, Span::mixed_site())
 }
 
-/// The span for errors in generated code: the tokens that the error is about.
+/// Returns the span that the compiler shows for errors in generated code: the tokens that the error
+/// is about.
 fn here(tokens: &impl Spanned) -> Span {
     tokens.span().resolved_at(Span::call_site())
 }
 
-/// A `#[doc = "..."]` attribute, if the text is not empty.
+/// Returns a `#[doc = "..."]` attribute, if the text is not empty.
 fn doc(text: &str) -> Option<TokenStream> {
     (!text.is_empty()).then(|| quote!(#[doc = #text]))
 }
 
-/// Disables lints on generated code, since the user cannot fix them there.
+/// Generates an attribute that disables lints on generated code, since the user cannot fix them
+/// there.
 fn allowed() -> impl ToTokens {
     quote!(#[allow(clippy::all, clippy::pedantic, dead_code, missing_docs, nonstandard_style, private_bounds, private_interfaces, unreachable_pub, unnameable_types, deprecated)])
 }

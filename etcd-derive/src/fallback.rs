@@ -1,5 +1,5 @@
-//! Generates the same items when there are errors, so that code which uses these items causes no
-//! further errors. The items contain what could be read of the struct; their functions do nothing.
+//! Generates the same items if there are errors, so that code which uses these items causes no
+//! further errors. The items contain the fields that could be read; their functions do nothing.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
@@ -7,7 +7,7 @@ use quote::{format_ident, quote};
 use crate::expand::{bounds, change, codecs, handle, tagged};
 use crate::model::{Schema, Value};
 
-/// The errors, and the items of `expand::schema`.
+/// Generates the compile errors, and the items of `expand::schema`.
 pub(crate) fn schema(model: &Schema, errors: &syn::Error) -> TokenStream {
     let errors = errors.to_compile_error();
     let krate = &model.item.krate;
@@ -41,7 +41,7 @@ pub(crate) fn schema(model: &Schema, errors: &syn::Error) -> TokenStream {
     }
 }
 
-/// The errors, and the items of `expand::value`.
+/// Generates the compile errors, and the items of `expand::value`.
 pub(crate) fn value(model: &Value, errors: &syn::Error) -> TokenStream {
     let errors = errors.to_compile_error();
     let krate = &model.item.krate;

@@ -1,8 +1,10 @@
-//! The derive macros of `etcd-typed`. They are documented at their re-exports there.
+//! The derive macros of `etcd-typed`. That crate re-exports them, and documents them at the
+//! re-exports.
 //!
-//! The modules form a pipeline: attributes (`attr`, `serde_attrs`) and syntax (`parse`) become a `model`, which is
-//! checked as a whole (`check`) and converted to tokens (`expand`). `ctxt` collects mistakes on the
-//! way. If there are any, `fallback` keeps them from causing further errors.
+//! The modules form a pipeline. Attributes (`attr`, `serde_attrs`) and syntax (`parse`) become a
+//! `model`, which is checked as a whole (`check`) and converted to tokens (`expand`). `ctxt`
+//! collects mistakes on the way. If there are any, `fallback` prevents them from causing further
+//! errors.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking"))]
 

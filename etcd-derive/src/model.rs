@@ -1,70 +1,71 @@
-//! The parsed struct: plain types with their tokens. No parsing or code generation happens here.
-//! The comments state what `expand` may rely on.
+//! The parsed struct: plain types that contain tokens. No parsing or code generation happens here.
+//! The comments state the properties on which `expand` may rely.
 
 use proc_macro2::Ident;
 use syn::{Attribute, Expr, ExprArray, Generics, Member, Path, Type, Visibility};
 
 /// A struct or an enum that derives `EtcdSchema`, or the fields of one variant of such an enum.
 pub(crate) struct Schema {
-    /// Name, visibility, generics and runtime crate.
+    /// The name, the visibility, the generics and the path of `etcd-typed`.
     pub(crate) item: Item,
     /// The documentation comment, each line without its leading space.
     pub(crate) doc: String,
-    /// The prefix of its directory.
+    /// The prefix of the struct's directory.
     pub(crate) prefix: Option<Prefix>,
     /// The validation of the struct as a whole.
     pub(crate) validate: Option<Path>,
-    /// What a key in its directory means that is no key of the struct.
+    /// The treatment of keys in the struct's directory that the struct does not know.
     pub(crate) unknown: Unknown,
-    /// Whether fields without a key get their value from the `Default` of the struct.
+    /// True if fields without a key get their value from the `Default` of the struct.
     pub(crate) has_default: bool,
-    /// The traits that its change enum derives in addition to `Debug`.
+    /// The traits that the change enum derives in addition to `Debug`.
     pub(crate) change_derives: Vec<Path>,
     /// The fields, in the order of the struct. A field with a mistake may be missing; an error is
     /// then recorded. Empty for an enum.
     pub(crate) fields: Vec<Field>,
-    /// The number of the first field. Fields of a variant are numbered after those of the variants
-    /// before it; all others from zero.
+    /// The number of the first field. The fields of a variant are numbered after the fields of the
+    /// variants before it; all other fields are numbered from zero.
     pub(crate) first: usize,
     /// The variants of an enum. `None` for a struct.
     pub(crate) choice: Option<Tagged>,
 }
 
 impl Schema {
-    /// The fields of the struct, or of all variants of the enum.
+    /// Returns the fields of the struct, or of all variants of the enum.
     pub(crate) fn all_fields(&self) -> impl Iterator<Item = &Field> {
         let variants = self.choice.iter().flat_map(|choice| &choice.variants);
         self.fields.iter().chain(variants.flat_map(|variant| &variant.fields.fields))
     }
 }
 
-/// An enum of which a key, the tag, says which variant is stored.
+/// An enum with data. One of its keys, the tag, says which variant is stored.
 pub(crate) struct Tagged {
     /// The segment of the tag.
     pub(crate) tag: Text,
-    /// The variants; at least one.
+    /// The variants. There is at least one.
     pub(crate) variants: Vec<TaggedVariant>,
 }
 
 /// One variant of a tagged enum.
 pub(crate) struct TaggedVariant {
     pub(crate) ident: Ident,
-    /// The name of its handle in the handle of the enum. It is unique in the enum.
+    /// The name of the variant's handle in the handle of the enum. It is unique in the enum.
     pub(crate) handle: Ident,
     /// `deprecated` and the lint attributes, as for a field.
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) doc: String,
-    /// The values of the tag: the one that is written, then the aliases. Each is unique in the enum.
+    /// The tag values of the variant: first the value that is written, then the aliases. Each is
+    /// unique in the enum.
     pub(crate) tags: Vec<Text>,
-    /// Whether the variant stands for every other value of the tag. It has no fields then.
+    /// True if the variant is used for every other tag value. Such a variant has no fields.
     pub(crate) other: bool,
     pub(crate) shape: VariantShape,
-    /// The fields, with the item of the enum and without documentation. For a struct in the variant
-    /// this is one flattened field.
+    /// The fields, with the item of the enum and without documentation. If the variant contains a
+    /// struct, the only field is this struct, flattened.
     pub(crate) fields: Schema,
 }
 
-/// How the fields of a variant are written in Rust.
+/// The Rust syntax of a variant's fields.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum VariantShape {
     Unit,
@@ -73,20 +74,20 @@ pub(crate) enum VariantShape {
     Newtype,
 }
 
-/// What a key in a struct's directory means that is no key of the struct.
+/// The treatment of keys in a struct's directory that the struct does not know.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unknown {
     Ignored,
-    /// A live view says it once.
+    /// A live view reports such keys once.
     Reported,
-    /// The struct cannot be read.
+    /// The struct cannot be read while there is such a key.
     Refused,
 }
 
-/// What both derives need to know about their type.
+/// The facts about a type that both derives need.
 #[derive(Clone)]
 pub(crate) struct Item {
-    /// The path of the runtime crate.
+    /// The path of the crate `etcd-typed`.
     pub(crate) krate: Path,
     pub(crate) vis: Visibility,
     pub(crate) ident: Ident,
@@ -104,7 +105,7 @@ pub(crate) struct Prefix {
     pub(crate) parameters: Vec<Ident>,
 }
 
-/// A part of a segment of a prefix.
+/// A part of a prefix segment.
 pub(crate) enum Piece {
     Literal(String),
     /// One of the prefix's parameters.
@@ -117,35 +118,35 @@ pub(crate) struct Field {
     /// The type as the user wrote it.
     pub(crate) ty: Type,
     pub(crate) vis: Visibility,
-    /// `deprecated` and the lint attributes. `expect` is `allow` here, since generated code may not
-    /// cause what the user's own code causes.
+    /// `deprecated` and the lint attributes. `expect` becomes `allow`, since generated code may not
+    /// cause the lint that the user's own code causes.
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) doc: String,
-    /// The name of its change variant. It is unique in the struct.
+    /// The name of the field's change variant. It is unique in the struct.
     pub(crate) variant: Ident,
-    /// The segment of its key. It is unique in the struct, and empty exactly for fields without a
-    /// key (`flatten`, `skip`).
+    /// The segment of the field's key. It is unique in the struct, and empty only for fields
+    /// without a key (`flatten`, `skip`).
     pub(crate) segment: Text,
     pub(crate) kind: Kind,
 }
 
-/// A text written by the user, or made from an identifier of the user, and where to report its
-/// errors.
+/// A text that the user wrote, or that is made from an identifier of the user, and the span at
+/// which errors about it are reported.
 #[derive(Clone)]
 pub(crate) struct Text {
     pub(crate) text: String,
     pub(crate) span: proc_macro2::Span,
 }
 
-/// What is stored at the segment of a field.
+/// The kind of data that is stored at the segment of a field.
 pub(crate) enum Kind {
     /// One value.
     Leaf(Leaf),
     /// A directory with a struct.
     Dir {
-        /// The struct; never an `Option`.
+        /// The type of the struct; never an `Option`.
         ty: Type,
-        /// Whether the field is an `Option` of it.
+        /// Whether the field is an `Option` of the struct.
         optional: bool,
         /// The value of the field if the struct does not exist.
         default: Option<Box<DirDefault>>,
@@ -156,7 +157,8 @@ pub(crate) enum Kind {
     Entries(Map, Codec),
     /// A struct whose keys are in this struct's own directory.
     Flatten(Type),
-    /// Nothing is stored. A read gives the value of the expression, or the `Default` of the type.
+    /// The field is not stored. A read sets it to the value of the expression, or to the `Default`
+    /// of the type.
     Skip(Option<Box<Expr>>),
 }
 
@@ -164,9 +166,9 @@ pub(crate) enum Kind {
 pub(crate) struct DirDefault {
     /// An expression of the field's type.
     pub(crate) expr: Expr,
-    /// Its source text.
+    /// The source text of the expression.
     pub(crate) text: String,
-    /// Whether it is the `Default` of the field's type.
+    /// Whether the expression is the `Default` of the field's type.
     pub(crate) is_of_type: bool,
 }
 
@@ -185,7 +187,7 @@ pub(crate) struct Map {
     pub(crate) value: Type,
 }
 
-/// How a value is encoded, decoded, validated and shown.
+/// The settings by which a value is encoded, decoded, validated and shown.
 pub(crate) struct Codec {
     pub(crate) form: Form,
     pub(crate) validate: Option<Path>,
@@ -212,37 +214,38 @@ impl Limits {
 
 /// The stored form of a value.
 pub(crate) enum Form {
-    /// The type's own `EtcdValue`.
+    /// The form of the type's `EtcdValue`.
     Own,
     Json,
     /// The functions `encode` and `decode` of this module.
     With(Path),
     /// The type's `Display` and `FromStr`.
     Text,
-    /// What a module of serde makes of the value.
+    /// The form that a serde module writes.
     Serde(Box<Module>),
 }
 
-/// The functions of a module of serde.
+/// The functions of a serde module.
 #[derive(Clone)]
 pub(crate) struct Module {
-    /// `None` for the `Serialize` of the type.
+    /// The function that writes the value. `None` means the `Serialize` of the type.
     pub(crate) serialize: Option<Expr>,
-    /// `None` for the `Deserialize` of the type.
+    /// The function that reads the value. `None` means the `Deserialize` of the type.
     pub(crate) deserialize: Option<Expr>,
     /// Whether the functions take an `Option` of the value.
     pub(crate) optional: bool,
 }
 
-/// What it means if a leaf has no key.
+/// The value of a leaf without a key.
 pub(crate) enum Presence {
     Required,
     Optional,
-    /// An `Option` that has the value of this expression. Contains its source text too.
+    /// The field is an `Option` and has the value of this expression. The text is the source of the
+    /// expression.
     OptionalOr(Box<Expr>, String),
     /// The `Default` of the type.
     Default,
-    /// The value of this expression. Contains its source text too.
+    /// The field has the value of this expression. The text is the source of the expression.
     DefaultOf(Box<Expr>, String),
 }
 
@@ -265,7 +268,7 @@ pub(crate) enum Shape {
     },
     /// A type with its own `Display` and `FromStr`, or a struct around a type that has them.
     Text { inner: Option<Inner>, validate: Option<Path> },
-    /// Another kind of type; an error is recorded.
+    /// The type has another shape, for which an error is recorded.
     Unknown,
 }
 
@@ -273,7 +276,7 @@ pub(crate) enum Shape {
 pub(crate) struct Inner {
     pub(crate) member: Member,
     pub(crate) ty: Box<Type>,
-    /// Whether the newtype is made with `TryFrom` of the value.
+    /// Whether a read creates the newtype with `TryFrom` from the value.
     pub(crate) try_from: bool,
     pub(crate) validate: Option<Path>,
 }
@@ -281,7 +284,7 @@ pub(crate) struct Inner {
 /// One variant of an enum without data.
 pub(crate) struct Variant {
     pub(crate) ident: Ident,
-    /// The text that is written. It is unique in the enum.
+    /// The text that is stored for the variant. It is unique in the enum.
     pub(crate) text: Text,
     /// Other texts that are accepted when reading.
     pub(crate) aliases: Vec<Text>,

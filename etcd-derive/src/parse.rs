@@ -68,16 +68,17 @@ pub(crate) fn schema(ctxt: &Ctxt, input: &DeriveInput) -> Schema {
     }
 }
 
-/// What the fields of a struct need to know about it.
+/// The facts about a struct that its fields need.
 struct Around<'a> {
     case: Option<Case>,
     of: &'a Ident,
-    /// An expression of the struct whose fields are the defaults, and its source text.
+    /// An expression for the struct value from which the defaults of the fields are taken, and its
+    /// source text.
     default: Option<(Expr, String)>,
 }
 
 impl Around<'_> {
-    /// The default of a field, if serde's `default` on the struct gives one.
+    /// Returns the default of a field, if the struct has serde's `default`.
     fn default_of(&self, field: &Ident) -> Option<(Box<Expr>, String)> {
         let (value, text) = self.default.as_ref()?;
         Some((Box::new(parse_quote!(#value.#field)), format!("{text}.{field}")))
@@ -92,12 +93,13 @@ fn container_default(attrs: &Attrs, of: &Ident) -> Option<(Expr, String)> {
     })
 }
 
-/// The attribute that makes a tagged or untagged enum.
+/// Returns the attribute that makes a tagged or untagged enum.
 fn tag(attrs: &Attrs) -> Option<&Ident> {
     ["tag", "untagged", "content"].iter().find_map(|name| Some(&attrs.from(Source::Serde, name)?.name))
 }
 
-/// Refuses attributes of serde with which the struct is stored as something other than its fields.
+/// Refuses attributes of serde with which serde would store something else than the struct's
+/// fields.
 fn refuse_other_forms(ctxt: &Ctxt, attrs: &Attrs, data: &Data) {
     if let (Some(tag), false) = (tag(attrs), matches!(data, Data::Enum(_))) {
         ctxt.error(tag, "the name of a struct is not stored: remove this, or put `#[etcd(json)]` on the fields of this type");
@@ -113,7 +115,8 @@ fn refuse_other_forms(ctxt: &Ctxt, attrs: &Attrs, data: &Data) {
     });
 }
 
-/// `reason` gets the name of the other type.
+/// Refuses attributes of serde that convert the type. `reason` makes the error message from the
+/// name of the other type.
 fn refuse_conversions(ctxt: &Ctxt, attrs: &Attrs, reason: impl Fn(&str) -> String) {
     let conversion = ["try_from", "from", "into"].iter().find_map(|name| attrs.from(Source::Serde, name));
     if let Some(given) = conversion {
@@ -134,7 +137,7 @@ fn item(ctxt: &Ctxt, input: &DeriveInput, attrs: &Attrs) -> Item {
     }
 }
 
-/// `name`: the attribute that names the case.
+/// Returns the case that the attribute `name` sets.
 fn case(ctxt: &Ctxt, attrs: &Attrs, name: &str) -> Option<Case> {
     let text = attrs.text(name)?;
     let found = Case::ALL.iter().find(|(name, _)| *name == text.value());
@@ -145,7 +148,7 @@ fn case(ctxt: &Ctxt, attrs: &Attrs, name: &str) -> Option<Case> {
     found.map(|(_, case)| *case)
 }
 
-/// Parses one field. Returns `None` if the field is too wrong to be used.
+/// Parses one field. Returns `None` if its errors make it unusable.
 fn field(ctxt: &Ctxt, field: &syn::Field, around: &Around<'_>) -> Option<Field> {
     let of = around.of;
     let ident = field.ident.clone()?;
@@ -245,7 +248,8 @@ fn kind(ctxt: &Ctxt, attrs: &Attrs, mode: Mode, field: &syn::Field, around: &Aro
     }
 }
 
-/// The default of a directory. An `Option` that only says `default` is `None` without it.
+/// Returns the default of a directory. An `Option` with `default` but without an expression has no
+/// default: it is `None` if the struct does not exist.
 fn dir_default(attrs: &Attrs, field: &syn::Field, is_option: bool, around: &Around<'_>) -> Option<DirDefault> {
     let ty = &field.ty;
     match attrs.find("default").map(Given::expr) {
@@ -296,8 +300,8 @@ fn leaf(ctxt: &Ctxt, attrs: &Attrs, field: &syn::Field, option: Option<&Type>, i
     Some(Kind::Leaf(Leaf { ty: option.unwrap_or(ty).clone(), codec, presence, aliases }))
 }
 
-/// Refuses a default in quotes for a number or a boolean. It may be meant as the path of a function,
-/// as serde writes it. Returns whether an error was recorded.
+/// Refuses a default in quotes for a number or a boolean. It may be meant as the path of a
+/// function, as serde writes it. Returns true if an error was recorded.
 fn refuse_text_for_number(ctxt: &Ctxt, given: Option<&Given>, ty: &Type) -> bool {
     let expr = given.filter(|given| given.source == Source::Etcd).and_then(Given::expr);
     let (Some(Expr::Lit(ExprLit { lit: Lit::Str(text), .. })), Some(number)) = (expr, types::number(ty)) else { return false };
@@ -309,11 +313,11 @@ fn refuse_text_for_number(ctxt: &Ctxt, given: Option<&Given>, ty: &Type) -> bool
     true
 }
 
-/// `optional`: whether the field is an `Option`. `None` if a module of serde cannot apply, since it
-/// is for the field as a whole.
+/// Returns the codec settings of a field. `optional`: true if the field is an `Option`, and `None`
+/// if a serde module cannot apply because it is for the field as a whole.
 fn codec(ctxt: &Ctxt, attrs: &Attrs, ty: &Type, optional: Option<bool>) -> Codec {
     let form = match attrs.path("with") {
-        // With more than one of them, an error is recorded.
+        // If the field has more than one of these attributes, an error is already recorded.
         _ if attrs.has("json") => Form::Json,
         Some(module) => Form::With(module.clone()),
         None if attrs.has("text") => Form::Text,
@@ -328,7 +332,7 @@ fn codec(ctxt: &Ctxt, attrs: &Attrs, ty: &Type, optional: Option<bool>) -> Codec
     }
 }
 
-/// The functions of serde that give the field its stored form.
+/// Returns the serde functions that determine the stored form of the field.
 fn module(ctxt: &Ctxt, attrs: &Attrs, ty: &Type, optional: bool) -> Option<Module> {
     let given = |name| attrs.from(Source::Serde, name);
     let (write, read) = (given("serialize_with"), given("deserialize_with"));
@@ -351,14 +355,15 @@ fn module(ctxt: &Ctxt, attrs: &Attrs, ty: &Type, optional: bool) -> Option<Modul
     }
 }
 
-/// Whether serde's functions only hide the value from people, so that the value is not stored
-/// through them. A `Secret` has no `Serialize`, so a struct that is shown to people may mask it with
-/// any function, and a function that no other one reverses is taken for a mask.
+/// Whether serde's functions only hide the value from people, so that they are not used for the
+/// stored value. This is true for `serialize_masked`. A `Secret` has no `Serialize`, so any
+/// function may mask it in a struct that is shown to people. So for a `Secret`, a function that
+/// writes counts as a mask if no function reads.
 fn only_masks(ty: &Type, write: Option<&Given>, read: Option<&Given>) -> bool {
     read.is_none() && write.and_then(Given::expr).is_some_and(|function| types::is_mask(function) || is_secret(ty))
 }
 
-/// A segment of a key as it is stored. `otherwise` is appended to errors and says what to do.
+/// Checks a segment of a key. `otherwise` is appended to error messages and says what to do.
 fn segment(ctxt: &Ctxt, text: String, span: proc_macro2::Span, otherwise: &str) -> Text {
     let reason = match text.as_str() {
         "" => Some("a segment of a key cannot be empty"),
@@ -375,8 +380,8 @@ fn segment(ctxt: &Ctxt, text: String, span: proc_macro2::Span, otherwise: &str) 
     Text { text, span }
 }
 
-/// The attributes of a field that its handle and its change have too. The compiler evaluates `cfg`
-/// before the derive runs.
+/// Returns the attributes of a field that also apply to its handle and its change. The compiler
+/// evaluates `cfg` before the derive runs, so `cfg` is not among them.
 fn carried(attributes: &[Attribute]) -> Vec<Attribute> {
     let is_carried = |attr: &&Attribute| ["allow", "deny", "deprecated", "expect", "warn"].iter().any(|name| attr.path().is_ident(name));
     let mut carried: Vec<Attribute> = attributes.iter().filter(is_carried).cloned().collect();
@@ -388,7 +393,7 @@ fn carried(attributes: &[Attribute]) -> Vec<Attribute> {
     carried
 }
 
-/// The text of a documentation comment.
+/// Returns the text of a documentation comment.
 fn doc(attributes: &[Attribute]) -> String {
     let lines = attributes.iter().filter_map(|attribute| match &attribute.meta {
         Meta::NameValue(pair) if pair.path.is_ident("doc") => match &pair.value {

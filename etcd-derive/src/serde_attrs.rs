@@ -1,6 +1,7 @@
-//! Reads `#[serde(...)]`. What serde says about the names and the presence of fields becomes the same
-//! attributes as those of `#[etcd(...)]`, with another source. Attributes that only serde's own code
-//! needs, such as `bound`, are ignored. Unknown attributes are ignored too, since serde reports them.
+//! Reads `#[serde(...)]`. Serde's attributes for the names and the presence of fields are converted
+//! to the same attributes as those of `#[etcd(...)]`, and marked with
+//! [`Source::Serde`](crate::attr::Source). Attributes that only serde's own code needs, such as
+//! `bound`, are ignored. Unknown attributes are ignored too, since serde reports them.
 
 use proc_macro2::Ident;
 use syn::meta::ParseNestedMeta;
@@ -13,11 +14,11 @@ use crate::ctxt::Ctxt;
 const FLAGS: [&str; 9] =
     ["flatten", "skip", "skip_serializing", "skip_deserializing", "deny_unknown_fields", "transparent", "untagged", "other", "default"];
 
-/// The attributes whose argument is a text, also if there is one for each direction.
+/// The attributes whose argument is a text, or one text for each direction.
 const TEXTS: [&str; 9] = ["rename", "rename_all", "rename_all_fields", "alias", "tag", "content", "from", "try_from", "into"];
 
-/// Reads serde's attributes of a struct, an enum, a field or a variant, in order. `own` are those of
-/// `#[etcd(...)]`, which win.
+/// Reads serde's attributes of a struct, an enum, a field or a variant, in order. `own` are the
+/// attributes of `#[etcd(...)]`, which take precedence.
 pub(crate) fn read(ctxt: &Ctxt, attributes: &[Attribute], own: &[Given]) -> Vec<Given> {
     let mut given = Vec::new();
     for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("serde")) {
@@ -60,8 +61,8 @@ fn one(ctxt: &Ctxt, meta: &ParseNestedMeta<'_>, own: &[Given], given: &mut Vec<G
     Ok(())
 }
 
-/// The one text of an attribute. `None` if an error was recorded, or if `#[etcd(...)]` gives another
-/// one.
+/// Returns the text of an attribute. Returns `None` if an error was recorded, or if `#[etcd(...)]`
+/// sets another text.
 fn text_of(ctxt: &Ctxt, meta: &ParseNestedMeta<'_>, name: &Ident, is_overridden: bool) -> syn::Result<Option<LitStr>> {
     if !meta.input.peek(syn::token::Paren) {
         return meta.value()?.parse().map(Some);
@@ -89,7 +90,7 @@ fn text_of(ctxt: &Ctxt, meta: &ParseNestedMeta<'_>, name: &Ident, is_overridden:
     }
 }
 
-/// A path in quotes, as serde writes it.
+/// Reads a path in quotes, which is serde's form of a path.
 fn path(meta: &ParseNestedMeta<'_>) -> syn::Result<ExprPath> {
     let text: LitStr = meta.value()?.parse()?;
     text.parse().map_err(|_| syn::Error::new_spanned(&text, "serde takes the path of a function or module here"))

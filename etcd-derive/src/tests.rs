@@ -5,7 +5,7 @@ use std::path::Path;
 use proc_macro2::TokenStream;
 use syn::{DeriveInput, parse_quote};
 
-/// Compares with `snapshots/NAME.rs`. `UPDATE_SNAPSHOTS=1` rewrites the file.
+/// Compares the tokens with `snapshots/NAME.rs`. `UPDATE_SNAPSHOTS=1` rewrites the file.
 fn assert_snapshot(name: &str, tokens: TokenStream) {
     let expansion = prettyplease::unparse(&syn::parse2(tokens).unwrap());
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots").join(name).with_extension("rs");
@@ -21,7 +21,7 @@ fn assert_snapshot(name: &str, tokens: TokenStream) {
 }
 
 #[test]
-fn schema_with_every_kind_of_field() {
+fn schema_of_struct_matches_snapshot() {
     let input: DeriveInput = parse_quote! {
         /// Limits and endpoints of the checkout service.
         #[etcd(prefix = "/{env}/checkout", validate = check, change(Clone))]
@@ -52,7 +52,7 @@ fn schema_with_every_kind_of_field() {
 }
 
 #[test]
-fn schema_of_an_enum() {
+fn schema_of_enum_matches_snapshot() {
     let input: DeriveInput = parse_quote! {
         /// Where files are stored.
         #[etcd(prefix = "/{env}/storage", validate = check)]
@@ -75,7 +75,7 @@ fn schema_of_an_enum() {
 }
 
 #[test]
-fn enum_and_newtype_values() {
+fn values_of_enum_and_newtype_match_snapshot() {
     let level: DeriveInput = parse_quote! {
         #[etcd(rename_all = "kebab-case")]
         enum Level {
@@ -104,7 +104,7 @@ fn items_are_generated_despite_a_mistake() {
 }
 
 #[test]
-fn attributes_of_clap_change_nothing() {
+fn clap_attributes_do_not_change_schema() {
     let plain: DeriveInput = parse_quote! {
         struct Schema {
             /// The address.

@@ -57,16 +57,16 @@
 //!   derefs to [`Dir`], which has the methods for the whole struct (`cfg.get()`).
 //! - [`Entry`]: one key. [`EntryMap`] and [`DirMap`]: a key, or a directory, for each entry of a
 //!   map. [`Directory`]: a directory without a schema.
-//! - [`Versioned`]: a value with the revision at which it was read; a compare-and-swap compares it.
-//!   [`Expect`]: other conditions.
+//! - [`Versioned`]: a value with the revision at which it was read, which a compare-and-swap
+//!   checks. [`Expect`]: other conditions.
 //! - [`Changes`]: typed changes, grouped by revision. The stream survives restarts, dead members
-//!   and cut connections. If the server has lost history, the next item is the difference to the
-//!   present state, marked `resynced`.
-//! - [`Live`]: an always-current view of a struct, an entry or a map. It is valid, from one
-//!   revision, and read in nanoseconds.
+//!   and cut connections. If the server has lost history, the next item is the difference from the
+//!   last known state to the present state, marked `resynced`.
+//! - [`Live`]: an always-current view of a struct, an entry or a map. Each state is valid and from
+//!   one revision. A read takes nanoseconds.
 //! - [`Client::transaction`]: conditions and writes on any handles in one commit. [`Lease`]: keys
-//!   that disappear with their owner. [`Published`]: a value that exists while its guard lives, and
-//!   is put back after any loss; from [`Entry::publish`].
+//!   that disappear with their owner. [`Published`], from [`Entry::publish`]: a value that exists
+//!   while its guard lives, and that is written again after any loss.
 //! - [`Lock`] and [`Leader`], from [`Client::lock`] and [`Client::election`]: one holder at a time,
 //!   in the queue that Go's `concurrency` and `etcdctl` use too. [`Guard`] documents what a guard
 //!   promises, and what no lease can promise.
@@ -75,12 +75,12 @@
 //!
 //! # The layers
 //!
-//! Every module uses only modules of the rows below its own. A test refuses an import that points
-//! up, and checks this picture.
+//! Every module uses only modules in the rows below its own row. A test rejects an import that
+//! points up, and checks this picture.
 //!
 #![doc = include_str!("guide/layers.svg")]
 //!
-//! The path of a `set`, an event and an `acquire` through these layers:
+//! The paths of a `set`, an event and an `acquire` through these layers:
 //!
 #![doc = include_str!("guide/ways.svg")]
 //!
@@ -90,21 +90,21 @@
 //! |---|---|---|
 //! | `get` | `Option<Versioned<T>>` | `Versioned<S>`, all fields from one revision |
 //! | `exists` | the key exists | a key of the schema exists |
-//! | `set` | writes | makes every field that of the value; writes only what differs |
+//! | `set` | writes | makes every field equal to the value's field; writes only the fields that differ |
 //! | `create` | only if absent | only if no key of the schema exists |
 //! | `seed` | | creates the fields that are missing |
 //! | `replace`, `swap` | only if present; and returns the previous value | |
-//! | `compare_and_swap` | by revision, value or existence | nothing below was changed, added or deleted |
+//! | `compare_and_swap` | by revision, value or existence | only if no key below was changed, added or deleted |
 //! | `delete`, `compare_and_delete` | returns the [previous](Previous) value | every key of the schema; for an entry of a map, everything below it |
-//! | `modify`, `update` | `Fn(Option<T>) -> Option<T>` | `Fn(&mut S)`; writes only what changed |
+//! | `modify`, `update` | `Fn(Option<T>) -> Option<T>` | `Fn(&mut S)`; writes only the fields that changed |
 //! | `watch`, `wait_for` | [`Change<T>`](Change) | [`Update`] of the derived change enum |
 //! | `live` | [`Live<Option<T>>`](Live) | [`Live<S>`](Live) |
-//! | `diff` | | what `set` would write and delete; writes nothing |
-//! | `check` | | everything that is wrong with what is stored: missing, undecodable, rejected and unknown keys |
+//! | `diff` | | the keys that `set` would write and delete; writes nothing |
+//! | `check` | | all problems of the stored values: missing, undecodable, rejected and unknown keys |
 //!
-//! A write happens when it is awaited. It takes options before that: `.ttl(…)`, `.lease(…)`,
+//! A write happens when it is awaited. Options are set before that: `.ttl(…)`, `.lease(…)`,
 //! `.permanent()`, `.non_atomic()`, [`.guarded_by(…)`](EntryWrite::guarded_by). A write of a
-//! struct's field that names no [expiry](Entry#expiry) keeps the one that it has.
+//! struct's field without an [expiry](Entry#expiry) option keeps the expiry of the key.
 //!
 //! # Questions
 //!
@@ -119,11 +119,11 @@
 //!
 //! # What it is not
 //!
-//! It is not a client for every call of etcd's API: it has no user management and no maintenance.
-//! Keys that are no paths, and values without a type, are in [`raw`].
-//! If the server compacts history while a watch is disconnected, intermediate values are skipped.
-//! Stores differ: what one cannot do it refuses with an error that says what to use instead
-//! ([`ErrorKind::Unsupported`]).
+//! This crate is not a client for every call of etcd's API: it has no user management and no
+//! maintenance calls. For keys that are not paths, and values without a type, see [`raw`]. If the
+//! server compacts history while a watch is disconnected, intermediate values are skipped. Stores
+//! differ: a store refuses an operation that it does not support, with an error that says what to
+//! use instead ([`ErrorKind::Unsupported`]).
 //!
 //! # Features
 //!
@@ -174,12 +174,12 @@ mod value;
 mod version;
 mod watch;
 
-/// What [`Client::builder_for`] accepts.
+/// The addresses that [`Client::builder_for`] accepts.
 pub mod addresses {
     pub use crate::client::{Addresses, List, Text};
 }
 
-/// The crate of [`Bytes`](bytes::Bytes), which signatures of this crate use.
+/// The crate that defines [`Bytes`](bytes::Bytes), which signatures of this crate use.
 pub use bytes;
 pub use changes::{Changes, EntryChanges, Watching, WatchingEntry};
 pub use client::{Client, ClientBuilder};
@@ -201,7 +201,7 @@ pub use publish::{Published, PublishedStatus};
 pub use queue::{Guard, Token, TokenError};
 pub use retry::{Backoff, RetryPolicy};
 pub use revision::{LeaseId, LeaseIdError, Revision};
-/// The crate of the configuration that [`ClientBuilder::tls_config`] takes.
+/// The crate that defines the configuration type of [`ClientBuilder::tls_config`].
 #[cfg(feature = "tls")]
 pub use rustls;
 pub use schema::{Change, Decoder, Delta, Encoder, Field, Keyed, Kind, Map, MapKey, MapPath, Presence, Schema, Table, UnknownKeys, Update};
@@ -259,9 +259,9 @@ pub use watch::Interruption;
 /// ```
 ///
 /// A field is one key. The key's last segment is the name of the field, and its value is encoded by
-/// the [`EtcdValue`](trait@EtcdValue) of the field's type. An `Option` is `None` if the key does not
-/// exist. For every other field the key must exist, or the field must have a default. Attributes
-/// change this.
+/// the [`EtcdValue`](trait@EtcdValue) of the field's type. An `Option` is `None` if the key does
+/// not exist. For every other field the key must exist, or the field must have a default.
+/// Attributes change these rules.
 ///
 /// # On the struct
 ///
@@ -280,13 +280,14 @@ pub use watch::Interruption;
 ///
 /// ## `validate = path`
 ///
-/// A function from `&Self` to `Result<(), E>` with any `E: Display`. It runs before the whole struct is
-/// written, before a [live view](Dir::live) shows a new state, and in [`Dir::check`]. [`Dir::get`] does
-/// not run it. If it fails, the problem names the struct's directory.
+/// A function from `&Self` to `Result<(), E>` with any `E: Display`. It runs before the whole
+/// struct is written, before a [live view](Dir::live) shows a new state, and in [`Dir::check`].
+/// [`Dir::get`] does not run it. If the function fails, the problem has the key of the struct's
+/// directory.
 ///
-/// If the struct contains a `secret` at any depth, the message of the function is hidden, since it may
-/// contain the secret. To see the message, move the fields that the function checks into a struct of
-/// their own without secrets, and include that struct with `flatten`.
+/// If the struct contains a `secret` at any depth, the message of the function is hidden, since it
+/// may contain the secret. To see the message, move the fields that the function checks into a
+/// separate struct without secrets, and include that struct with `flatten`.
 ///
 /// ## `change(Clone, PartialEq)`
 ///
@@ -296,14 +297,16 @@ pub use watch::Interruption;
 /// ## `strict`
 ///
 /// A key in the struct's directory that is not in the schema is an error: [`Dir::get`] and
-/// [`Dir::update`] return `Invalid`, and a [live view](Dir::live) keeps its last good state. Without
-/// the attribute, only [`Dir::check`] lists such keys. With it, a new field in a newer program stops
-/// older programs as soon as the field is written. It applies to the struct's own directory, not to
-/// the directories of nested structs. Keys with the reserved segment `_etcd-typed` are ignored.
+/// [`Dir::update`] return `Invalid`, and a [live view](Dir::live) keeps its last good state.
+/// Without the attribute, only [`Dir::check`] lists such keys. With the attribute, a new field
+/// stops older programs as soon as a newer program writes it. The attribute applies to the struct's
+/// own directory, not to the directories of nested structs. Keys with the reserved segment
+/// `_etcd-typed` are ignored.
 ///
 /// ## `crate = path`
 ///
-/// The path of this crate, for macros of a crate that re-exports it: `crate = my_crate::etcd_typed`.
+/// The path of this crate. A macro of a crate that re-exports this crate needs it:
+/// `crate = my_crate::etcd_typed`.
 ///
 /// # On a field
 ///
@@ -322,8 +325,8 @@ pub use watch::Interruption;
 /// On a struct with `dir`, the default is the value of the whole struct if the struct does not exist;
 /// see [`dir`](#dir). A struct that exists is read with the defaults of its own fields.
 ///
-/// A string literal with `::` is refused, since in serde's attribute it would be the path of a
-/// function. Write `default = Settings::title()` to call a function, or `default =
+/// A string literal with `::` is refused, since the same literal in serde's attribute is the path
+/// of a function. Write `default = Settings::title()` to call a function, or `default =
 /// String::from("a::b")` for the text.
 ///
 /// ## `json`
@@ -360,28 +363,30 @@ pub use watch::Interruption;
 ///
 /// ## `text`
 ///
-/// The value is stored as its `Display` writes it and read with its `FromStr`, for any type that
-/// implements both, such as versions, networks, levels, URIs and regular expressions. The error of
-/// `FromStr` must implement `Display`. A read tries the text as it is stored, and then without
-/// surrounding white space. A write is refused with [`Encode`](ErrorKind::Encode) if reading the text
-/// does not return the same value. The values are compared with `==` if the type implements it,
-/// otherwise by their texts. For the keys of a map and the elements of a list, use [`Text`].
+/// The value is stored as its `Display` writes it and read with its `FromStr`. This works for any
+/// type that implements both, such as versions, networks, levels, URIs and regular expressions. The
+/// error of `FromStr` must implement `Display`. A read tries the stored text first, and then the
+/// text without surrounding white space. A write is refused with [`Encode`](ErrorKind::Encode) if
+/// reading the text does not return the same value. The values are compared with `==` if the type
+/// implements it, otherwise by their texts. For the keys of a map and the elements of a list, use
+/// [`Text`].
 ///
 /// ## `dir`
 ///
-/// The field is a struct that derives `EtcdSchema`, or an `Option`, `Box` or `Arc` of one, stored in a
-/// directory with the field's name. The handle of a `Box` or `Arc` reads and writes the struct itself. Or it is a `BTreeMap` or `HashMap` of such structs, with one directory for each,
-/// named by the map's key.
+/// The field is a struct that derives `EtcdSchema`, or an `Option`, `Box` or `Arc` of such a
+/// struct, stored in a directory with the field's name. The handle of a `Box` or `Arc` reads and
+/// writes the struct itself. The field can also be a `BTreeMap` or `HashMap` of such structs. Each
+/// struct has its own directory, with the map's key as its name.
 ///
-/// An `Option` is `None`, a struct with a `default` has its default, and a map has no entry, unless one
-/// of the struct's required keys exists. A struct without required keys exists if any of its keys does.
-/// See [`Dir`](Dir#structs-that-may-be-absent).
+/// If none of the struct's required keys exists, an `Option` is `None`, a struct with a `default`
+/// has its default, and a map has no entry. A struct without required keys exists if any of its
+/// keys exists. See [`Dir`](Dir#structs-that-may-be-absent).
 ///
 /// ## `entries`
 ///
-/// The field is a `BTreeMap` or `HashMap` of values, with one key for each in a directory with the
-/// field's name. The attributes `json`, `with`, `text`, `secret`, `validate`, `range`, `length` and
-/// `one_of` apply to each value.
+/// The field is a `BTreeMap` or `HashMap` of values. Each value has its own key in a directory with
+/// the field's name. The attributes `json`, `with`, `text`, `secret`, `validate`, `range`, `length`
+/// and `one_of` apply to each value.
 ///
 /// ## `flatten`
 ///
@@ -390,14 +395,14 @@ pub use watch::Interruption;
 ///
 /// ## `skip`
 ///
-/// The field is not stored. After a read it has its `Default`.
+/// The field is not stored. A read sets it to its `Default`.
 ///
 /// ## `validate = path`
 ///
-/// A function from `&T` to `Result<(), E>` with any `E: Display`. It runs before a value is written; for
-/// an `Option`, only on `Some`. If it fails, nothing is written, and the error lists all values that
-/// failed. Other programs can still write such values: [`Dir::get`] returns them, a
-/// [live view](Dir::live) keeps its last good state, and [`Dir::check`] lists them.
+/// A function from `&T` to `Result<(), E>` with any `E: Display`. It runs before a value is
+/// written; for an `Option`, only if it is `Some`. If the function fails, nothing is written, and
+/// the error lists all values that failed. Other programs can still write such values: [`Dir::get`]
+/// returns them, a [live view](Dir::live) keeps its last good state, and [`Dir::check`] lists them.
 ///
 /// ```
 /// # use etcd_typed::{Client, EtcdSchema};
@@ -438,19 +443,19 @@ pub use watch::Interruption;
 ///
 /// The limits of the values, which [`describe`](Schema::describe) shows to people and to tools.
 /// `range` takes any range of values of the field's type, such as `0.0..1.0` or
-/// `Duration::from_secs(1)..`. `length` takes a range of numbers and counts as [`Length`] says:
-/// characters of a text, elements of a list. `one_of` takes the possible values; a string literal is
-/// converted with `Into`.
+/// `Duration::from_secs(1)..`. `length` takes a range of numbers and counts like [`Length`]: the
+/// characters of a text, or the elements of a list. `one_of` takes the possible values; a string
+/// literal is converted with `Into`.
 ///
-/// A write of another value is refused with [`Invalid`](ErrorKind::Invalid), like one that fails
-/// `validate`. A stored value outside of the limits is read like one that is not of the type:
-/// [`Dir::get`] fails with [`Invalid`](ErrorKind::Invalid), [`Entry::get`] with
+/// A write of another value is refused with [`Invalid`](ErrorKind::Invalid), like a value that
+/// fails `validate`. A stored value outside of the limits is treated like a value that does not
+/// decode: [`Dir::get`] fails with [`Invalid`](ErrorKind::Invalid), [`Entry::get`] with
 /// [`Decode`](ErrorKind::Decode), and a [live view](Dir::live) keeps its last good state.
-/// [`Dir::update`] reads first and so fails too; write the field with [`Entry::set`] to correct it. A
-/// default is not checked by [`Dir::get`].
+/// [`Dir::update`] reads first and so fails too; to correct the value, write the field with
+/// [`Entry::set`]. [`Dir::get`] does not check a default.
 ///
-/// `range` and `one_of` need a field that is stored as its type's own form or with `text`. The limits
-/// of a secret are described without `range` and `one_of`.
+/// `range` and `one_of` need a field that is stored in its type's own form or with `text`. The
+/// description of a secret's limits leaves out `range` and `one_of`.
 ///
 /// ```
 /// # use etcd_typed::{Client, EtcdSchema, Schema};
@@ -482,10 +487,10 @@ pub use watch::Interruption;
 /// `Debug`.
 ///
 /// A derived `Debug` of the struct itself does show the value, also within a [`Versioned`] of the
-/// struct. So the compiler warns of a `secret` field of another type than [`Secret`] in a struct that
-/// implements `Debug`. Change the type to [`Secret`]. If the `Debug` of the struct or of the field's
-/// type masks the value, add `allow_debug` beside `secret`. The warning is one of the lint
-/// `deprecated`. There is none for a generic struct, since its `Debug` may depend on its parameters.
+/// struct. So the compiler warns about a `secret` field if its type is not [`Secret`] and the
+/// struct implements `Debug`. Change the type to [`Secret`]. If the `Debug` of the struct or of the
+/// field's type masks the value, add `allow_debug` beside `secret`. The warning belongs to the lint
+/// `deprecated`. A generic struct gets no warning, since its `Debug` may depend on its parameters.
 ///
 /// The value is stored unencrypted: `secret` hides it from people who read output, and does not
 /// restrict who may read the key.
@@ -510,9 +515,9 @@ pub use watch::Interruption;
 ///
 /// # On an enum
 ///
-/// An enum with data is a directory: one key, the tag, names the variant, and the fields of this
-/// variant are next to it. In a field, in an `Option` and in a map, the enum is used like a struct,
-/// with `dir` or `flatten`.
+/// An enum with data is a directory: the value of one key, the tag, selects the variant, and the
+/// fields of this variant are next to that key. In a field, in an `Option` and in a map, the enum
+/// is used like a struct, with `dir` or `flatten`.
 ///
 /// ```
 /// # use etcd_typed::{Client, ErrorKind, EtcdSchema};
@@ -550,11 +555,11 @@ pub use watch::Interruption;
 /// A variant has named fields, one unnamed field that is a struct (or a tagged enum) with
 /// `EtcdSchema`, or no data. The named fields take the attributes of a field.
 ///
-/// **Reading.** The tag alone decides. Keys that only other variants have are ignored, and
-/// [`Dir::check`] lists them. If the tag names a variant and the keys of its required fields do not
-/// exist, the error lists these keys. The enum exists if its tag exists; this decides for an `Option`
-/// and an entry of a map. A tag that names no variant is a problem of the read: a
-/// [live view](Dir::live) keeps its last good state.
+/// **Reading.** Only the tag decides which variant is read. Keys that only other variants have are
+/// ignored, and [`Dir::check`] lists them. If the tag selects a variant and the keys of its
+/// required fields do not exist, the error lists these keys. The enum exists if its tag exists;
+/// this also decides whether an `Option` or an entry of a map exists. A tag that selects no variant
+/// is a problem of the read: a [live view](Dir::live) keeps its last good state.
 ///
 /// **Writing.** A write of the enum that changes its variant deletes everything below the directory,
 /// including keys that are not in the schema and names that begin with `_`, and writes the new variant.
@@ -563,29 +568,30 @@ pub use watch::Interruption;
 /// that are not in the schema. [`Transaction::set_dir`] refuses structs that contain an enum, since the
 /// keys to delete depend on what is stored.
 ///
-/// **Writing one field.** Each variant with fields has handles: `storage.local.path`, `storage.s3`. A
-/// write through them, also in a [`Transaction`], requires in the same request that the tag names the
-/// variant. Otherwise it fails with [`Conflict`](ErrorKind::Conflict), and nothing is written. A read
-/// through them does not look at the tag, and returns the value at the key. [`Entry::publish`] is
-/// refused there.
+/// **Writing one field.** Each variant with fields has handles: `storage.local.path`, `storage.s3`.
+/// A write through these handles, also in a [`Transaction`], requires in the same request that the
+/// tag selects the variant. Otherwise the write fails with [`Conflict`](ErrorKind::Conflict), and
+/// nothing is written. A read through these handles ignores the tag, and returns the value at the
+/// key. These handles refuse [`Entry::publish`].
 ///
 /// **Changes.** `StorageChange::Variant` has the old and the new value of the tag. When the variant
-/// changes, the fields of the old variant are deleted and those of the new one are created, in the same
-/// [`Update`]. If a variant is called `Variant`, the change of the tag is `Variant_`.
+/// changes, the same [`Update`] reports the fields of the old variant as deleted and the fields of
+/// the new variant as created. If a variant is called `Variant`, the change of the tag is
+/// `Variant_`.
 ///
 /// **On etcd v2** a write of the whole enum needs `.non_atomic()`. It writes the fields of the new
-/// variant, then the tag, and then deletes the other keys. A reader may see the old variant with a new
-/// value of a field that both variants have. A write through the handle of one variant is refused with
-/// [`Unsupported`](ErrorKind::Unsupported). Two variants cannot have a key and a directory of the same
-/// name, which v2 cannot hold.
+/// variant, then the tag, and then deletes the other keys. A reader may see the old variant with a
+/// new value of a field that both variants have. A write through the handle of one variant is
+/// refused with [`Unsupported`](ErrorKind::Unsupported). On no store can two variants have a key
+/// and a directory of the same name, since v2 cannot hold both.
 ///
 /// ## `tag = "kind"`, `rename_all = "kebab-case"`, `rename_all_fields = "kebab-case"`
 ///
-/// `tag` names the key of the tag; it is `kind` without this. `rename_all` is the case of the tag's
-/// values, and `rename_all_fields` that of the fields of all variants. Without `rename_all`, the value
-/// is the variant's name in `snake_case`, or with serde's `tag` the name itself, as serde writes it.
-/// `prefix`, `validate`, `change` and `strict` are as on a struct. A key of any variant is a key of the
-/// schema for `strict`.
+/// `tag` sets the name of the tag's key; the default is `kind`. `rename_all` is the case of the
+/// tag's values, and `rename_all_fields` is the case of the fields of all variants. Without
+/// `rename_all`, a tag value is the variant's name in `snake_case`, or with serde's `tag` the
+/// unchanged name, as serde writes it. `prefix`, `validate`, `change` and `strict` have the same
+/// meaning as on a struct. For `strict`, a key of any variant is a key of the schema.
 ///
 /// ## On a variant: `rename = "text"`, `alias = "text"`, `rename_all = "kebab-case"`
 ///
@@ -594,17 +600,18 @@ pub use watch::Interruption;
 ///
 /// ## On a variant: `other`
 ///
-/// Every value of the tag that names no variant is read as this one, which has no data. So an older
-/// program can read what a newer one writes. An [`update`](Dir::update) that leaves the variant as it is
-/// keeps what is stored. Every other write of it is refused with [`Invalid`](ErrorKind::Invalid), since
-/// it would destroy the tag and the fields that this program does not know.
+/// Every tag value that selects no other variant is read as this variant, which has no data. So an
+/// older program can read the enum that a newer program wrote. An [`update`](Dir::update) that does
+/// not change the variant keeps the stored keys. Every other write of this variant is refused with
+/// [`Invalid`](ErrorKind::Invalid), since it would destroy the tag and the fields that this program
+/// does not know.
 ///
 /// # Attributes of serde
 ///
-/// The derive reads `#[serde(...)]`, so a struct that serde reads from a file needs no second set of
-/// attributes. The crate `serde` need not be a dependency. An attribute in `#[etcd(...)]` wins over the
-/// same one of serde. Two attributes that exclude each other, such as `#[serde(skip)]` and
-/// `#[etcd(secret)]`, are an error.
+/// The derive reads `#[serde(...)]`, so a struct that serde reads from a file needs no second set
+/// of attributes. The crate `serde` need not be a dependency. An attribute in `#[etcd(...)]` takes
+/// precedence over the same attribute of serde. Two attributes that exclude each other, such as
+/// `#[serde(skip)]` and `#[etcd(secret)]`, are an error.
 ///
 /// ```
 /// # use etcd_typed::{Client, EtcdSchema};
@@ -651,29 +658,30 @@ pub use watch::Interruption;
 /// |---|---|
 /// | `rename`, `rename_all` | as the attributes of the same name above. Different names for reading and writing are refused, since a key has one name |
 /// | `alias` | as `alias`, on a field with one key |
-/// | `default`, `default = "path"` on a field | the value of the field if its key does not exist. The text is always the path of a function. On an `Option`, the function may return `Some`: a read without key gives that, and a write of `None` is refused |
-/// | `default`, `default = "path"` on the struct | every field without a key has the value from the struct's `Default`, or from the function. A field's own `default` wins. It is called once for each field without a key. This includes nested structs (`dir`) that do not exist, but not flattened ones; a map without keys is empty |
+/// | `default`, `default = "path"` on a field | the value of the field if its key does not exist. The text is always the path of a function. On an `Option`, the function may return `Some`: a read without a key returns this value, and a write of `None` is refused |
+/// | `default`, `default = "path"` on the struct | every field without a key has the value from the struct's `Default`, or from the function. A field's own `default` takes precedence. The function is called once for each field without a key. This includes nested structs (`dir`) that do not exist, but not flattened ones; a map without keys is empty |
 /// | `default`, `default = "path"` on a nested struct (`dir`) | the value of the struct if it does not exist. On an `Option`, the function may return `Some` |
-/// | `flatten` | as `flatten`, for a struct that derives `EtcdSchema`. A flattened map takes the keys that no field takes, which a schema cannot do: leave it out with `#[etcd(skip)]`, or store it in one key with `#[etcd(json)]` |
+/// | `flatten` | as `flatten`, for a struct that derives `EtcdSchema`. In serde, a flattened map takes the keys that no field takes, which a schema cannot do: leave the map out with `#[etcd(skip)]`, or store it in one key with `#[etcd(json)]` |
 /// | `skip` | the field is not stored; a read gives its `default` |
 /// | `skip_serializing_if` | ignored. An `Option` that is `None` has no key anyway. Every other field is always written, so that its key shows its value |
 /// | `skip_serializing`, `skip_deserializing` | both together are `skip`. One alone is refused, since a key is written and read: `#[etcd(skip)]` leaves the field out, and any other attribute in `#[etcd(...)]`, such as `secret`, stores it. A [`Secret`] with `skip_serializing` is stored |
-/// | `with`, `serialize_with`, `deserialize_with` | the functions make the stored value, as described below |
+/// | `with`, `serialize_with`, `deserialize_with` | the functions write and read the stored value, as described below |
 /// | `deny_unknown_fields` | a [live view](Dir::live) logs once that its directory has unknown keys; reads ignore them. `#[etcd(strict)]` refuses them |
 /// | `tag`, `rename_all_fields`, `other` on an enum | as the attributes of the same name [above](#on-an-enum). `tag` on a struct is refused |
 /// | `content`, `untagged` | refused on a schema: `#[etcd(json)]` on the field stores the enum in one key |
 /// | `transparent` | refused on a schema: derive [`EtcdValue`](derive@EtcdValue) |
-/// | `from`, `try_from`, `into` | refused, since the fields of another type are meant: derive `EtcdSchema` for that type, or use `#[etcd(json)]`. If the other type is a value, derive [`EtcdValue`](derive@EtcdValue) with `try_from` |
+/// | `from`, `try_from`, `into` | refused, since they mean the fields of another type: derive `EtcdSchema` for that type, or use `#[etcd(json)]`. If the other type is a value, derive [`EtcdValue`](derive@EtcdValue) with `try_from` |
 /// | `bound`, `borrow`, `crate`, `expecting`, `getter`, `remote` | ignored |
 ///
-/// A field with a module of serde (`with`) is stored as what the module makes of its value. A string, a
+/// A field with a serde module (`with`) is stored in the form that the module writes. A string, a
 /// number or a boolean is stored as its text; everything else is stored as JSON. A read passes the
 /// stored text to the same module: as JSON if it begins like a number, a boolean, an array or an
-/// object, and as a string if the module does not accept that. A write is refused with
-/// [`Encode`](ErrorKind::Encode) if the module does not read the same value back. If the field is an
-/// `Option`, the module is one for the `Option`, and the type must be `Clone`. A `serialize_with` that
-/// hides a secret from people is not used: that of a [`Secret`] without a `deserialize_with`, and
-/// [`serialize_masked`] on any field. Such a field is stored as its type says.
+/// object, and as a string if the module does not accept the JSON. A write is refused with
+/// [`Encode`](ErrorKind::Encode) if the module does not read the same value back. If the field is
+/// an `Option`, the module must be written for the `Option`, and the type must be `Clone`. A
+/// `serialize_with` that hides a secret from people is not used for the stored value. This concerns
+/// the `serialize_with` of a [`Secret`] without a `deserialize_with`, and [`serialize_masked`] on
+/// any field. Such a field is stored in the form of its type.
 ///
 /// # What is generated
 ///
@@ -731,12 +739,13 @@ pub use watch::Interruption;
 /// }
 /// ```
 ///
-/// All these items have the visibility of the struct, and the fields of the handle that of the struct's
-/// fields. If other crates see the struct but not all of its fields, the change enum is
-/// `#[non_exhaustive]` and its documentation leaves out the hidden ones. `#[deprecated]` and lint
-/// attributes of a field (`allow`, `warn`, `deny`, and `expect` as `allow`) apply to the handle and the
-/// change too. A field that `#[cfg]` removes is in neither. The handle also implements `Clone` and
-/// `Debug`. A generic struct has a generic handle, whose bounds follow from the fields.
+/// All these items have the visibility of the struct, and the fields of the handle have the
+/// visibility of the struct's fields. If other crates see the struct but not all of its fields, the
+/// change enum is `#[non_exhaustive]` and its documentation leaves out the hidden variants.
+/// `#[deprecated]` and lint attributes of a field (`allow`, `warn`, `deny`, and `expect` as
+/// `allow`) apply to the handle and the change enum too. If `#[cfg]` removes a field, neither of
+/// them has it. The handle also implements `Clone` and `Debug`. A generic struct has a generic
+/// handle, whose bounds follow from the fields.
 ///
 /// For an enum, the handle and the change enum have a field and a variant for each variant with data. A
 /// variant with named fields adds two types, such as `StorageLocalDir` (its handles) and
@@ -775,17 +784,18 @@ pub use etcd_derive::EtcdSchema;
 ///
 /// ## `validate = path`
 ///
-/// For structs. A function from `&Self` to `Result<(), E>` with any `E: Display`. A value that fails
-/// it is refused by a write with [`Encode`](ErrorKind::Encode), and by a read like a value that is not
-/// of the type. So the program never sees such a value.
+/// For structs. A function from `&Self` to `Result<(), E>` with any `E: Display`. A write refuses a
+/// value that fails the function with [`Encode`](ErrorKind::Encode), and a read treats it like a
+/// value that is not of the type. So the program never sees such a value.
 ///
 /// ## `try_from`, `try_from = Type`
 ///
-/// A read makes the value with `TryFrom` of the value in the newtype, or of a value of another type
-/// that is an [`EtcdValue`](trait@EtcdValue). In the second case a write converts a clone of the value
-/// with `Into<Type>`. The error of `TryFrom` must implement `Display`; it is the reason of the read's
-/// error, and must not quote the value if the value may be secret. A value that a read would refuse or
-/// change is refused by a write with [`Encode`](ErrorKind::Encode).
+/// A read creates the value with `TryFrom`, from the value in the newtype or from a value of
+/// another type that is an [`EtcdValue`](trait@EtcdValue). In the second case a write converts a
+/// clone of the value with `Into<Type>`. The error of `TryFrom` must implement `Display`. This
+/// error becomes the reason of the read's error, and must not quote the value if the value may be
+/// secret. A write refuses a value that a read would refuse or change, with
+/// [`Encode`](ErrorKind::Encode).
 ///
 /// ```
 /// use etcd_typed::EtcdValue;
@@ -808,13 +818,14 @@ pub use etcd_derive::EtcdSchema;
 ///
 /// ## `text`
 ///
-/// The value is stored as `Display` writes it and read with `FromStr`: those of the type if it
-/// implements both, and otherwise those of the value in the newtype. The error of `FromStr` must
-/// implement `Display`. A value that does not survive its own text is refused by a write.
+/// The value is stored as `Display` writes it and read with `FromStr`. Both are those of the type
+/// if it implements them, otherwise those of the value in the newtype. The error of `FromStr` must
+/// implement `Display`. A write refuses a value if reading its text does not return the same value.
 ///
 /// ## `transparent`
 ///
-/// Makes a struct with one named field a newtype, as `#[serde(transparent)]` does. A tuple struct with one field is one without it.
+/// Makes a struct with one named field a newtype, as `#[serde(transparent)]` does. A tuple struct
+/// with one field is a newtype without this attribute.
 ///
 /// ## `rename_all = "kebab-case"`
 ///
@@ -823,7 +834,7 @@ pub use etcd_derive::EtcdSchema;
 ///
 /// ## `crate = path`
 ///
-/// As for [`EtcdSchema`](derive@EtcdSchema).
+/// The path of this crate, as for [`EtcdSchema`](derive@EtcdSchema).
 ///
 /// # On a variant
 ///
@@ -834,15 +845,16 @@ pub use etcd_derive::EtcdSchema;
 ///
 /// # Attributes of serde
 ///
-/// `rename_all` on the type, and `rename` and `alias` on a variant, are read from `#[serde(...)]` too;
-/// `#[etcd(...)]` wins. Without `rename_all` in either, a variant is stored in `snake_case`, also if
-/// serde would write it as `VeryLoud`. A struct with one named field is a newtype if it has
-/// `#[serde(transparent)]`.
+/// `rename_all` on the type, and `rename` and `alias` on a variant, are also read from
+/// `#[serde(...)]`; `#[etcd(...)]` takes precedence. Without `rename_all` in either, a variant is
+/// stored in `snake_case`, even if serde would write its name unchanged, as `VeryLoud`. A struct
+/// with one named field is a newtype if it has `#[serde(transparent)]`.
 ///
-/// Attributes with which serde writes another form are refused unless `#[etcd(...)]` chooses the form
-/// with `text` or `try_from`. For `from`, `try_from` and `into`, write `#[etcd(try_from = Type)]` with
-/// the same type. For `content` and `untagged`, take the derive off, and put `#[etcd(json)]` on the
-/// fields of the type. An enum with `tag` can derive [`EtcdSchema`](derive@EtcdSchema) instead.
+/// Attributes with which serde writes another form are refused unless `#[etcd(...)]` chooses the
+/// form with `text` or `try_from`. For `from`, `try_from` and `into`, write
+/// `#[etcd(try_from = Type)]` with the same type. For `content` and `untagged`, remove the derive,
+/// and put `#[etcd(json)]` on the fields of the type. An enum with `tag` can derive
+/// [`EtcdSchema`](derive@EtcdSchema) instead.
 ///
 /// # What is generated
 ///

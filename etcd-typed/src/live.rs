@@ -1,6 +1,6 @@
-//! `Live<T>`: a value that follows the store and always shows a complete, valid state. Its states
-//! come from `live/upstream.rs`, `live/view.rs` makes them from a tree, and `live/cell.rs` hands
-//! them to readers.
+//! `Live<T>`: a value that follows the store and always shows a complete, valid state.
+//! `live/upstream.rs` watches the store, `live/view.rs` computes each state from the watched keys,
+//! and `live/cell.rs` passes the states to readers.
 
 mod cell;
 #[cfg(feature = "snapshot")]
@@ -38,10 +38,9 @@ use crate::version::{Versioned, Versions};
 /// complete state of one revision.
 ///
 /// Created by `live()` of a [`Dir`](crate::Dir), an [`Entry`](crate::Entry), an
-/// [`EntryMap`](crate::EntryMap), a [`DirMap`](crate::DirMap) or a
-/// [`Directory`](crate::Directory), which returns only when there is a
-/// valid state. Clones are cheap and show the same value. All views of a directory and client share
-/// one watch, which ends with the last view.
+/// [`EntryMap`](crate::EntryMap), a [`DirMap`](crate::DirMap) or a [`Directory`](crate::Directory).
+/// `live()` returns the view only if the stored state is valid. Clones are cheap and show the same
+/// value. All views of a directory and client share one watch, which ends with the last view.
 ///
 /// - **Complete.** All keys that were changed in one transaction appear together (on v2, which has
 ///   no transactions, each change appears alone).
@@ -49,8 +48,8 @@ use crate::version::{Versioned, Versions};
 ///   never replaces the last good state. [`status`](Self::status) reports it, with each key,
 ///   revision and reason. When the stored value is corrected, the view continues by itself. A map
 ///   whose entries have different writers can be viewed [per entry](Viewing::per_entry) instead.
-/// - **Never ends.** It survives server restarts, cut connections, compactions, rights that are
-///   revoked and granted again, and the end of the runtime on which it was created; see
+/// - **Never ends.** The view survives server restarts, cut connections, compactions, permissions
+///   that are revoked and granted again, and the end of the runtime on which it was created; see
 ///   [`Client`](crate::Client). While it cannot follow the server it shows the last good state, and
 ///   its status is `Degraded`. Base an alarm on [`staleness`](Self::staleness).
 ///
@@ -86,7 +85,7 @@ use crate::version::{Versioned, Versions};
 #[cfg_attr(feature = "derive", doc = include_str!("live/questions.md"))]
 pub struct Live<T> {
     cell: Arc<Cell<T>>,
-    /// The newest state that [`changed`](Self::changed) has returned.
+    /// The number of the newest state that [`changed`](Self::changed) has returned.
     told: u64,
 }
 
@@ -145,9 +144,10 @@ impl<T: Send + Sync + 'static> Live<T> {
         Reader::new(self.cell.clone())
     }
 
-    /// The revision up to which [`get`](Self::get) includes all changes. It also advances with
-    /// changes elsewhere in the store, as far as the server reports them, so it may be higher than
-    /// the revision of the state. It does not advance while the stored state is rejected.
+    /// Returns the revision up to which [`get`](Self::get) includes all changes. This revision also
+    /// advances with changes of other keys in the store, as far as the server reports them, so it
+    /// may be higher than the revision of the state. It does not advance while the stored state is
+    /// rejected.
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.cell.book().good()
@@ -160,12 +160,12 @@ impl<T: Send + Sync + 'static> Live<T> {
     ///
     /// `Invalid` if the state does not include `revision` because the stored state is rejected;
     /// [`Error::problems`](crate::Error::problems) lists the reasons. `Unavailable` if no runtime
-    /// keeps the view and this is called outside of a runtime.
+    /// runs the view's task and this method is called outside of a runtime.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future has no effect. It waits as long as no server can be reached, so put a
-    /// timeout around it.
+    /// Dropping the future has no effect. The future waits as long as no server can be reached, so
+    /// put a timeout around it.
     pub async fn wait_for_revision(&self, revision: impl Into<Revision>) -> Result<Snapshot<T>> {
         self.cell.reach(revision.into()).await.map(Snapshot::of)
     }
@@ -177,22 +177,22 @@ impl<T: Send + Sync + 'static> Live<T> {
         self.cell.book().history()
     }
 
-    /// Returns whether the view follows the server, and if not, why.
+    /// Returns the status: whether the view follows the server, or the reason why it does not.
     #[must_use]
     pub fn status(&self) -> LiveStatus {
         self.cell.status()
     }
 
-    /// Returns where the current state has each field from, for a view [over a base](Viewing::over).
-    /// The fields are in the order of their keys, and include those of nested structs; a map is one
-    /// field. Empty for a view without a base.
+    /// Returns the source of each field of the current state, for a view [over a
+    /// base](Viewing::over). The fields are in the order of their keys, and include those of nested
+    /// structs; a map is one field. Empty for a view without a base.
     #[must_use]
     pub fn sources(&self) -> Arc<[FieldStatus]> {
         self.cell.book().sources()
     }
 
-    /// The time since the last proof that the server had no change that the view had not seen. The
-    /// proof is a linearizable read. Without failures the staleness stays below
+    /// Returns the time since the last proof that the view had every change that the server had.
+    /// Such a proof is a linearizable read. Without failures the staleness stays below
     /// [`proof_period`](Self::proof_period) plus a few seconds, so compare the two in an alarm:
     /// `live.staleness() > 5 * live.proof_period()`.
     #[must_use]
@@ -200,20 +200,20 @@ impl<T: Send + Sync + 'static> Live<T> {
         self.cell.upstream().staleness()
     }
 
-    /// Returns the time between two proofs without failures: 10 s, and 1 ms for each key of the
-    /// directory. A directory of 100,000 keys is proved every 110 s.
+    /// Returns the time between two proofs (see [`staleness`](Self::staleness)) without failures:
+    /// 10 s, and 1 ms for each key of the directory. For a directory of 100,000 keys it is 110 s.
     ///
-    /// The server is asked for its revision every 10 s. All views of a client share this read, and
-    /// it proves all of them while nothing is written. A view that is behind the answer, because
-    /// another key was written or because its watch is silent, asks which keys of its directory were
-    /// modified and how many keys there are. That answer is small, but the server reads the
-    /// directory for it, so a large directory is checked less often. On v3 the questions of many
-    /// views about directories of up to 1000 keys share a request (not on etcd 3.5.0 to 3.5.6, which
-    /// such requests can end). etcd v2 has no such question: it lists each directory that is behind
-    /// once in this time.
+    /// The client asks the server for its revision every 10 s. All views of a client share this
+    /// read, and it proves all of them while nothing is written. A view may be behind the answer,
+    /// because another key was written or because its watch is silent. Then the view asks which
+    /// keys of its directory were modified and how many keys it has. That answer is small, but the
+    /// server reads the directory for it, so a large directory is checked less often. On v3 such
+    /// requests of many views of directories of up to 1000 keys are combined into one (not on etcd
+    /// 3.5.0 to 3.5.6, where the combined request can crash the server). etcd v2 has no such
+    /// request: the client lists each directory that is behind once in this time.
     ///
-    /// A proof finds a watch that misses events, and starts it again some seconds later. Until then
-    /// the staleness grows.
+    /// A proof detects a watch that misses events, and the watch is started again some seconds
+    /// later. Until then the staleness grows.
     #[must_use]
     pub fn proof_period(&self) -> Duration {
         self.cell.upstream().proof_period()
@@ -226,14 +226,15 @@ impl<T: Send + Sync + 'static> Live<T> {
         self.cell.book().rewound()
     }
 
-    /// Waits for a state that is newer than the one at the last call, and returns the newest. The
-    /// first call compares with the state at which this `Live` was created or cloned. A change
-    /// between two calls is not missed; of several changes only the last is returned.
+    /// Waits for a state that is newer than the state at the last call, and returns the newest
+    /// state. The first call compares with the state at which this `Live` was created or cloned. A
+    /// change between two calls is not missed. If several changes happened, only the last state is
+    /// returned.
     ///
     /// # Errors
     ///
-    /// `Unavailable` if no runtime keeps the view and this is called outside of a runtime. Nothing
-    /// else ends the wait.
+    /// `Unavailable` if no runtime runs the view's task and this method is called outside of a
+    /// runtime. Nothing else ends the wait.
     ///
     /// # Cancel safety
     ///
@@ -268,10 +269,10 @@ impl<T: Send + Sync + 'static> Live<T> {
         Selected::new(self, part)
     }
 
-    /// Calls `f` with every newer state, in a task of its own, until the returned guard is dropped.
-    /// If states come faster than `f` returns, `f` skips to the newest; no other reader waits for
-    /// it. `f` must not block: for work that waits, use [`stream`](Self::stream) in a task. If `f`
-    /// panics, an event reports it, and `f` is called again with the next state.
+    /// Calls `f` with every newer state, in a separate task, until the returned guard is dropped.
+    /// If states arrive faster than `f` returns, `f` skips to the newest; other readers do not wait
+    /// for `f`. `f` must not block: for work that waits, use [`stream`](Self::stream) in a task. If
+    /// `f` panics, an event reports it, and `f` is called again with the next state.
     pub fn on_change(&self, f: impl FnMut(&Versioned<T>) + Send + 'static) -> Subscription {
         Subscription::new(self.clone(), f)
     }
@@ -290,7 +291,7 @@ impl<T: Send + Sync + 'static> fmt::Debug for Live<T> {
 
 /// A state of a [`Live`] view. It derefs to [`Versioned<T>`], and through it to `T`.
 ///
-/// A compare-and-swap accepts `&live.get()` as the value that was read before. It is serialized as
+/// A compare-and-swap accepts `&live.get()` as the expected value. A snapshot is serialized like
 /// its [`Versioned`].
 pub struct Snapshot<T>(arc_swap::Guard<Arc<Versioned<T>>>);
 

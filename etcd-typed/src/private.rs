@@ -1,5 +1,5 @@
-//! Functions that derived code calls. They are not covered by semantic versioning; `etcd-derive` is
-//! pinned to the same version.
+//! Functions that derived code calls. Semantic versioning does not cover them: `etcd-derive` is
+//! pinned to the same version as this crate.
 
 use std::fmt::{self, Debug, Write as _};
 use std::marker::PhantomData;
@@ -19,7 +19,7 @@ pub use crate::schema::{Fallback, Leaf, LeafOpt, LeafOptOr, LeafTuple, OneLeaf, 
 use crate::value::{Bounds, Codec, EtcdValue, Limits, Secret, ValueError, text_form};
 pub use crate::value::{LimitsOf, from_text, has_length, in_range, is_one_of, present, to_text};
 
-/// The defaults of a table row. Rows of directories and maps override some of them.
+/// The default values of a table row. Rows of directories and maps override some of these values.
 pub const FIELD: Field = Field {
     name: "",
     segment: "",
@@ -33,7 +33,7 @@ pub const FIELD: Field = Field {
 };
 
 /// Fails the build if two fields of the struct, including the fields of flattened structs, have the
-/// same segment. The derive sees only the struct's own fields.
+/// same segment. The derive macro cannot check this, since it sees only the struct's own fields.
 pub const fn distinct(table: &Table) {
     let (mut at, mut rest) = (0, table.fields);
     while let Some((field, after)) = rest.split_first() {
@@ -75,8 +75,7 @@ pub const fn distinct_variants(table: &Table) {
     }
 }
 
-/// Whether a field in `one` that is a key has the segment of a field in `other` that is a directory, or
-/// the other way round.
+/// Whether `one` has a key and `other` a directory with the same segment, or the other way round.
 const fn is_key_and_directory(one: &Table, other: &Table) -> bool {
     let mut rest = one.fields;
     while let Some((field, after)) = rest.split_first() {
@@ -101,7 +100,8 @@ const fn is_key_and_directory(one: &Table, other: &Table) -> bool {
     false
 }
 
-/// Whether a field has this segment, and is not a key if `is_key`, or not a directory otherwise.
+/// Whether a field has this segment and the other kind: a directory if `is_key`, and a key
+/// otherwise.
 const fn has_other_kind(table: &Table, segment: &str, is_key: bool) -> bool {
     let mut rest = table.fields;
     while let Some((field, after)) = rest.split_first() {
@@ -176,7 +176,7 @@ const fn has_segment(table: &Table, except: usize, segment: &str) -> bool {
     false
 }
 
-/// `==` for `const fn`.
+/// Compares two texts, as `==` does. A `const fn` cannot call `==`.
 const fn same(a: &str, b: &str) -> bool {
     let (mut a, mut b) = (a.as_bytes(), b.as_bytes());
     while let (Some((x, after_a)), Some((y, after_b))) = (a.split_first(), b.split_first()) {
@@ -193,7 +193,7 @@ const fn same(a: &str, b: &str) -> bool {
 pub enum Segment<'a> {
     /// A segment without parameters.
     Literal(&'static str),
-    /// A segment built from literals and parameters. It is escaped as a whole.
+    /// A segment that is built from literals and parameters, and then escaped as a whole.
     Of(&'a [&'a dyn fmt::Display]),
 }
 
@@ -232,20 +232,22 @@ pub fn encoded<B: Into<Bytes>, E: fmt::Display>(result: std::result::Result<B, E
     result.map(Into::into).map_err(ValueError::new)
 }
 
-/// `Serialize` of the type, as a function: a public name of the trait would be shown in errors.
+/// Calls `Serialize` of the type. Derived code calls this function instead of the trait, because
+/// errors would show a public name of the trait.
 pub fn serialize<T: Serialize, S: Serializer>(value: &T, to: S) -> std::result::Result<S::Ok, S::Error> {
     value.serialize(to)
 }
 
-/// `Deserialize` of the type, as a function for the same reason.
+/// Calls `Deserialize` of the type. It is a function for the same reason as [`serialize`].
 pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> std::result::Result<T, D::Error> {
     T::deserialize(from)
 }
 
-/// A schema in field number `AT` of the struct `P`, which may contain `P` in turn. The derive of `P`
-/// implements it without conditions, and the other code that it generates requires it. So the
-/// compiler does not follow a circle of structs when it looks for implementations, but only when it
-/// evaluates the constant. There it finds the circle, and shows the name of the constant.
+/// A schema in field number `AT` of the struct `P`. The schema may contain `P` in turn. The derive
+/// of `P` implements this trait without conditions, and the other code that it generates requires
+/// the trait. So the compiler does not follow a cycle of structs when it looks for implementations,
+/// but only when it evaluates the constant. There it detects the cycle, and the error shows the
+/// name of the constant.
 pub trait NestedIn<P, const AT: usize>: EtcdSchema {
     /// The table of the schema.
     const SCHEMAS_CANNOT_CONTAIN_EACH_OTHER: &'static Table = Self::TABLE;
@@ -283,12 +285,12 @@ pub const fn value<T: EtcdValue>() -> Codec<T> {
     Codec::value()
 }
 
-/// [`Codec::json`] as a function, for the same reason.
+/// [`Codec::json`] as a function, for the same reason as [`value`].
 pub const fn json<T: Serde>() -> Codec<T> {
     Codec::json()
 }
 
-/// [`Codec::text`] as a function, for the same reason.
+/// [`Codec::text`] as a function, for the same reason as [`value`].
 pub const fn text_form<T: HasText>() -> Codec<T> {
     Codec::text()
 }
@@ -308,7 +310,7 @@ pub const fn limited<T>(codec: Codec<T>, limits: LimitsOf<T>) -> Codec<T> {
     codec.limited(limits)
 }
 
-/// The limits of a field, as functions that ask its codec.
+/// Returns the limits of a field, from functions that read them from its codec.
 pub const fn limits(
     range: Option<fn() -> Option<Bounds>>,
     length: Option<fn() -> Option<Bounds>>,
@@ -317,37 +319,38 @@ pub const fn limits(
     Limits { range, length, one_of }
 }
 
-/// The range of a map's values.
+/// Returns the range of a map's values.
 pub fn range_of<T>(codec: &Codec<T>) -> Option<Bounds> {
     codec.limits.range?(None).ok()?
 }
 
-/// The length of a map's values.
+/// Returns the length of a map's values.
 pub fn length_of<T>(codec: &Codec<T>) -> Option<Bounds> {
     codec.limits.length?(None).ok()?
 }
 
-/// The possible values of a map.
+/// Returns the possible values of a map.
 pub fn values_of<T>(codec: &Codec<T>) -> Option<Vec<String>> {
     codec.limits.one_of?(None).ok()?
 }
 
-/// The limits of a map's values that may be shown.
+/// Returns the limits of a map's values, without those that must not be shown if the values are
+/// secret.
 pub const fn shown<T>(codec: &Codec<T>, limits: Limits) -> Limits {
     if codec.is_secret() { limits.of_secret() } else { limits }
 }
 
-/// The text of a value of a field with `text`.
+/// Returns the text that is stored for a value of a field with `text`.
 pub fn display<T: fmt::Display>(value: &T) -> Result<Bytes, ValueError> {
     text_form::encode(value)
 }
 
-/// Checks that reading `stored` returns a value with the same stored form.
+/// Checks that decoding `stored` returns a value that has the same stored form.
 pub fn same_form<T: EtcdValue>(stored: &Bytes) -> Result<(), ValueError> {
     crate::value::form_survives::<T>(stored)
 }
 
-/// How a type is written as text and read from text.
+/// The functions that write a type as text and read it from text.
 pub struct TextForm<T> {
     encode: fn(&T) -> Result<Bytes, ValueError>,
     decode: fn(&[u8]) -> Result<T, ValueError>,
@@ -370,19 +373,21 @@ impl<T> TextForm<T> {
         (self.decode)(bytes)
     }
 
-    /// See [`EtcdValue::survives`]. Compares with `equal` if the type has it, otherwise the texts.
+    /// See [`EtcdValue::survives`]. Compares the values with `equal`, or their texts if `equal` is
+    /// `None`.
     pub fn survives(&self, value: &T, stored: &Bytes, equal: Option<fn(&T, &T) -> bool>) -> Result<(), ValueError> {
         text_form::survives(value, stored, self.encode, self.decode, equal)
     }
 }
 
-/// The text of a type that implements `Display` and `FromStr`.
+/// Returns the text form of a type that implements `Display` and `FromStr`.
 pub const fn own_text<T: HasText>() -> TextForm<T> {
     TextForm { encode: text_form::encode, decode: text_form::decode }
 }
 
-/// `TextOf::<T>::TEXT` is the text of `T` if `T` implements `Display` and `FromStr`, and otherwise
-/// the text of the value in it: the inherent constant takes precedence over that of the trait.
+/// `TextOf::<T>::TEXT` is the text form of `T` if `T` implements `Display` and `FromStr`, and
+/// otherwise the text form of the value in the newtype `T`. This works because an inherent constant
+/// takes precedence over the constant of a trait.
 #[derive(Debug)]
 pub struct TextOf<T>(PhantomData<T>);
 
@@ -391,15 +396,15 @@ impl<T: fmt::Display + FromStr<Err: fmt::Display>> TextOf<T> {
     pub const TEXT: TextForm<T> = own_text();
 }
 
-/// A newtype.
+/// A newtype: a struct with one value in it.
 pub trait Wraps: Sized {
-    /// The type of the value in it.
+    /// The type of the value in the newtype.
     type Inner;
 
-    /// Makes the newtype.
+    /// Makes the newtype from the value in it.
     fn wrap(inner: Self::Inner) -> Self;
 
-    /// The value in it.
+    /// Returns the value in the newtype.
     fn inner(&self) -> &Self::Inner;
 }
 
@@ -414,8 +419,8 @@ impl<T: Wraps<Inner: fmt::Display + FromStr<Err: fmt::Display>>> TextOfInner<T> 
         TextForm { encode: |value| text_form::encode(value.inner()), decode: |bytes| text_form::decode(bytes).map(T::wrap) };
 }
 
-/// `IsSecret::<T>::IS` is whether `T` is a [`Secret`]: the inherent constant takes precedence over
-/// that of the trait.
+/// `IsSecret::<T>::IS` is true if `T` is a [`Secret`]. This works because an inherent constant
+/// takes precedence over the constant of a trait.
 #[derive(Debug)]
 pub struct IsSecret<T>(PhantomData<T>);
 
@@ -432,18 +437,20 @@ pub trait NotSecret {
 
 impl<T> NotSecret for IsSecret<T> {}
 
-/// Makes the codec of a `Secret` secret.
+/// Marks the codec as secret if `is`, which is true for a field of type [`Secret`].
 pub const fn secret_if<T>(codec: Codec<T>, is: bool) -> Codec<T> {
     if is { codec.secret() } else { codec }
 }
 
-/// Sets the function that compares the values of a `json` or `with` field with what is read back.
+/// Sets the function that compares a value of a `json` or `with` field with the value that is read
+/// back.
 pub const fn compared<T>(codec: Codec<T>, equal: Option<fn(&T, &T) -> bool>) -> Codec<T> {
     codec.compared(equal)
 }
 
-/// `Comparable::<T>::EQUAL` is `Some` of `==` if `T` has it, and `None` otherwise: the inherent
-/// constant takes precedence over that of the trait.
+/// `Comparable::<T>::EQUAL` is the function `==` if `T` implements `PartialEq`, and `None`
+/// otherwise. This works because an inherent constant takes precedence over the constant of a
+/// trait.
 #[derive(Debug)]
 pub struct Comparable<T>(PhantomData<T>);
 
@@ -460,7 +467,8 @@ pub trait NotComparable<T> {
 
 impl<T> NotComparable<T> for Comparable<T> {}
 
-/// The bound of `#[etcd(json)]`: one trait, so that a type without both traits of serde is one error.
+/// The bound of `#[etcd(json)]`. It combines both traits of serde, so that a type without them
+/// causes one error instead of two.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be stored as JSON: derive serde's `Serialize` and `Deserialize` for it and for the types in it",
     label = "not `Serialize` and `Deserialize`"
@@ -480,7 +488,7 @@ pub fn trimmed(bytes: &[u8]) -> Result<&str, ValueError> {
     std::str::from_utf8(bytes).map(str::trim).map_err(|_| ValueError::new("not UTF-8 text"))
 }
 
-/// The error for a text that is not a value of the type.
+/// Returns the error for a text that is not a value of the type.
 pub fn not_a(type_name: &str) -> ValueError {
     ValueError::new(format_args!("not {type_name}"))
 }

@@ -82,7 +82,7 @@ pub trait Schema: Sized + Send + Sync + 'static {
         Self::TABLE
     }
 
-    /// Reads the struct. Returns `None` if a problem was recorded.
+    /// Reads the struct. Returns `None` if the decoder has recorded a problem.
     #[doc(hidden)]
     fn decode(decoder: &mut Decoder<'_>) -> Option<Self>;
 
@@ -90,7 +90,7 @@ pub trait Schema: Sized + Send + Sync + 'static {
     #[doc(hidden)]
     fn encode(&self, encoder: &mut Encoder<'_>);
 
-    /// Adds the typed changes of the changed keys to `out`.
+    /// Converts the changed keys to typed changes, and adds these to `out`.
     #[doc(hidden)]
     fn changes(delta: &mut Delta<'_>, out: &mut Vec<Self::Change>);
 
@@ -102,8 +102,8 @@ pub trait Schema: Sized + Send + Sync + 'static {
     }
 }
 
-/// The number of keys that are read before the task yields. At 3 µs per key this takes less than a
-/// millisecond.
+/// The number of keys that a task reads before it yields. At 3 µs per key, 256 keys take less than
+/// a millisecond.
 pub(crate) const AT_ONCE: usize = if cfg!(test) { 3 } else { 256 };
 
 /// The contents of one directory: stored values by relative key.
@@ -133,13 +133,13 @@ impl Stored {
         (key, Self { value, created, modified, version, lease, ttl })
     }
 
-    /// The lease, if other clients can use its id. On v2 a lease id exists only within this process
-    /// and stands for a time to live.
+    /// Returns the lease, if other clients can use its id. On v2 a lease id exists only within this
+    /// process and stands for a time to live.
     fn shared_lease(&self) -> Option<LeaseId> {
         self.lease.filter(|_| self.ttl.is_none())
     }
 
-    /// The metadata of this key in a snapshot at `revision`.
+    /// Returns the metadata of this key in a snapshot at `revision`.
     pub(crate) fn versions(&self, revision: Revision) -> Versions {
         Versions {
             revision,
@@ -180,12 +180,12 @@ pub(crate) async fn kept_tree_in_steps(directory: &Key, kvs: Vec<KeyValue>, othe
 /// Builds a [`Tree`] from the keys of an answer.
 struct TreeBuilder<'d, F> {
     directory: &'d Key,
-    /// Whether the values are copied.
+    /// True to copy the values, so that the tree does not keep the answer in memory.
     copies: bool,
     /// Called with each key that is not a valid path below the directory.
     other: F,
-    /// In the order of the answer, which is sorted. So building the map compares each entry only
-    /// with the next one.
+    /// The entries in the order of the answer, which is sorted by key. If the entries are sorted,
+    /// building the map compares each entry only with the next one.
     entries: Vec<(String, Stored)>,
 }
 
@@ -213,7 +213,7 @@ impl<'d, F: FnMut(&[u8])> TreeBuilder<'d, F> {
         self.entries.into_iter().collect()
     }
 
-    /// Adds up to `count` of these keys.
+    /// Takes up to `count` keys from `kvs` and adds them.
     fn add(&mut self, kvs: &mut std::vec::IntoIter<KeyValue>, count: usize) {
         let lengths = kvs.as_slice().iter().take(count).map(|kv| kv.value.len());
         let mut copies = self.copies.then(|| Copies::of(lengths));
@@ -231,7 +231,7 @@ impl<'d, F: FnMut(&[u8])> TreeBuilder<'d, F> {
     }
 }
 
-/// The part of a tree below one segment.
+/// Returns the part of a tree below one segment. Its keys are relative to that segment.
 pub(crate) fn subtree(tree: &Tree, segment: &str) -> Tree {
     let prefix = format!("{segment}/");
     with_prefix(tree, &prefix).filter_map(|(relative, stored)| Some((relative.strip_prefix(&prefix)?.to_owned(), stored.clone()))).collect()
@@ -248,8 +248,8 @@ pub(crate) fn decode<S: Schema>(directory: &Key, tree: &Tree, revision: Revision
     read.map_err(|error| or_not_found(error, S::TABLE, tree))
 }
 
-/// Makes the error of a read `NotFound` if the directory does not contain the struct at all: no key
-/// of the schema exists, and some are required.
+/// Converts the error of a read to `NotFound` if the directory does not contain the struct at all:
+/// no key of the schema exists, and some are required.
 #[inline(never)]
 fn or_not_found(error: Error, table: &'static Table, tree: &Tree) -> Error {
     let is_absent = || !tree.keys().any(|relative| table.owns(relative));
@@ -268,8 +268,8 @@ pub(crate) async fn decode_in_steps<S: Schema>(directory: &Key, tree: &Tree, rev
     read.map_err(|error| or_not_found(error, S::TABLE, tree))
 }
 
-/// Like [`decode_in_steps`], but also runs every validation, as before a write. Used where an
-/// invalid value must not be accepted.
+/// Like [`decode_in_steps`], but also runs every validation, as before a write. Use this function
+/// where an invalid value must not be accepted.
 ///
 /// # Errors
 ///
@@ -280,7 +280,8 @@ pub(crate) async fn decode_valid_in_steps<S: Schema>(directory: &Key, tree: &Tre
     read.map_err(|error| or_not_found(error, S::TABLE, tree))
 }
 
-/// Like [`decode_valid_in_steps`], for a directory that is completed from a base.
+/// Like [`decode_valid_in_steps`], for a tree in which the base of a live view fills in the missing
+/// fields. The fields in `nones` are `None`, whatever their default.
 pub(crate) async fn decode_completed_in_steps<S: Schema>(
     directory: &Key,
     tree: &Tree,
@@ -299,7 +300,7 @@ where
     read_in_steps(directory, tree, revision, Validation::Skip, read).await
 }
 
-/// Reads a map that fills `directory`: its keys are one level below.
+/// Reads a map whose entries are directly below `directory`, and not below a field of a struct.
 pub(crate) fn decode_map<M, F>(directory: &Key, tree: &Tree, revision: Revision, read: F) -> Result<Versioned<M>>
 where
     F: FnOnce(&mut Decoder<'_>) -> Option<M>,
@@ -343,13 +344,13 @@ enum Validation {
     Skip,
 }
 
-/// The reason of a problem with an unknown key.
+/// The reason that is reported for an unknown key.
 const UNKNOWN: &str = "not a key of the schema";
 
 /// Returns every problem in `directory`: those that a read would report, failed validations, and
-/// keys that no read looks at. The validation of a struct as a whole runs only if all its fields
-/// could be read. `owns` decides whether a key is in the schema. `around` lists the directories
-/// around a key that may be absent, and `enums` the enums around it.
+/// keys that no read uses. The validation of a struct as a whole runs only if all its fields could
+/// be read. `owns` decides whether a key is in the schema. `around` lists the directories around a
+/// key that may be absent, and `enums` the enums around it.
 pub(crate) fn check<'t, T, F>(
     directory: &Key,
     tree: &'t Tree,
@@ -364,10 +365,11 @@ where
     let mut decoder = Decoder::new(directory, tree, Validation::Run);
     read(&mut decoder);
     let (mut problems, basis): (Vec<Problem>, _) = decoder.into_found();
-    // A key that was read needs no further check. A key of the schema that was not read is an
-    // unused alias, or is left over.
+    // The read has already checked the keys that it used. A key of the schema that it did not use
+    // is an unused alias, or is left over from a struct that no longer exists.
     let was_read: HashSet<&str> = basis.iter().map(|(relative, _)| relative.as_str()).collect();
-    // The read of a strict struct has listed its unknown keys.
+    // The read of a strict struct has already listed its unknown keys. These problems are removed
+    // here, since the code below lists the unknown keys of all structs.
     problems.retain(|problem: &Problem| problem.kind != ProblemKind::Unknown);
     problems.extend(tree.iter().filter_map(|(relative, stored)| {
         let is_reserved = relative.split('/').any(key::is_reserved);
@@ -398,8 +400,8 @@ pub(crate) fn encode<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
     encode_over(directory, None, value, false)
 }
 
-/// Encodes a struct for a write that leaves what does not differ from `old`. `present`: whether the
-/// struct exists only if it has a key.
+/// Encodes a struct for a write that changes only the values that differ from `old`. `present`:
+/// true if the struct exists only while it has at least one key.
 ///
 /// # Errors
 ///
@@ -423,15 +425,15 @@ pub(crate) fn encode_present<S: Schema>(directory: &Key, value: &S) -> Result<En
     encode_over(directory, None, value, true)
 }
 
-/// Encodes a struct that was read, without validation: an existing invalid value must not prevent a
-/// correction.
+/// Encodes a struct that was read, without validation. An invalid value in the store must not
+/// prevent its correction.
 pub(crate) fn encode_unchecked<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
     let mut encoder = Encoder::new(directory, Validation::Skip);
     encoder.whole(value);
     encoder.finish().map_err(|error| error.at(directory))
 }
 
-/// Encodes whatever `write` writes, and runs every validation.
+/// Encodes the values that `write` writes, and runs every validation.
 pub(crate) fn encode_with(directory: &Key, write: impl FnOnce(&mut Encoder<'_>)) -> Result<Encoded> {
     let mut encoder = Encoder::new(directory, Validation::Run);
     write(&mut encoder);
@@ -451,8 +453,8 @@ pub(crate) fn validate_value<T>(key: &Key, value: &T, codec: &Codec<T>) -> Optio
 
 /// The map types that a field may have.
 pub trait Map: Sized {
-    /// The type of the map's keys. Each becomes a path below the map's directory: one segment in a
-    /// map that is a field of a struct.
+    /// The type of the map's keys. Each key becomes a path below the map's directory. In a map that
+    /// is a field of a struct, this path is one segment.
     type Key: MapPath;
     /// The type of the map's values.
     type Value: Send + 'static;
@@ -461,7 +463,7 @@ pub trait Map: Sized {
     #[doc(hidden)]
     fn of(pairs: Vec<(Self::Key, Self::Value)>) -> Self;
 
-    /// The entries of the map.
+    /// Returns the entries of the map.
     #[doc(hidden)]
     fn pairs(&self) -> Vec<(&Self::Key, &Self::Value)>;
 }
@@ -500,8 +502,7 @@ fn split_first(relative: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// The key of `segment` at the current position. For an empty segment, the directory at that
-/// position.
+/// Returns the full key of `segment` below `prefix`. If both are empty, returns the directory.
 fn place(directory: &Key, prefix: &str, segment: &str) -> Key {
     match format!("{prefix}{segment}").trim_end_matches('/') {
         "" => directory.clone(),
@@ -509,7 +510,7 @@ fn place(directory: &Key, prefix: &str, segment: &str) -> Key {
     }
 }
 
-/// The keys of a tree that start with `prefix`.
+/// Returns the keys of a tree that start with `prefix`.
 fn with_prefix<'t, 'p>(tree: &'t Tree, prefix: &'p str) -> impl Iterator<Item = (&'t str, &'t Stored)> + use<'t, 'p> {
     let from = tree.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
     from.take_while(move |(key, _)| key.starts_with(prefix)).map(|(key, value)| (key.as_str(), value))

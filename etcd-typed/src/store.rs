@@ -1,31 +1,31 @@
 //! The [`Store`] trait and the types of its requests and replies. This page is the contract that an
-//! implementation of [`Store`] must meet. The other modules of the crate are built on this trait.
+//! implementation of [`Store`] must meet. The rest of the crate is built on this trait.
 //!
 //! # What a store is
 //!
 //! A store maps keys to values and has one history. Every transaction that changes something gets
 //! the next [`Revision`], and all its changes carry that revision. The trait is small and
-//! object-safe. Only [`Store::history`] and [`Store::identity`] have default implementations, so
-//! that a wrapper cannot forget a method.
+//! object-safe. Only [`Store::history`], [`Store::unreachable_since`] and [`Store::identity`] have
+//! default implementations, so a wrapper cannot forget any other method.
 //!
 //! # Rules that hold for every method
 //!
 //! - **Refuse before sending.** [`Store::capabilities`] says what the store can do. The store
-//!   answers any other request with [`ErrorKind::Unsupported`]. The
-//!   message names the store and what to use instead.
+//!   answers any other request with [`ErrorKind::Unsupported`]. The error's message contains the
+//!   store's name and says what to use instead.
 //! - **A write has three outcomes.** `Ok`: the write was committed. An error whose
 //!   [`may_have_applied`](crate::Error::may_have_applied) is false: the write was not applied and
 //!   never will be. An error whose `may_have_applied` is true: the write may have been applied, or
-//!   may still be. The first two answers are always right.
+//!   may still be applied later. The first two outcomes are always certain.
 //! - **The store retries.** It repeats a failed read, on another endpoint if there is one, until
 //!   [`RetryPolicy::call_timeout`](crate::RetryPolicy::call_timeout). It repeats a write only when
 //!   the write cannot have been applied. Callers of a store never repeat a call. [`Store::watch`]
-//!   is the exception: the store makes one attempt, and `watch.rs` resumes.
+//!   is the exception: the store makes one attempt, and `watch.rs` starts the watch again.
 //! - **Calls can be cancelled.** Dropping a returned future ends the call. A dropped write may have
 //!   been applied.
 //! - **No panic outside a runtime.** A call that needs a tokio runtime returns
 //!   [`Unsupported`](crate::ErrorKind::Unsupported) if there is none.
-//! - **Errors name the key** ([`Error::at`](crate::Error::at)) if the request was about one key.
+//! - **Errors contain the key** ([`Error::at`](crate::Error::at)) if the request was about one key.
 //! - Keys and values are returned as stored. The layers above decode them.
 
 pub mod connect;
@@ -53,7 +53,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
 
-/// What the methods of a [`Store`] return.
+/// The future that a method of a [`Store`] returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Makes a call that needs a runtime, or refuses it if there is no runtime.
@@ -69,18 +69,18 @@ pub type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchItem>> + Send>>;
 
 /// A server, or an implementation that behaves like one.
 ///
-/// The [module page](self) has the rules that hold for all methods.
+/// The [module page](self) lists the rules that hold for all methods.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Returns what this store can do. The answer never changes during the life of the value, and
-    /// no request is sent.
+    /// the call sends no request.
     fn capabilities(&self) -> &Capabilities;
 
     /// Reads keys at one revision, in byte order unless [`Range::order`] says otherwise.
     ///
     /// The read is at [`Range::revision`] if that is set, otherwise at the newest revision that the
-    /// [`Consistency`] requires. [`RangeReply::revision`] tells which revision that was. To read
-    /// the next page, ask for the same revision, with [`Range::after`] set to the last key. A page
-    /// may be shorter than requested; [`RangeReply::more`] tells whether more keys follow.
+    /// [`Consistency`] requires. [`RangeReply::revision`] is the revision of the read. To read the
+    /// next page, request the same revision, with [`Range::after`] set to the last key. A page may
+    /// be shorter than requested; [`RangeReply::more`] is true if more keys follow.
     ///
     /// # Errors
     ///
@@ -109,9 +109,10 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// - `TooManyOperations`, before sending, above [`Capabilities::max_operations`].
+    /// - `TooManyOperations`, before sending, for more compares or operations than
+    ///   [`Capabilities::max_operations`].
     /// - `Invalid`, before sending or from the server, for two writes of one key in either list
-    ///   (performed or not), for a [`Condition`] that does not go with its span, and for an
+    ///   (performed or not), for a [`Condition`] that cannot be used with its span, and for an
     ///   [`Op::Newest`] or an [`Op::Page`] with a limit of zero.
     /// - `TooLarge` for a request larger than the server accepts.
     /// - `LeaseLost` for a lease that does not exist.
@@ -125,16 +126,16 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// - The stream yields every change after the start once, in order. If the caller allowed it,
     ///   the changes before [`Skipped`](WatchItem::Skipped) are left out. All changes of one
     ///   revision come in one [`WatchItem::Batch`].
-    /// - [`WatchItem::Progress`]`(r)` says that everything up to `r` has been yielded. It never
-    ///   comes before the changes that it covers.
+    /// - [`WatchItem::Progress`]`(r)` says that the stream has yielded every change up to `r`. It
+    ///   never comes before these changes.
     /// - [`WatchItem::HistoryLost`] and [`WatchItem::Behind`] are the last item, and so is an
     ///   error. A stream that ends without one of these is a defect of the store.
     /// - A slow reader costs bounded memory and delays no other watch. When its buffer is full, the
     ///   stream ends with [`WatchItem::Lagged`] after the buffered items. The caller starts a new
     ///   watch after the last batch that it received.
-    /// - If the connection goes silent, the store notices and yields an error.
+    /// - If the connection stops answering, the store detects this and yields an error.
     ///
-    /// The store makes one attempt. The error tells whether another attempt may help.
+    /// The store makes one attempt. The error says whether another attempt may help.
     ///
     /// # Errors
     ///
@@ -156,7 +157,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// `LeaseLost` if the lease does not exist. This is final.
+    /// `LeaseLost` if the lease does not exist. A lost lease never returns, so callers do not retry
+    /// the call.
     fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>>;
 
     /// Ends a lease and deletes the keys attached to it. Succeeds if the lease does not exist.
@@ -168,44 +170,45 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Returns what one server reports about itself.
     fn status(&self) -> BoxFuture<'_, Result<Status>>;
 
-    /// Returns the members of the cluster, as one of them knows them.
+    /// Returns the members of the cluster, as one member reports them.
     fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>>;
 
     /// Returns statistics, if the server keeps them (v2).
     fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>>;
 
-    /// Returns how often the store has moved on to another cluster with an unrelated history.
-    /// Revisions, leases and watches obtained at another number are void. No request is sent.
+    /// Returns the number of times that the store has moved to another cluster with an unrelated
+    /// history. Revisions, leases and watches that were obtained at another number are void. The
+    /// call sends no request.
     ///
-    /// The default suits a store that cannot know: it always returns the same number. A wrapper
-    /// should forward this method. Otherwise a watch recognises a new history only by what it
-    /// reads, as after a server was emptied but kept its id.
+    /// The default always returns the same number, which suits a store that cannot detect such a
+    /// move. A wrapper should forward this method. Otherwise a watch can recognise a new history
+    /// only by the data that it reads, for example after a server was emptied but kept its id.
     fn history(&self) -> u64 {
         0
     }
 
     /// Returns the last error if no server can be reached: every endpoint has failed after `began`,
-    /// and none has answered since. No request is sent.
+    /// and none has answered since. The call sends no request.
     ///
-    /// A live view with `or_snapshot` starts from its file as soon as this is so, instead of waiting
-    /// until the read gives up. The default never knows, and then the view waits. A wrapper should
-    /// forward this method.
+    /// A live view with `or_snapshot` starts from its file as soon as this method returns an error,
+    /// instead of waiting until the read gives up. The default always returns `None`, so the view
+    /// waits. A wrapper should forward this method.
     fn unreachable_since(&self, began: std::time::Instant) -> Option<Error> {
         let _ = began;
         None
     }
 
-    /// Returns what is known about the cluster behind the store. No request is sent.
+    /// Returns what is known about the cluster behind the store. The call sends no request.
     ///
-    /// The file of a live view's `or_snapshot` names the cluster, so that no view starts from a
-    /// file of another cluster. The default knows nothing, and then nothing is compared. A wrapper
-    /// should forward this method.
+    /// The file of a live view with `or_snapshot` contains the cluster's identity, so that no view
+    /// starts from a file of another cluster. The default is an unknown identity, with which no
+    /// file is refused. A wrapper should forward this method.
     fn identity(&self) -> Identity {
         Identity::default()
     }
 }
 
-/// What is known about the cluster behind a [`Store`].
+/// The known facts about the cluster behind a [`Store`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Identity {
@@ -223,14 +226,14 @@ impl Identity {
     }
 }
 
-/// What a store can do.
+/// The capabilities of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
     /// The store's name in messages: `etcd v3`, `etcd v2` or `memory`.
     pub name: &'static str,
-    /// Whether a transaction may touch several keys. If false, a transaction is about one key; see
-    /// [`Store::commit`].
+    /// Whether a transaction may touch several keys. If false, all parts of a transaction must use
+    /// the same key; see [`Store::commit`].
     pub transactions: bool,
     /// The maximum number of compares in one transaction, and of operations in each of its lists.
     pub max_operations: usize,
@@ -242,9 +245,9 @@ pub struct Capabilities {
     pub past_revisions: bool,
     /// Whether values may be any bytes. If false, values must be UTF-8 text.
     pub binary_values: bool,
-    /// Whether directories exist on their own, as with [`Op::MakeDir`]. Such a store has the key
-    /// rules of v2: keys are paths, and names that begin with `_` are hidden, so handles escape the
-    /// `_` (`%5Fx`).
+    /// Whether directories exist as separate nodes, as created by [`Op::MakeDir`]. Such a store has
+    /// the key rules of v2: keys are paths, and names that begin with `_` are hidden, so handles
+    /// escape the `_` (`%5Fx`).
     pub directories: bool,
 }
 
@@ -273,9 +276,9 @@ pub enum Span {
     /// All keys below this directory, at any depth: the keys that start with its
     /// [`prefix`](Key::prefix) and are longer.
     Below(Key),
-    /// The keys from `start` on, and before `end`, in byte order. Every method refuses an end that
-    /// is not after the start with `Invalid`. A store with [`Capabilities::directories`] refuses
-    /// every such span with `Unsupported`.
+    /// The keys from `start` (inclusive) to `end` (exclusive), in byte order. Every method refuses
+    /// an end that is not after the start with `Invalid`. A store with
+    /// [`Capabilities::directories`] refuses every such span with `Unsupported`.
     Between {
         /// The first key.
         start: Key,
@@ -285,16 +288,16 @@ pub enum Span {
 }
 
 impl Span {
-    /// Returns the span of the keys from `start` on, and before `end`, by their bytes. An empty
-    /// `start` is before every key.
+    /// Returns the span of the keys from `start` (inclusive) to `end` (exclusive), compared by
+    /// their bytes. An empty `start` is before every key.
     #[must_use]
     pub fn between(start: &[u8], end: Option<&[u8]>) -> Self {
-        // No store has an empty key, so this one is the first.
+        // No store has an empty key, so a zero byte is the first possible key.
         let or_first = |key: &[u8]| Key::stored(if key.is_empty() { &[0] } else { key });
         Self::Between { start: or_first(start), end: end.map(or_first) }
     }
 
-    /// Returns the key, the directory, or the first key.
+    /// Returns the span's key, its directory, or its first key.
     #[must_use]
     pub fn key(&self) -> &Key {
         match self {
@@ -340,10 +343,10 @@ pub enum Consistency {
 pub struct Range {
     /// The keys to read.
     pub span: Span,
-    /// The revision to read at. `None` is the newest.
+    /// The revision to read at. `None` means the newest revision.
     pub revision: Option<Revision>,
-    /// The maximum number of keys, at least one. `None` asks for all keys; the store then pages by
-    /// itself, at one revision, with as few requests as it can.
+    /// The maximum number of keys, at least one. `None` asks for all keys; the store then reads
+    /// them in pages, at one revision, with as few requests as it can.
     pub limit: Option<usize>,
     /// Returns only keys greater than this one, in byte order.
     pub after: Option<Bytes>,
@@ -360,43 +363,44 @@ pub struct Range {
     /// How fresh the reply must be.
     pub consistency: Consistency,
     /// The order of the keys, which also decides which keys a limit cuts off. With a limit, and an
-    /// order other than ascending keys, the server reads and sorts the whole span. The order of keys
-    /// that are equal in it is unspecified. Any other order than the default requires
+    /// order other than ascending keys, the server reads and sorts the whole span. The order of
+    /// keys that compare as equal is unspecified. Any other order than the default requires
     /// [`Capabilities::past_revisions`].
     pub order: Order,
-    /// Returns no keys, and sets [`RangeReply::count`]. Requires [`Capabilities::past_revisions`].
+    /// Returns only the number of keys, in [`RangeReply::count`]. Requires
+    /// [`Capabilities::past_revisions`].
     pub count_only: bool,
 }
 
 /// The order of the keys of a reply. The default is ascending keys, in byte order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Order {
-    /// What decides.
+    /// The property of the keys that is compared.
     pub by: SortBy,
-    /// Whether the greatest comes first.
+    /// Whether the greatest key comes first.
     pub descending: bool,
 }
 
 impl Order {
-    /// Ascending by this.
+    /// Returns the ascending order by this property.
     #[must_use]
     pub const fn ascending(by: SortBy) -> Self {
         Self { by, descending: false }
     }
 
-    /// Descending by this.
+    /// Returns the descending order by this property.
     #[must_use]
     pub const fn descending(by: SortBy) -> Self {
         Self { by, descending: true }
     }
 
-    /// Whether this is the order in which stores keep keys.
+    /// Whether this is the order in which stores keep keys: ascending, by key.
     pub(crate) fn is_natural(self) -> bool {
         self == Self::default()
     }
 
-    /// Sorts keys, which are in byte order, into this order. Keys that are equal in it stay in byte
-    /// order.
+    /// Sorts keys, which are in byte order, into this order. Keys that compare as equal stay in
+    /// byte order.
     pub(crate) fn sort(self, kvs: &mut [KeyValue]) {
         if self.is_natural() {
             return;
@@ -414,7 +418,7 @@ impl Order {
     }
 }
 
-/// What decides the [`Order`] of keys.
+/// The property that decides the [`Order`] of keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum SortBy {
     /// The key.
@@ -426,7 +430,7 @@ pub enum SortBy {
     Modified,
     /// [`KeyValue::version`].
     Version,
-    /// [`KeyValue::value`]. Does not go with [`Range::keys_only`].
+    /// [`KeyValue::value`]. Cannot be used with [`Range::keys_only`].
     Value,
 }
 
@@ -525,22 +529,22 @@ pub struct RangeReply {
     pub directory: Option<DirectoryNode>,
     /// Whether more keys follow the last one.
     pub more: bool,
-    /// The number of all keys in the span, modified or not. Only for a read with
-    /// [`Range::modified_after`] or [`Range::count_only`]. The limit does not change it.
+    /// The number of all keys in the span, modified or not, and without the limit. Only for a read
+    /// with [`Range::modified_after`] or [`Range::count_only`].
     pub count: Option<u64>,
-    /// Whether no value keeps more memory alive than its own bytes. If false, a value may be part
-    /// of a larger message, which lives as long as any part of it.
+    /// True if each value keeps only its own bytes in memory. If false, a value may be part of a
+    /// larger message, which stays in memory as long as any part of it.
     pub compact: bool,
 }
 
 impl RangeReply {
-    /// Returns the reply with these keys, after which there are no more.
+    /// Returns a reply with these keys, which no further keys follow.
     #[must_use]
     pub fn new(revision: Revision, kvs: Vec<KeyValue>) -> Self {
         Self { revision, kvs, ..Self::default() }
     }
 
-    /// Copies the values, unless they are compact already.
+    /// Copies the values, unless they are already compact.
     pub(crate) fn make_compact(&mut self) {
         if !std::mem::replace(&mut self.compact, true) {
             self.kvs.iter_mut().for_each(|kv| kv.value = Bytes::copy_from_slice(&kv.value));
@@ -552,7 +556,7 @@ impl RangeReply {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyValue {
-    /// The key as stored. It may be invalid as a [`Key`].
+    /// The stored key. Its bytes need not form a valid [`Key`].
     pub key: Bytes,
     /// The value. Empty if only keys were requested.
     pub value: Bytes,
@@ -564,10 +568,10 @@ pub struct KeyValue {
     /// The number of writes since the key was created, if the store counts them.
     pub version: Option<u64>,
     /// The lease that the key is attached to, if the store reports leases. A reply to
-    /// [`Range::keys_only`] may lack it. v2 has no leases: only leases of this process are known
-    /// there, and only for keys that were read.
+    /// [`Range::keys_only`] may lack it. v2 has no leases: on v2 this process knows only its own
+    /// leases, and only for keys that it read.
     pub lease: Option<LeaseId>,
-    /// The remaining time to live, if the reply tells it.
+    /// The remaining time to live, if the reply contains it.
     pub ttl: Option<Duration>,
 }
 
@@ -579,19 +583,20 @@ impl KeyValue {
         Self { key, value, created: revision, modified: revision, version: None, lease: None, ttl: None }
     }
 
-    /// Returns when the key expires, as far as the reply tells. A put with this expiry preserves
-    /// the expiry of the key.
+    /// Returns when the key expires, as far as the reply says. A put with this expiry preserves the
+    /// expiry of the key.
     ///
-    /// The v2 server rounds a time to live up to whole seconds, and each put rounds it up again.
-    /// Subtracting one second half of the time is right on average, so that a key that is written
-    /// often still expires. For a key that this process wrote, the time is known exactly.
+    /// The v2 server rounds a time to live up to whole seconds, and each put rounds it up again. So
+    /// this method subtracts one second in half of the calls. That is right on average, and a key
+    /// that is written often still expires. For a key that this process wrote, the time is known
+    /// exactly.
     pub(crate) fn expiry(&self) -> Expiry {
         expiry(self.lease, self.ttl)
     }
 
-    /// Returns whether the time to live is over although the server still lists the key. v2 lists a
-    /// key for up to half a second after its end, and a refresh that arrives in that time revives
-    /// the key.
+    /// Returns whether the key has expired although the server still lists it. v2 lists a key for
+    /// up to half a second after it expired, and a refresh that arrives in that time revives the
+    /// key.
     pub(crate) fn is_over(&self) -> bool {
         self.ttl == Some(Duration::ZERO)
     }
@@ -671,12 +676,12 @@ impl Txn {
 }
 
 /// A condition on a span. For a key that does not exist, only [`Condition::Absent`],
-/// [`Condition::UnchangedSince`] and [`Condition::NeverExpires`] hold, and [`Condition::Compared`] as
-/// it says.
+/// [`Condition::UnchangedSince`] and [`Condition::NeverExpires`] hold. [`Condition::Compared`] can
+/// hold too, as described there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Compare {
-    /// The keys that the condition is about. A span of several keys goes only with
+    /// The keys that the condition is about. A span of several keys can be used only with
     /// [`Condition::Absent`], [`Condition::UnchangedSince`], [`Condition::NeverExpires`] and
     /// [`Condition::Compared`].
     pub span: Span,
@@ -724,33 +729,34 @@ pub enum Condition {
     UnchangedSince(Revision),
     /// No key that exists is attached to a lease or has a time to live.
     NeverExpires,
-    /// Each key that exists is in this relation to the operand. If none exists, its version and its
-    /// revisions count as zero and its lease as none, and a comparison of the value does not hold.
-    /// This is etcd's comparison. Requires [`Capabilities::transactions`].
+    /// For each key that exists, the property that the operand selects is in this relation to the
+    /// operand. If no key exists, the version and the revisions count as zero and the lease as
+    /// none, and a comparison of the value does not hold. This is etcd's comparison. Requires
+    /// [`Capabilities::transactions`].
     Compared(Relation, Operand),
 }
 
 impl Condition {
-    /// Whether the condition goes with a span of several keys.
+    /// Whether the condition can be used with a span of several keys.
     pub(crate) fn is_of_many(&self) -> bool {
         matches!(self, Self::Absent | Self::UnchangedSince(_) | Self::NeverExpires | Self::Compared(..))
     }
 }
 
-/// The relation of a key to the operand in [`Condition::Compared`].
+/// The relation of a key's property to the operand in [`Condition::Compared`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Relation {
-    /// The key's is equal to the operand.
+    /// The compared property of the key equals the operand.
     Equal,
-    /// The key's is not equal to the operand.
+    /// The compared property of the key differs from the operand.
     NotEqual,
-    /// The key's is less than the operand.
+    /// The compared property of the key is less than the operand.
     Less,
-    /// The key's is greater than the operand.
+    /// The compared property of the key is greater than the operand.
     Greater,
 }
 
-/// What is compared in [`Condition::Compared`].
+/// The property of a key that [`Condition::Compared`] compares, and the operand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operand {
     /// The value, in byte order.
@@ -761,12 +767,12 @@ pub enum Operand {
     Created(Revision),
     /// [`KeyValue::modified`].
     Modified(Revision),
-    /// The lease, as a signed number. `None` is zero.
+    /// The lease, as a signed number. `None` counts as zero.
     Lease(Option<LeaseId>),
 }
 
 impl Operand {
-    /// Whether a key is in this relation to the operand.
+    /// Whether the compared property of a key is in this relation to the operand.
     pub(crate) fn relates(&self, kv: Option<&KeyValue>, relation: Relation) -> bool {
         let number = |id: Option<LeaseId>| id.map_or(0, |id| id.get().cast_signed());
         let order = match (self, kv) {
@@ -792,7 +798,7 @@ pub enum Op {
     /// Reads the keys of a span. The reply has no page limit.
     Get(Span),
     /// Reads at most this many keys of a span, in this order. The result is an [`OpResult::Get`];
-    /// [`RangeReply::more`] tells whether the span has more keys. Requires
+    /// [`RangeReply::more`] is true if the span has more keys. Requires
     /// [`Capabilities::transactions`].
     Page {
         /// The keys.
@@ -803,13 +809,13 @@ pub enum Op {
         order: Order,
     },
     /// Reads the most recently created keys below a directory, newest first, with their values and
-    /// leases. The result is an [`OpResult::Get`]; [`RangeReply::more`] tells whether the directory
+    /// leases. The result is an [`OpResult::Get`]; [`RangeReply::more`] is true if the directory
     /// has more keys than the limit. Like a get, this operation sees the effects of the earlier
     /// operations.
     ///
-    /// The order of keys created by one transaction is unspecified, and so is which of them the
-    /// limit cuts off. The memory store sorts them by their bytes. etcd's sort is not stable: 3.5.1
-    /// returns another order as soon as there are eleven keys.
+    /// The order of keys created by one transaction is unspecified, and it is unspecified which of
+    /// them the limit cuts off. The memory store sorts them by their bytes. etcd's sort is not
+    /// stable: 3.5.1 returns another order as soon as there are eleven keys.
     ///
     /// The server reads and sorts the whole directory, whatever the limit is. Use this only for
     /// small directories, such as queues. Requires [`Capabilities::transactions`]; on other stores,
@@ -828,7 +834,8 @@ pub enum Op {
         key: Key,
         /// The value.
         value: Bytes,
-        /// When the key expires. A put with [`Expiry::Never`] removes an expiry that the key had.
+        /// The time at which the key expires. A put with [`Expiry::Never`] removes an expiry that
+        /// the key had.
         expiry: Expiry,
         /// Whether to return the previous value.
         previous: bool,
@@ -880,7 +887,7 @@ impl Op {
     }
 }
 
-/// When a key expires.
+/// The time at which a key expires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Expiry {
     /// The key never expires.
@@ -931,7 +938,7 @@ pub enum OpResult {
     Put(Option<KeyValue>),
     /// The result of [`Op::Delete`].
     Delete {
-        /// How many keys were deleted. On v2, a directory with its contents counts as one.
+        /// The number of deleted keys. On v2, a directory with its contents counts as one.
         deleted: u64,
         /// The deleted values, if they were requested.
         previous: Vec<KeyValue>,
@@ -946,7 +953,7 @@ pub enum OpResult {
 pub struct Watch {
     /// The keys to watch.
     pub span: Span,
-    /// Where the watch starts.
+    /// The revision after which the watch starts.
     pub from: WatchFrom,
 }
 
@@ -958,11 +965,11 @@ impl Watch {
     }
 }
 
-/// Where a [`Watch`] starts. The watch yields the changes *after* the revision.
+/// The start of a [`Watch`]. The watch yields the changes *after* the revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchFrom {
-    /// The caller has just read the span at this revision. The store can then choose its quickest
-    /// way to start.
+    /// The caller has just read the span at this revision. The store can then start the watch in
+    /// its fastest way.
     Listed(Revision),
     /// The caller resumes a broken watch that had yielded everything up to this revision, or asks
     /// for a revision of the past. If the store has not reached the revision, it does not wait: the
@@ -970,9 +977,9 @@ pub enum WatchFrom {
     Resumed(Revision),
     /// Like `Listed`, but the caller prefers a fast start to a complete one. If the store would
     /// have to replay changes after this revision, it skips them and yields [`WatchItem::Skipped`].
-    /// This is for callers that can read again what they need. On v3, a loop that runs every 100 ms
-    /// serves a watch that has to replay, while a watch at the current revision gets an event with
-    /// the write. A store that replays without such a delay skips nothing.
+    /// This is for callers that can read the skipped state again. On v3, a loop that runs every 100
+    /// ms serves a watch that has to replay, while a watch at the current revision gets an event
+    /// with the write. A store that replays without such a delay skips nothing.
     Live(Revision),
 }
 
@@ -991,7 +998,7 @@ impl WatchFrom {
 pub enum WatchItem {
     /// All changes of one revision to the span.
     Batch(Batch),
-    /// Everything up to this revision has been yielded.
+    /// The watch has yielded every change up to this revision.
     Progress(Revision),
     /// The store skipped the changes after the start and up to this revision. The caller must read
     /// the span at this revision or a later one. The watch yields every later change. Occurs only
@@ -1001,14 +1008,15 @@ pub enum WatchItem {
     /// Some of the changes after the start were compacted. The caller must read the span again.
     /// This is the last item.
     HistoryLost {
-        /// The oldest revision that is still available, if the server tells it.
+        /// The oldest revision that is still available, if the server reports it.
         oldest: Option<Revision>,
     },
-    /// The server that answered is at this revision, which is before the start. Either it lags, or
-    /// its history is not the one that the caller saw. A linearizable read tells which. This is the
-    /// last item.
+    /// The server that answered is at this revision, which is before the start. Either this server
+    /// lags behind the others, or its history is not the history that the caller saw. A
+    /// linearizable read shows which of the two is true. This is the last item.
     Behind(Revision),
-    /// The reader was too slow. Everything up to the last batch was yielded. This is the last item.
+    /// The reader was too slow. The watch has yielded every change up to the last batch. This is
+    /// the last item.
     Lagged,
 }
 
@@ -1045,7 +1053,7 @@ pub enum Event {
     Delete {
         /// The key as stored.
         key: Bytes,
-        /// Whether this is a directory (v2). If so, all keys below `key` are deleted too.
+        /// Whether the key is a directory (v2). If so, all keys below `key` are deleted too.
         directory: bool,
         /// The key before the deletion, if the server reports it. Callers must work without it: on
         /// v3 the client does not ask for it, because there are many events.
@@ -1063,7 +1071,7 @@ impl Event {
         }
     }
 
-    /// Returns whether this event deletes a stored key, either by itself or with a directory above
+    /// Returns whether this event deletes a stored key, either the key itself or a directory above
     /// it.
     pub(crate) fn deletes(&self, stored: &[u8]) -> bool {
         match self {
@@ -1077,7 +1085,7 @@ impl Event {
     }
 }
 
-/// What one server reports about itself.
+/// The status that one server reports about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Status {
@@ -1115,7 +1123,7 @@ pub struct Member {
     pub learner: bool,
 }
 
-/// Which statistics to return.
+/// The kind of statistics to return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StatsKind {
@@ -1127,7 +1135,7 @@ pub enum StatsKind {
     Leader,
 }
 
-/// Statistics as the server returned them. `Serialize` is the JSON object of the reply.
+/// Statistics as the server returned them. `Serialize` writes the JSON object of the reply.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 #[serde(transparent)]
 #[non_exhaustive]
@@ -1149,15 +1157,15 @@ impl Stats {
         }
     }
 
-    /// Returns a value by the server's name for it, or `None` if there is no such value or it is not
-    /// a `T`.
+    /// Returns the value with this name in the server's reply, or `None` if there is no such value
+    /// or it is not a `T`.
     #[must_use]
     pub fn get<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<T> {
         serde_json::from_value(self.fields.get(name)?.clone()).ok()
     }
 
-    /// Returns a counter by the server's name for it, such as `setsSuccess`, or `None` if there is
-    /// no such number.
+    /// Returns the counter with this name in the server's reply, such as `setsSuccess`, or `None`
+    /// if there is no such number.
     #[must_use]
     pub fn counter(&self, name: &str) -> Option<u64> {
         self.fields.get(name)?.as_u64()

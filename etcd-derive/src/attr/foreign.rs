@@ -1,9 +1,10 @@
-//! Attributes of serde, clap and configuration loaders that users write in `#[etcd(...)]`, and what
-//! to write instead.
+//! Attributes of serde, clap and configuration loaders that users may write in `#[etcd(...)]` by
+//! mistake, with advice on the correct attribute.
 
 use super::Place;
 
-/// What to write instead of an attribute of another crate.
+/// Returns an error message that says what to write instead of an attribute of another crate, if
+/// the attribute is known.
 pub(super) fn counterpart(name: &str, place: Place) -> Option<String> {
     let is_on_field = place == Place::Field;
     let instead = match name {

@@ -1,5 +1,5 @@
-//! The where clauses of the code generated for a generic struct: the struct's own clause, and what
-//! its fields require.
+//! The where clauses of the code that is generated for a generic struct: the struct's own clause,
+//! and the bounds that its fields require.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use super::{here, stored};
 use crate::model::{Codec, Field, Form, Inner, Item, Kind, Presence, Schema, Shape, Value};
 use crate::parse::is_pointer;
 
-/// The generics of everything that is generated for this struct.
+/// Returns the generics of everything that is generated for this struct.
 pub(crate) fn of_schema(model: &Schema) -> Generics {
     let mut bounds = Bounds::new(&model.item);
     for (at, field) in numbered(model) {
@@ -68,13 +68,13 @@ pub(crate) fn nested(model: &Schema) -> TokenStream {
     numbered(model).filter_map(one).collect()
 }
 
-/// The fields that have keys, also those of variants, each with its number.
+/// Returns the fields that have keys, including the fields of variants, each with its number.
 fn numbered(model: &Schema) -> impl Iterator<Item = (usize, &Field)> {
     let variants = model.choice.iter().flat_map(|choice| &choice.variants).map(|variant| &variant.fields);
     std::iter::once(model).chain(variants).flat_map(|fields| stored(fields).map(|(at, field)| (fields.first + at, field)))
 }
 
-/// The table of the struct in the field with this index.
+/// Returns the table of the struct in the field with this index.
 pub(crate) fn table(model: &Schema, at: usize, field: &Field) -> TokenStream {
     let krate = &model.item.krate;
     let Some(ty) = nested_type(&field.kind) else { return TokenStream::new() };
@@ -85,7 +85,7 @@ pub(crate) fn table(model: &Schema, at: usize, field: &Field) -> TokenStream {
     quote_spanned!(here(ty)=> <#ty as #nested_in>::SCHEMAS_CANNOT_CONTAIN_EACH_OTHER)
 }
 
-/// The struct in a field.
+/// Returns the type of the struct in a field, if the field contains one.
 fn nested_type(kind: &Kind) -> Option<&Type> {
     match kind {
         Kind::Dir { ty, .. } | Kind::Flatten(ty) => Some(ty),
@@ -94,14 +94,14 @@ fn nested_type(kind: &Kind) -> Option<&Type> {
     }
 }
 
-/// The bound of the struct in field number `at`.
+/// Generates the bound `NestedIn` of the struct in field number `at`.
 fn nested_in(item: &Item, at: usize) -> TokenStream {
     let (krate, ident) = (&item.krate, &item.ident);
     let (_, ty_generics, _) = item.generics.split_for_impl();
     quote!(#krate::__private::NestedIn<#ident #ty_generics, #at>)
 }
 
-/// The generics of `impl EtcdValue`.
+/// Returns the generics of `impl EtcdValue`.
 pub(crate) fn of_value(model: &Value) -> Generics {
     let mut bounds = Bounds::new(&model.item);
     if let Shape::Newtype(Inner { ty, .. }) | Shape::Converted { stored: ty, .. } = &model.shape {
@@ -114,8 +114,8 @@ pub(crate) fn of_value(model: &Value) -> Generics {
     bounds.generics
 }
 
-/// Keeps only the parameters that `types` use, and the bounds that mention no other parameters. An
-/// enum must not have unused parameters.
+/// Keeps only the parameters that `types` use, and the bounds that mention no other parameters,
+/// since an enum must not have unused parameters.
 pub(crate) fn only_used(generics: &Generics, types: &[TokenStream]) -> Generics {
     let used: BTreeSet<String> = types.iter().flat_map(|ty| words(ty.clone())).collect();
     let (kept, left): (Vec<_>, Vec<_>) = generics.params.iter().cloned().partition(|parameter| used.contains(&name(parameter)));
@@ -142,8 +142,8 @@ impl<'a> Bounds<'a> {
         Self { item, parameters: item.generics.params.iter().map(name).collect(), generics: item.generics.clone() }
     }
 
-    /// Adds the bounds for `ty` if it depends on a parameter. For other types the compiler checks
-    /// them anyway, with a better error message.
+    /// Adds the bounds for `ty` if it depends on a parameter. For any other type the compiler
+    /// checks the bounds without this, and reports a better error.
     fn add(&mut self, ty: &impl ToTokens, bounds: TokenStream) {
         if self.depends(ty) {
             self.generics.make_where_clause().predicates.push(parse_quote!(#ty: #bounds));
@@ -155,17 +155,18 @@ impl<'a> Bounds<'a> {
         !words(ty.to_token_stream()).is_disjoint(&self.parameters)
     }
 
-    /// The struct in a field, if it may contain the struct of the field. A circle of structs has a map
-    /// or a pointer in it, since the compiler refuses all others.
+    /// Returns the type of the struct in a field, if that struct may in turn contain the struct
+    /// that has the field. Such a cycle of structs contains a map or a pointer, since the compiler
+    /// refuses all other cycles.
     fn containing<'k>(&self, kind: &'k Kind) -> Option<&'k Type> {
         let is_indirect = |ty: &&Type| matches!(kind, Kind::DirMap(_)) || is_pointer(ty);
         nested_type(kind).filter(is_indirect).filter(|ty| !self.depends(ty))
     }
 
-    /// Adds the bounds for a nested struct and for the key of a map, also if they depend on no
-    /// parameter. Each generated item has them, so that the compiler assumes the implementation
-    /// within the items. It reports a missing key implementation at the type, in the same words for
-    /// each item and therefore once.
+    /// Adds the bounds for a nested struct and for the key of a map, even if they depend on no
+    /// parameter. Each generated item has these bounds, so that the compiler assumes the
+    /// implementation within the items. The compiler reports a missing implementation at the type,
+    /// in the same words for each item, and therefore only once.
     fn nested(&mut self, at: usize, kind: &Kind) {
         let krate = &self.item.krate;
         let key = match kind {
@@ -205,7 +206,7 @@ impl<'a> Bounds<'a> {
 /// Sets the span of each token. The compiler shows a predicate from its first to its last token.
 fn each_token(tokens: TokenStream, span: &dyn Fn(Span) -> Span) -> TokenStream {
     let one = |token| match token {
-        // The span of `$crate` says which crate it is.
+        // The span of `$crate` identifies the crate, so it must not change.
         TokenTree::Ident(ident) if ident == "$crate" => TokenTree::Ident(ident),
         TokenTree::Group(group) => {
             let mut copy = Group::new(group.delimiter(), each_token(group.stream(), span));
@@ -228,8 +229,8 @@ fn name(parameter: &GenericParam) -> String {
     }
 }
 
-/// Every identifier in these tokens. This may include identifiers that are not parameters; the
-/// extra bounds are harmless.
+/// Returns every identifier in these tokens. This may include identifiers that are not parameters;
+/// the extra bounds are harmless.
 fn words(tokens: TokenStream) -> BTreeSet<String> {
     let mut words = BTreeSet::new();
     for token in tokens {

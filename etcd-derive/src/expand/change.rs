@@ -17,7 +17,7 @@ pub(crate) fn change_of(model: &Schema, name: &Ident, intro: &str, derives: &[Pa
     let vis = &model.item.vis;
     let allowed = allowed();
     let derives = derived(derives);
-    // Other crates do not see all fields of the struct, so they must expect further changes.
+    // If other crates do not see all fields of the struct, they must expect further changes.
     let words = |vis: &Visibility| vis.to_token_stream().to_string();
     let is_hidden = |field: &Field| !matches!(field.vis, Visibility::Public(_)) && words(&field.vis) != words(&model.item.vis);
     let non_exhaustive = stored(model).any(|(_, field)| is_hidden(field)).then(|| quote!(#[non_exhaustive]));
@@ -55,12 +55,12 @@ pub(crate) fn change_of(model: &Schema, name: &Ident, intro: &str, derives: &[Pa
     }
 }
 
-/// The attribute that derives these traits, if there are any.
+/// Generates the attribute that derives these traits, if there are any.
 pub(super) fn derived(derives: &[Path]) -> Option<TokenStream> {
     (!derives.is_empty()).then(|| quote!(#[derive(#(#derives),*)]))
 }
 
-/// The generics of the enum.
+/// Returns the generics of the enum.
 pub(crate) fn generics(model: &Schema) -> Generics {
     bounds::only_used(&bounds::of_schema(model), &types(model))
 }
@@ -72,7 +72,7 @@ fn types(model: &Schema) -> Vec<TokenStream> {
     stored(model).map(|(_, field)| ty(model, field)).collect()
 }
 
-/// The payload of a field's variant.
+/// Generates the type of the value in a field's change variant.
 pub(super) fn ty(model: &Schema, field: &Field) -> TokenStream {
     let krate = &model.item.krate;
     match &field.kind {

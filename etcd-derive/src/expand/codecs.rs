@@ -8,7 +8,7 @@ use syn::{Expr, ExprLit, Index, Lit, Path, Type};
 use super::{bounds, here, limits, local, stored};
 use crate::model::{Codec, Field, Form, Kind, Leaf, Module, Presence, Schema};
 
-/// The largest number of leaves in one tuple of the runtime.
+/// The largest number of leaves in one tuple that `etcd-typed` supports.
 const MOST_LEAVES: usize = 12;
 
 /// A part of the struct that each generated function handles with one statement.
@@ -29,12 +29,13 @@ pub(crate) struct LeafTuple<'a> {
     pub(crate) leaves: Vec<(&'a Field, &'a Leaf)>,
 }
 
-/// The parts of the struct, in the order of the table.
+/// Returns the parts of the struct, in the order of the table.
 pub(crate) fn parts(model: &Schema) -> Vec<Part<'_>> {
     parts_in(model, &constant())
 }
 
-/// The parts of a struct, or of one variant of an enum. `constant` is that of their codecs.
+/// Returns the parts of a struct, or of one variant of an enum. `constant` is the name of the
+/// constant with their codecs.
 pub(crate) fn parts_in<'m>(model: &'m Schema, constant: &Ident) -> Vec<Part<'m>> {
     let mut parts = Vec::new();
     let mut places = (0..).map(|place| {
@@ -61,12 +62,12 @@ pub(crate) fn codecs(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     codecs_in(model, parts, &constant())
 }
 
-/// The name of the constant of a struct's codecs.
+/// Returns the name of the constant with a struct's codecs.
 fn constant() -> Ident {
     Ident::new("__CODECS", Span::call_site())
 }
 
-/// Like [`codecs`], with another name.
+/// Like [`codecs`], but with another name for the constant.
 pub(crate) fn codecs_in(model: &Schema, parts: &[Part<'_>], constant: &Ident) -> TokenStream {
     let krate = &model.item.krate;
     let ident = &model.item.ident;
@@ -110,7 +111,7 @@ pub(crate) fn codecs_in(model: &Schema, parts: &[Part<'_>], constant: &Ident) ->
     }
 }
 
-/// The expression for a leaf, with its default.
+/// Generates the expression for a leaf, with its default.
 fn leaf(krate: &Path, leaf: &Leaf) -> TokenStream {
     let codec = codec(krate, &leaf.ty, &leaf.codec);
     match &leaf.presence {
@@ -125,7 +126,7 @@ fn leaf(krate: &Path, leaf: &Leaf) -> TokenStream {
     }
 }
 
-/// A string literal is a default for every type that can be converted from it.
+/// Generates the value of a default. A string literal is converted to the type with `Into`.
 fn default(expr: &Expr) -> TokenStream {
     match expr {
         Expr::Lit(ExprLit { lit: Lit::Str(_), .. }) => quote!(::core::convert::Into::into(#expr)),
@@ -133,14 +134,14 @@ fn default(expr: &Expr) -> TokenStream {
     }
 }
 
-/// The expression for the codec of values of type `ty`.
+/// Generates the expression for the codec of values of type `ty`.
 fn codec(krate: &Path, ty: &Type, codec: &Codec) -> TokenStream {
     let value = local("value");
     let new = match &codec.form {
         Form::Own => quote_spanned!(here(ty)=> #krate::__private::value::<#ty>()),
         Form::Json => compared(krate, ty, &quote_spanned!(here(ty)=> #krate::__private::json::<#ty>())),
         Form::With(module) => {
-            // An import reports both functions in one error if the module has neither.
+            // If the module has neither function, this import causes one error about both.
             let with = quote_spanned! {here(module)=> {
                 use #module::{decode as __decode, encode as __encode};
                 #krate::Codec::<#ty>::with(
@@ -162,7 +163,7 @@ fn codec(krate: &Path, ty: &Type, codec: &Codec) -> TokenStream {
     quote!(#new #validated #secret)
 }
 
-/// The function that gives what a module of serde makes of a value.
+/// Generates the function that converts a value with the `serialize` function of a serde module.
 pub(super) fn written(krate: &Path, ty: &Type, module: &Module) -> TokenStream {
     let (value, to) = (local("value"), local("to"));
     let written = match (&module.serialize, module.optional) {
@@ -175,7 +176,7 @@ pub(super) fn written(krate: &Path, ty: &Type, module: &Module) -> TokenStream {
     quote!(|#value: &#ty| #krate::__private::to_text(|#to| #written))
 }
 
-/// The codec that stores what a module of serde makes of the value.
+/// Generates the codec that stores a value in the form that a serde module writes.
 fn serde(krate: &Path, ty: &Type, module: &Module) -> TokenStream {
     let (value, from) = (local("value"), local("from"));
     let written = written(krate, ty, module);
@@ -196,8 +197,8 @@ fn serde(krate: &Path, ty: &Type, module: &Module) -> TokenStream {
     }
 }
 
-/// Adds a comparison with `==` to the codec, if `ty` has it. With the trait in scope, the constant
-/// exists for every type.
+/// Adds a comparison with `==` to the codec, if `ty` implements it. The trait must be in scope, so
+/// that the constant exists for every type.
 fn compared(krate: &Path, ty: &Type, codec: &TokenStream) -> TokenStream {
     quote_spanned! {here(ty)=> {
         #[allow(unused_imports)]

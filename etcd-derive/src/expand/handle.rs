@@ -20,7 +20,7 @@ pub(crate) fn handle(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     item(model, &intro, &declared(model), &leaves, &values)
 }
 
-/// The fields of the handle.
+/// Generates the fields of the handle.
 pub(super) fn declared(model: &Schema) -> Vec<TokenStream> {
     let declared = stored(model).map(|(_, field)| {
         let (doc, Field { ident, vis, attrs, .. }, ty) = (doc(&field.doc), field, ty(model, field));
@@ -29,8 +29,8 @@ pub(super) fn declared(model: &Schema) -> Vec<TokenStream> {
     declared.collect()
 }
 
-/// The statements that make the handles of leaves, and the values of the fields. The statements use
-/// local variables from the number `first` on.
+/// Generates the statements that make the handles of leaves, and the values of the fields. The
+/// statements use local variables from the number `first` on.
 pub(super) fn values(parts: &[Part<'_>], fields: &Ident, first: usize) -> (Vec<TokenStream>, Vec<TokenStream>) {
     let (mut leaves, mut values) = (Vec::new(), Vec::new());
     for part in parts {
@@ -121,7 +121,7 @@ pub(super) fn item(model: &Schema, intro: &str, declared: &[TokenStream], leaves
     }
 }
 
-/// A name that no field of the struct has.
+/// Returns a name that no field of the struct has.
 fn hidden_field(model: &Schema) -> Ident {
     let mut name = "__dir".to_owned();
     let variants: Vec<_> = model.choice.iter().flat_map(|choice| &choice.variants).map(|variant| &variant.handle).collect();
@@ -131,7 +131,7 @@ fn hidden_field(model: &Schema) -> Ident {
     format_ident!("{name}")
 }
 
-/// The handle of a field.
+/// Generates the type of a field's handle.
 pub(super) fn ty(model: &Schema, field: &Field) -> TokenStream {
     let krate = &model.item.krate;
     match &field.kind {
@@ -152,7 +152,7 @@ pub(super) fn ty(model: &Schema, field: &Field) -> TokenStream {
     }
 }
 
-/// The expression for the handle of a directory or a map of structs.
+/// Generates the expression for the handle of a directory or a map of structs.
 fn value(at: usize, field: &Field) -> TokenStream {
     match &field.kind {
         Kind::Dir { ty, .. } => quote_spanned!(here(ty)=> dir::<#ty>(#at)),
@@ -199,7 +199,7 @@ fn open(model: &Schema, prefix: &Prefix) -> TokenStream {
     }
 }
 
-/// A path, as it is written in documentation.
+/// Returns a path as text for documentation.
 pub(super) fn path(krate: &syn::Path) -> String {
     crate::parse::source(krate)
 }

@@ -30,8 +30,8 @@ pub(super) fn limited(krate: &Path, ty: &Type, codec: &Codec, new: TokenStream) 
     }
 }
 
-/// The limits for the table row of a field with this codec. `place` is an expression for a reference to
-/// the codec. `None` without limits.
+/// Generates the limits for the table row of a field with this codec. `place` is an expression for
+/// a reference to the codec. Returns `None` if the codec has no limits.
 pub(super) fn described(krate: &Path, codec: &Codec, place: &TokenStream) -> Option<TokenStream> {
     let ask = |is_given: bool, ask: TokenStream| match is_given {
         true => quote!(::core::option::Option::Some(|| #krate::__private::#ask(#place))),
@@ -44,7 +44,7 @@ pub(super) fn described(krate: &Path, codec: &Codec, place: &TokenStream) -> Opt
     (!limits.is_empty()).then(|| quote!(limits: #krate::__private::shown(#place, #krate::__private::limits(#range, #length, #one_of)),))
 }
 
-/// The function that gives the stored form of a bound.
+/// Generates the function that returns the stored form of a bound.
 fn form(krate: &Path, ty: &Type, codec: &Codec) -> TokenStream {
     match &codec.form {
         Form::Text => quote!(#krate::__private::display::<#ty>),
@@ -53,7 +53,8 @@ fn form(krate: &Path, ty: &Type, codec: &Codec) -> TokenStream {
     }
 }
 
-/// The possible values. A string literal is converted to the type, as for a default.
+/// Generates the array of the possible values. A string literal is converted to the type, as for a
+/// default.
 fn all(values: &ExprArray) -> TokenStream {
     let values = values.elems.iter().map(|value| match value {
         Expr::Lit(ExprLit { lit: Lit::Str(_), .. }) => quote!(::core::convert::Into::into(#value)),
@@ -62,8 +63,8 @@ fn all(values: &ExprArray) -> TokenStream {
     quote!([#(#values),*])
 }
 
-/// Makes the codec secret if the type is a `Secret`. With the trait in scope, the constant exists
-/// for every type.
+/// Makes the codec secret if the type is a `Secret`. The trait must be in scope, so that the
+/// constant exists for every type.
 pub(super) fn secret_by_type(krate: &Path, ty: &Type, codec: &TokenStream) -> TokenStream {
     quote_spanned! {here(ty)=> {
         #[allow(unused_imports)]

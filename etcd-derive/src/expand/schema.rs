@@ -1,4 +1,5 @@
-//! Generates `impl Schema`: the table, and three functions with a statement for each part.
+//! Generates `impl Schema`: the table, and three functions that have one statement for each part of
+//! the struct.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{quote, quote_spanned};
@@ -18,9 +19,9 @@ pub(super) fn schema(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let change_generics = super::change::generics(model);
     let (_, change_generics, _) = change_generics.split_for_impl();
     let table = table(model, &name, rows(model, parts));
-    // The derive sees only the struct's own keys. The compiler compares them with the keys of a
-    // flattened struct when it evaluates `TABLE`: always for a struct without generic parameters,
-    // otherwise only where the generic struct is used.
+    // The derive macro sees only the struct's own keys. The generated code makes the compiler
+    // compare them with the keys of a flattened struct when it evaluates `TABLE`: always for a
+    // struct without generic parameters, otherwise only where the generic struct is used.
     let distinct = stored(model)
         .find(|(_, field)| matches!(field.kind, Kind::Flatten(_)))
         .map(|(_, field)| quote_spanned!(here(&field.ty)=> #krate::__private::distinct(<#ident #ty_generics as #krate::Schema>::TABLE)));
@@ -62,7 +63,7 @@ pub(super) fn schema(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     }
 }
 
-/// The validation of the struct or enum as a whole.
+/// Generates the validation of the struct or enum as a whole.
 pub(super) fn validate(model: &Schema) -> Option<TokenStream> {
     let krate = &model.item.krate;
     model.validate.as_ref().map(|check| {
@@ -75,7 +76,7 @@ pub(super) fn validate(model: &Schema) -> Option<TokenStream> {
     })
 }
 
-/// The table with these rows.
+/// Generates the table from these rows.
 pub(super) fn table(model: &Schema, name: &str, rows: Vec<TokenStream>) -> TokenStream {
     let krate = &model.item.krate;
     let doc = &model.doc;
@@ -94,7 +95,7 @@ pub(super) fn table(model: &Schema, name: &str, rows: Vec<TokenStream>) -> Token
     quote!(#krate::Table { name: #name, doc: #doc, prefix: #prefix, fields: &[#(#rows),*], unknown: #krate::UnknownKeys::#unknown })
 }
 
-/// The rows of the table.
+/// Generates the rows of the table.
 pub(super) fn rows(model: &Schema, parts: &[Part<'_>]) -> Vec<TokenStream> {
     let rows = parts.iter().flat_map(|part| match part {
         Part::LeafTuple(run) => leaves(&model.item.krate, run),
@@ -104,7 +105,7 @@ pub(super) fn rows(model: &Schema, parts: &[Part<'_>]) -> Vec<TokenStream> {
     rows.collect()
 }
 
-/// The rows of adjacent leaves. Values that a codec knows come from the codec.
+/// Generates the rows of adjacent leaves. Values that are part of a codec are read from the codec.
 fn leaves(krate: &Path, run: &LeafTuple<'_>) -> Vec<TokenStream> {
     let row = |(at, (field, leaf)): (usize, &(&Field, &Leaf))| {
         let (name, segment, place, at) = (field.ident.to_string(), &field.segment.text, &run.place, Index::from(at));
@@ -121,7 +122,7 @@ fn leaves(krate: &Path, run: &LeafTuple<'_>) -> Vec<TokenStream> {
     run.leaves.iter().enumerate().map(row).collect()
 }
 
-/// The default of the leaf at `place`, which a secret hides.
+/// Generates the default of the leaf at `place`. The default of a secret is hidden.
 fn default(krate: &Path, leaf: &Leaf, place: &TokenStream) -> TokenStream {
     match &leaf.presence {
         Presence::Required | Presence::Optional => TokenStream::new(),
@@ -133,7 +134,7 @@ fn default(krate: &Path, leaf: &Leaf, place: &TokenStream) -> TokenStream {
     }
 }
 
-/// The row of a directory or a map. All other values are those of `FIELD`.
+/// Generates the row of a directory or a map. The values that are not set here come from `FIELD`.
 fn row(model: &Schema, at: usize, field: &Field, codec: Option<&TokenStream>) -> TokenStream {
     let krate = &model.item.krate;
     let table = bounds::table(model, at, field);
@@ -180,9 +181,9 @@ fn flags(codec: &Codec) -> TokenStream {
     if codec.validate.is_some() { quote!(validated: true,) } else { TokenStream::new() }
 }
 
-/// Generates `decode`. It reads every field before it checks the first result, so that every
-/// problem is recorded. One `match` compiles faster than a `?` per part.
-/// `path` is that of the struct or the variant.
+/// Generates `decode`. The generated function reads every field before it checks the first result,
+/// so that every problem is recorded. One `match` compiles faster than a `?` per part. `path` is
+/// the path of the struct or the variant.
 pub(super) fn decode(model: &Schema, path: &TokenStream, parts: &[Part<'_>], decoder: &Ident) -> TokenStream {
     let krate = &model.item.krate;
     let mut locals = (0..).map(|at| local(&format!("__{at}")));
@@ -236,7 +237,8 @@ pub(super) fn decode(model: &Schema, path: &TokenStream, parts: &[Part<'_>], dec
     }
 }
 
-/// The method that reads or writes a directory with a default, and the default.
+/// Generates the name of the method that reads or writes a directory with a default, and the
+/// expression of the default.
 fn dir_default(krate: &Path, ty: &syn::Type, optional: bool, default: &DirDefault) -> (TokenStream, TokenStream) {
     let expr = &default.expr;
     match optional {
@@ -245,7 +247,7 @@ fn dir_default(krate: &Path, ty: &syn::Type, optional: bool, default: &DirDefaul
     }
 }
 
-/// The expression that reads a directory or a map of structs.
+/// Generates the expression that reads a directory or a map of structs.
 fn read(krate: &Path, at: usize, field: &Field, decoder: &Ident) -> TokenStream {
     let read = match &field.kind {
         Kind::Dir { ty, optional, default: Some(default) } => {
@@ -264,7 +266,8 @@ fn read(krate: &Path, at: usize, field: &Field, decoder: &Ident) -> TokenStream 
     quote!(#decoder.#read)
 }
 
-/// `value` gives the expression for a reference to a field.
+/// Generates the statement that writes a part of the struct. `value` returns the expression for a
+/// reference to a field.
 pub(super) fn encode(krate: &Path, part: &Part<'_>, encoder: &Ident, value: &dyn Fn(&Ident) -> TokenStream) -> TokenStream {
     let (at, field) = match part {
         Part::LeafTuple(run) => {
@@ -291,7 +294,8 @@ pub(super) fn encode(krate: &Path, part: &Part<'_>, encoder: &Ident, value: &dyn
     }
 }
 
-/// `change` is the name of the change enum.
+/// Generates the statement that adds the changes of a part of the struct. `change` is the name of
+/// the change enum.
 pub(super) fn changes(change: &Ident, part: &Part<'_>, delta: &Ident, out: &Ident) -> TokenStream {
     let (at, field) = match part {
         Part::LeafTuple(run) => {

@@ -1,8 +1,8 @@
-//! Generates a warning for each secret field that `Debug` of the struct shows.
+//! Generates a warning for each secret field whose value `Debug` of the struct shows.
 //!
-//! A macro cannot see whether the struct derives `Debug`. So the generated code names a constant that
-//! is deprecated if the struct implements `Debug`: an inherent constant with that bound takes
-//! precedence over the constant of a trait, which is not deprecated.
+//! A macro cannot see whether the struct derives `Debug`. So the generated code uses a constant
+//! that is deprecated if the struct implements `Debug`. An inherent constant with the bound `Debug`
+//! is deprecated, and takes precedence over the constant of a trait, which is not deprecated.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{quote, quote_spanned};
@@ -10,7 +10,8 @@ use syn::Type;
 
 use crate::model::{Codec, Kind, Schema};
 
-/// The warnings. A generic struct has none, since its `Debug` may depend on its parameters.
+/// Generates the warnings. A generic struct gets no warning, since its `Debug` may depend on its
+/// parameters.
 pub(super) fn shown(model: &Schema) -> TokenStream {
     if !model.item.generics.params.is_empty() {
         return TokenStream::new();
@@ -18,7 +19,7 @@ pub(super) fn shown(model: &Schema) -> TokenStream {
     model.fields.iter().filter_map(|field| Some(warning(model, &field.ident, secret(&field.kind)?))).collect()
 }
 
-/// The type of a secret value that does not mask itself.
+/// Returns the type of a secret value, if `Debug` of this type may show the value.
 fn secret(kind: &Kind) -> Option<&Type> {
     let (ty, codec): (&Type, &Codec) = match kind {
         Kind::Leaf(leaf) => (&leaf.ty, &leaf.codec),
@@ -35,7 +36,8 @@ fn warning(model: &Schema, field: &Ident, ty: &Type) -> TokenStream {
          type of the field masks it",
         ty = crate::parse::source(ty).replace(" < ", "<").replace(" >", ">")
     );
-    // The lint ignores tokens of a derive's expansion. These have the span of the user's field.
+    // The lint ignores tokens that a derive generates, so these tokens have the span of the user's
+    // field.
     let named = quote_spanned!(field.span()=> __Shown::<#ident>::SECRET);
     quote! {
         const _: () = {

@@ -1,5 +1,5 @@
-//! Generates the same items for an enum: its table has the tag and a row for each variant, and each
-//! variant has its own codecs, its own group of handles and its own change enum.
+//! Generates the same items for an enum. Its table has a row for the tag and a row for each
+//! variant. Each variant has its own codecs, its own group of handles and its own change enum.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -13,7 +13,7 @@ use crate::model::{Field, Kind, Schema, Tagged, TaggedVariant, VariantShape};
 struct Numbered<'m> {
     at: usize,
     variant: &'m TaggedVariant,
-    /// The constant of its codecs.
+    /// The name of the constant with the variant's codecs.
     codecs: Ident,
     parts: Vec<Part<'m>>,
 }
@@ -27,7 +27,7 @@ fn numbered(choice: &Tagged) -> Vec<Numbered<'_>> {
     numbered.collect()
 }
 
-/// Everything that `#[derive(EtcdSchema)]` generates for an enum.
+/// Generates all items of `#[derive(EtcdSchema)]` for an enum.
 pub(crate) fn tagged(model: &Schema, choice: &Tagged) -> TokenStream {
     let variants = numbered(choice);
     let items = items(model, choice);
@@ -36,7 +36,7 @@ pub(crate) fn tagged(model: &Schema, choice: &Tagged) -> TokenStream {
     quote! { #schema #items #(#shown)* }
 }
 
-/// The codecs, the handles and the change enums.
+/// Generates the codecs, the handles and the change enums of an enum.
 pub(crate) fn items(model: &Schema, choice: &Tagged) -> TokenStream {
     let variants = numbered(choice);
     let codecs = variants.iter().map(|it| codecs::codecs_in(&it.variant.fields, &it.parts, &it.codecs));
@@ -64,7 +64,8 @@ fn implementation(model: &Schema, choice: &Tagged, variants: &[Numbered<'_>]) ->
     let change_generics = change::generics(model);
     let (_, change_generics, _) = change_generics.split_for_impl();
     let table = schema::table(model, &ident.to_string(), rows(model, choice, variants));
-    // The derive sees only the named fields. The compiler compares them with the keys of structs.
+    // The derive macro sees only the named fields. The generated code makes the compiler compare
+    // them with the keys of the structs in other variants.
     let distinct = model.all_fields().find(|field| matches!(field.kind, Kind::Flatten(_))).map(
         |Field { ty, .. }| quote_spanned!(here(ty)=> #krate::__private::distinct_variants(<#ident #ty_generics as #krate::Schema>::TABLE)),
     );
@@ -111,7 +112,7 @@ fn implementation(model: &Schema, choice: &Tagged, variants: &[Numbered<'_>]) ->
     }
 }
 
-/// The rows of the table: the tag, and each variant.
+/// Generates the rows of the table: a row for the tag, and a row for each variant.
 fn rows(model: &Schema, choice: &Tagged, variants: &[Numbered<'_>]) -> Vec<TokenStream> {
     let krate = &model.item.krate;
     let tag = &choice.tag.text;
@@ -138,13 +139,13 @@ fn rows(model: &Schema, choice: &Tagged, variants: &[Numbered<'_>]) -> Vec<Token
     std::iter::once(tag).chain(rows).collect()
 }
 
-/// The path of a variant. Patterns and expressions with braces work for every shape.
+/// Generates the path of a variant. Patterns and expressions with braces work for every shape.
 fn path(variant: &TaggedVariant) -> TokenStream {
     let ident = &variant.ident;
     quote!(Self::#ident)
 }
 
-/// The struct of a variant with one unnamed field.
+/// Returns the struct of a variant with one unnamed field.
 fn inner(variant: &TaggedVariant) -> Option<&Field> {
     variant.fields.fields.first().filter(|_| variant.shape == VariantShape::Newtype)
 }
@@ -209,12 +210,12 @@ fn changes(model: &Schema, it: &Numbered<'_>, delta: &Ident, out: &Ident) -> Opt
     })
 }
 
-/// The name of the change enum of a variant with named fields, such as `StorageS3Change`.
+/// Returns the name of the change enum of a variant with named fields, such as `StorageS3Change`.
 fn variant_change_name(model: &Schema, variant: &TaggedVariant) -> Ident {
     format_ident!("{}{}Change", model.item.ident, variant.ident.unraw())
 }
 
-/// The type of the changes of a variant. `None` without fields.
+/// Generates the type of a variant's changes. Returns `None` for a variant without fields.
 pub(super) fn change_type(model: &Schema, variant: &TaggedVariant) -> Option<TokenStream> {
     if let Some(field) = inner(variant) {
         return Some(change::ty(model, field));
@@ -225,7 +226,7 @@ pub(super) fn change_type(model: &Schema, variant: &TaggedVariant) -> Option<Tok
     has_group(variant).then(|| quote!(#name #ty_generics))
 }
 
-/// The name of the change of the tag: a name that no variant has.
+/// Returns the name of the change variant for the tag: a name that no other variant has.
 fn tag_variant(choice: &Tagged) -> Ident {
     let mut name = "Variant".to_owned();
     while choice.variants.iter().any(|variant| variant.ident.unraw() == name) {
@@ -309,7 +310,8 @@ fn whole_handle(model: &Schema, variants: &[Numbered<'_>]) -> TokenStream {
     handle::item(model, &intro, &declared, &statements, &values)
 }
 
-/// The name of the handles of a variant with named fields, such as `StorageS3Dir`.
+/// Returns the name of the struct with the handles of a variant with named fields, such as
+/// `StorageS3Dir`.
 fn group_name(model: &Schema, variant: &TaggedVariant) -> Ident {
     format_ident!("{}{}Dir", model.item.ident, variant.ident.unraw())
 }
@@ -319,7 +321,7 @@ fn group_generics(variant: &TaggedVariant) -> syn::Generics {
     bounds::only_used(&bounds::of_schema(&variant.fields), &types)
 }
 
-/// Generates the handles of a variant with named fields.
+/// Generates the struct with the handles of a variant with named fields.
 fn group(model: &Schema, variant: &TaggedVariant) -> TokenStream {
     let (vis, allowed, name) = (&model.item.vis, allowed(), group_name(model, variant));
     let text = name.to_string();

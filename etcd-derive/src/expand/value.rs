@@ -116,7 +116,7 @@ fn newtype(model: &Value, inner: &Inner) -> TokenStream {
     }
 }
 
-/// The constants of a type that is stored as `ty`.
+/// Generates the constants of a type that is stored as `ty`.
 fn constants(krate: &Path, ty: &Type) -> TokenStream {
     quote! {
         const TYPE: &'static ::core::primitive::str = <#ty as #krate::EtcdValue>::TYPE;
@@ -126,7 +126,7 @@ fn constants(krate: &Path, ty: &Type) -> TokenStream {
     }
 }
 
-/// The call of `validate` with `self`, or with a local variable.
+/// Generates the call of the function in `validate`, with `self` or with a local variable.
 fn check(krate: &Path, validate: Option<&Path>, value: Option<&Ident>) -> Option<TokenStream> {
     let check = validate?;
     let value = match value {
@@ -136,7 +136,7 @@ fn check(krate: &Path, validate: Option<&Path>, value: Option<&Ident>) -> Option
     Some(quote_spanned!(here(check)=> #krate::__private::verdict(#check(#value))?;))
 }
 
-/// A type that is stored as another type.
+/// Generates the methods of a type that is stored as another type.
 fn converted(model: &Value, stored: &Type, validate: Option<&Path>) -> TokenStream {
     let krate = &model.item.krate;
     let (bytes, value) = (local("__bytes"), local("__value"));
@@ -165,14 +165,14 @@ fn converted(model: &Value, stored: &Type, validate: Option<&Path>) -> TokenStre
     }
 }
 
-/// A type that is stored as its text.
+/// Generates the methods of a type that is stored as its text.
 fn text(model: &Value, validate: Option<&Path>) -> TokenStream {
     let krate = &model.item.krate;
     let (bytes, value) = (local("__bytes"), local("__value"));
     let name = model.item.ident.to_string();
     let (on_write, on_read) = (check(krate, validate, None), check(krate, validate, Some(&value)));
     let text = match &model.shape {
-        // With the trait in scope, the constant exists for every newtype.
+        // The trait must be in scope, so that the constant exists for every newtype.
         Shape::Text { inner: Some(_), .. } => quote!({
             #[allow(unused_imports)]
             use #krate::__private::TextOfInner as _;
@@ -202,7 +202,8 @@ fn text(model: &Value, validate: Option<&Path>) -> TokenStream {
     }
 }
 
-/// The access to the value in a newtype, for a newtype without a text of its own.
+/// Generates the access to the value in a newtype, for a newtype that is stored as the text of this
+/// value.
 fn wraps(model: &Value, inner: &Inner, generics: &Generics) -> TokenStream {
     let krate = &model.item.krate;
     let ident = &model.item.ident;

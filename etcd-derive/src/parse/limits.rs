@@ -6,8 +6,8 @@ use crate::attr::{Attrs, Given};
 use crate::ctxt::Ctxt;
 use crate::model::Limits;
 
-/// Records an error for each combination that has no meaning. `is_value` is whether the field is
-/// one value or a map of values.
+/// Records an error for each combination that has no meaning. `is_value`: true if the field is one
+/// value or a map of values.
 pub(super) fn refuse_what_does_not_go(ctxt: &Ctxt, attrs: &Attrs, is_value: bool) {
     if !is_value {
         return;

@@ -1,5 +1,5 @@
-//! The kind of a field, chosen by attributes that exclude each other, and the attributes that do not
-//! go together.
+//! The kind of a field, which mutually exclusive attributes decide, and the combinations of
+//! attributes that are refused.
 
 use proc_macro2::Ident;
 use quote::quote;
@@ -9,7 +9,7 @@ use super::{is_secret, limits, only_masks};
 use crate::attr::{Attrs, Given, Source};
 use crate::ctxt::Ctxt;
 
-/// The kind of a field, chosen by attributes that exclude each other.
+/// The kind of a field, which mutually exclusive attributes decide.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     Leaf,
@@ -22,20 +22,22 @@ pub(super) enum Mode {
 const MODES: [(&str, Mode); 4] = [("skip", Mode::Skip), ("flatten", Mode::Flatten), ("dir", Mode::Dir), ("entries", Mode::Entries)];
 
 impl Mode {
-    /// `#[etcd(...)]` decides first. A form for the whole value keeps the field from being flattened.
+    /// Returns the kind that the attributes decide. `#[etcd(...)]` takes precedence over serde. A
+    /// field with a form for the whole value (`json`, `with`, `text`) is not flattened, even if
+    /// serde flattens it.
     pub(super) fn of(attrs: &Attrs) -> Self {
         let deciding = |source| MODES.into_iter().find(|(name, _)| attrs.from(source, name).is_some()).map(|(_, mode)| mode);
         let has_form = ["json", "with", "text"].iter().any(|form| attrs.has(form));
         deciding(Source::Etcd).or_else(|| deciding(Source::Serde).filter(|mode| *mode != Self::Flatten || !has_form)).unwrap_or(Self::Leaf)
     }
 
-    /// The attribute that decided.
+    /// Returns the attribute that decided this kind.
     fn decided_by(self, attrs: &Attrs) -> Option<&Given> {
         let (name, _) = MODES.into_iter().find(|(_, mode)| *mode == self)?;
         attrs.find(name)
     }
 
-    /// What the field is, as the reason of a conflict.
+    /// Describes the kind in an error about conflicting attributes.
     fn words(self) -> &'static str {
         match self {
             Self::Skip => "a skipped field is not stored",
@@ -44,7 +46,8 @@ impl Mode {
         }
     }
 
-    /// Why an attribute of serde has no meaning here that could be honoured.
+    /// Returns the reason why an attribute of serde cannot be applied to a field of this kind.
+    /// Returns `None` if it can be applied or may be ignored.
     fn refuses_of_serde(self, given: &Given) -> Option<&'static str> {
         let name = given.name.to_string();
         match (self, name.as_str()) {
@@ -62,7 +65,8 @@ impl Mode {
         }
     }
 
-    /// Why an attribute is not allowed on a field of this kind. `None` if it is allowed.
+    /// Returns the reason why an attribute is not allowed on a field of this kind, or `None` if it
+    /// is allowed.
     fn refuses(self, name: &str) -> Option<&'static str> {
         match (self, name) {
             (Self::Skip, "skip") | (Self::Flatten, "flatten") | (Self::Dir, "dir") | (Self::Entries, "entries") => None,
@@ -122,8 +126,9 @@ pub(super) fn refuse_what_does_not_go(ctxt: &Ctxt, attrs: &Attrs, mode: Mode, ty
     refuse_one_direction(ctxt, attrs, mode, ty);
 }
 
-/// A key is written and read, so a field that serde only reads or only writes needs a decision. That
-/// a `Secret` is not written decides nothing, since it has no `Serialize`.
+/// Refuses a field that serde only reads or only writes. A key is written and read, so the user
+/// must decide what happens to such a field. A `Secret` that serde does not write is accepted,
+/// since it has no `Serialize`.
 fn refuse_one_direction(ctxt: &Ctxt, attrs: &Attrs, mode: Mode, ty: &Type) {
     let is_decided = mode == Mode::Skip || attrs.iter().any(|given| given.source == Source::Etcd);
     let one = |name| attrs.from(Source::Serde, name).filter(|_| !is_decided);
@@ -143,7 +148,7 @@ fn refuse_one_direction(ctxt: &Ctxt, attrs: &Attrs, mode: Mode, ty: &Type) {
     }
 }
 
-/// Tokens that span both attributes, for one error on both.
+/// Returns tokens that span both attributes, so that one error marks both.
 fn both(one: &Ident, other: &Ident) -> proc_macro2::TokenStream {
     quote!(#one #other)
 }

@@ -6,7 +6,7 @@ use syn::LitStr;
 use crate::ctxt::Ctxt;
 use crate::model::{Piece, Prefix};
 
-/// Parses the prefix. Records an error for each wrong part and skips it.
+/// Parses the prefix. Records an error for each wrong part and skips that part.
 pub(super) fn prefix(ctxt: &Ctxt, literal: &LitStr) -> Prefix {
     let text = literal.value();
     let mut reader = Reader { ctxt, literal, parameters: Vec::new() };
@@ -70,7 +70,8 @@ impl Reader<'_> {
         pieces
     }
 
-    /// The argument of `open` for this parameter. The same name always yields the same argument.
+    /// Returns the argument of `open` for this parameter, which is the same for every use of the
+    /// name.
     fn parameter(&mut self, name: &str) -> Option<Ident> {
         let Some(ident) = identifier(name, self.literal.span()) else {
             self.error(format_args!(

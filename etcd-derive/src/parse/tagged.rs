@@ -12,7 +12,7 @@ use crate::ctxt::Ctxt;
 use crate::model::{Field, Item, Kind, Schema, Tagged, TaggedVariant, Text, Unknown, VariantShape};
 use crate::serde_attrs;
 
-/// The segment of the tag, unless an attribute names another one.
+/// The default segment of the tag.
 const TAG: &str = "kind";
 
 /// Parses the variants. Returns `None` if the enum cannot be a directory.
@@ -41,7 +41,8 @@ pub(super) fn choice(ctxt: &Ctxt, input: &DeriveInput, data: &DataEnum, attrs: &
         Some(tag) => segment(ctxt, tag.value(), tag.span(), ""),
         None => Text { text: TAG.to_owned(), span: input.ident.span() },
     };
-    // Serde writes the name of a variant as it is; `EtcdValue` of this library in `snake_case`.
+    // Serde writes the name of a variant unchanged. `EtcdValue` of this library writes the name in
+    // `snake_case`.
     let otherwise = if attrs.from(Source::Serde, "tag").is_some() { Case::Pascal } else { Case::Snake };
     let of_tags = case(ctxt, attrs, "rename_all").unwrap_or(otherwise);
     let of_fields = case(ctxt, attrs, "rename_all_fields");
@@ -120,7 +121,7 @@ fn variant(ctxt: &Ctxt, variant: &syn::Variant, of_tags: Case, of_fields: Option
     Some(TaggedVariant { ident: variant.ident.clone(), handle, attrs, doc, tags, other: other.is_some(), shape, fields })
 }
 
-/// The struct of a variant with one unnamed field, as a flattened field.
+/// Returns the struct of a variant with one unnamed field, as a flattened field.
 fn inner(ctxt: &Ctxt, inner: &syn::Field, variant: &Ident, item: &Item) -> Option<Field> {
     let ty = &inner.ty;
     let is_read = |attribute: &&Attribute| attribute.path().is_ident("etcd");
@@ -158,7 +159,7 @@ fn inner(ctxt: &Ctxt, inner: &syn::Field, variant: &Ident, item: &Item) -> Optio
     })
 }
 
-/// A value of the tag.
+/// Returns a tag value. Records an error if a read would not return the same text.
 fn text(ctxt: &Ctxt, text: String, span: Span) -> Text {
     if text.trim() != text || text.is_empty() {
         ctxt.push(syn::Error::new(
@@ -169,7 +170,7 @@ fn text(ctxt: &Ctxt, text: String, span: Span) -> Text {
     Text { text, span }
 }
 
-/// The name of a variant's handle: its name in `snake_case`.
+/// Returns the name of a variant's handle: its name in `snake_case`.
 fn handle(variant: &str, span: Span) -> Ident {
     let name = Case::Snake.of_variant(variant);
     match syn::parse_str::<Ident>(&name) {

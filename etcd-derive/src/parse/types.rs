@@ -1,10 +1,10 @@
-//! What the tokens of a type or an expression show about it.
+//! Recognizes types and expressions by their tokens.
 
 use proc_macro2::{Delimiter, Ident, Spacing, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{Expr, GenericArgument, PathArguments, PathSegment, Type};
 
-/// The `T` of an `Option<T>`.
+/// Returns the `T` of an `Option<T>`.
 pub(super) fn option(ty: &Type) -> Option<&Type> {
     let last = last(ty)?;
     match (last.ident == "Option", arguments(last).as_slice()) {
@@ -13,7 +13,8 @@ pub(super) fn option(ty: &Type) -> Option<&Type> {
     }
 }
 
-/// The `K` and `V` of a `BTreeMap<K, V>` or `HashMap<K, V>`. A `HashMap` may name its hasher.
+/// Returns the `K` and `V` of a `BTreeMap<K, V>` or `HashMap<K, V>`. A `HashMap` may name its
+/// hasher.
 pub(super) fn map(ty: &Type) -> Option<(&Type, &Type)> {
     let last = last(ty)?;
     match (last.ident == "HashMap", last.ident == "BTreeMap", arguments(last).as_slice()) {
@@ -22,7 +23,7 @@ pub(super) fn map(ty: &Type) -> Option<(&Type, &Type)> {
     }
 }
 
-/// The `T` of a `Box<T>` or `Arc<T>`.
+/// Returns the `T` of a `Box<T>` or `Arc<T>`.
 fn pointed(ty: &Type) -> Option<&Type> {
     let last = last(ty)?;
     match (last.ident == "Box" || last.ident == "Arc", arguments(last).as_slice()) {
@@ -31,7 +32,7 @@ fn pointed(ty: &Type) -> Option<&Type> {
     }
 }
 
-/// The `T` of a list or a set of `T`.
+/// Returns the `T` of a list or a set of `T`.
 pub(super) fn list(ty: &Type) -> Option<&Type> {
     const LISTS: [&str; 6] = ["Vec", "VecDeque", "LinkedList", "BTreeSet", "HashSet", "BinaryHeap"];
     match plain(ty) {
@@ -50,14 +51,15 @@ pub(super) fn list(ty: &Type) -> Option<&Type> {
     }
 }
 
-/// Whether the type looks like a map of another crate, or like a value of any form.
+/// Whether the type looks like a map type of another crate, or like a type for arbitrary data, such
+/// as `serde_json::Value`.
 pub(super) fn is_map_like(ty: &Type) -> bool {
     let Some(last) = last(ty) else { return false };
     let name = last.ident.to_string();
     (name.ends_with("Map") && arguments(last).len() >= 2) || ["Value", "Table", "Mapping"].contains(&name.as_str())
 }
 
-/// Whether the type, or what it points to, has exactly this name.
+/// Whether the type has exactly this name, or is a pointer to such a type.
 pub(super) fn is(ty: &Type, ident: &Ident) -> bool {
     if let Some(inner) = pointed(ty) {
         return is(inner, ident);
@@ -66,12 +68,13 @@ pub(super) fn is(ty: &Type, ident: &Ident) -> bool {
         && last(ty).is_some_and(|last| last.ident == *ident || last.ident == "Self")
 }
 
-/// Whether the type is named `Secret`, or is a list or a pointer of it.
+/// Whether the type is named `Secret`, or has a type argument for which this is true, such as a
+/// list or a pointer.
 pub(crate) fn is_secret(ty: &Type) -> bool {
     last(ty).is_some_and(|last| last.ident == "Secret" || arguments(last).into_iter().any(is_secret))
 }
 
-/// The name of the type, if it is a number or a boolean.
+/// Returns the name of the type, if it is a number or a boolean.
 pub(super) fn number(ty: &Type) -> Option<&Ident> {
     const NUMBERS: [&str; 15] =
         ["bool", "f32", "f64", "i8", "i16", "i32", "i64", "i128", "isize", "u8", "u16", "u32", "u64", "u128", "usize"];
@@ -95,7 +98,7 @@ fn last(ty: &Type) -> Option<&PathSegment> {
     }
 }
 
-/// Removes parentheses, and the invisible ones that a macro puts around its `$t:ty`.
+/// Removes parentheses, and the invisible delimiters that a macro puts around its `$t:ty`.
 fn plain(ty: &Type) -> &Type {
     match ty {
         Type::Group(group) => plain(&group.elem),
@@ -113,8 +116,8 @@ fn arguments(segment: &PathSegment) -> Vec<&Type> {
     types.collect()
 }
 
-/// The source text of an expression, with approximate spacing, since tokens do not record the
-/// spaces between them.
+/// Returns the source text of an expression, with approximate spacing, since tokens do not record
+/// the spaces between them.
 pub(crate) fn source(expr: &impl ToTokens) -> String {
     let mut out = String::new();
     write(expr.to_token_stream(), &mut out);
@@ -127,7 +130,7 @@ fn write(tokens: TokenStream, out: &mut String) {
     enum Before {
         Start,
         Word,
-        /// An operator before or inside its operand: no space.
+        /// An operator before or inside its operand. No space follows.
         Tight,
         /// An operator between two operands.
         Between,

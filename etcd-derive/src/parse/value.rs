@@ -48,13 +48,13 @@ fn refuse(ctxt: &Ctxt, attrs: &Attrs, name: &str, reason: &str) {
     }
 }
 
-/// Whether `#[etcd(...)]` says how the value is made from what is stored. Serde's form does not
-/// matter then.
+/// Whether `#[etcd(...)]` determines the stored form of the value. Then serde's form does not
+/// matter.
 fn is_converted(attrs: &Attrs) -> bool {
     ["text", "try_from"].iter().any(|name| attrs.from(Source::Etcd, name).is_some())
 }
 
-/// Refuses attributes of serde with which the value has another form than its text.
+/// Refuses attributes of serde that give the value another form than its text.
 fn refuse_other_forms(ctxt: &Ctxt, attrs: &Attrs) {
     if is_converted(attrs) {
         return;
@@ -74,7 +74,7 @@ fn refuse_other_forms(ctxt: &Ctxt, attrs: &Attrs) {
     });
 }
 
-/// A type with `text` or `try_from`.
+/// Parses a type with `text` or `try_from`.
 fn converted(ctxt: &Ctxt, input: &DeriveInput, attrs: &Attrs) -> Shape {
     refuse(ctxt, attrs, "rename_all", "the stored form comes from `text` or `try_from`, so there is nothing to rename: remove this");
     let inner = match &input.data {
@@ -104,7 +104,8 @@ fn converted(ctxt: &Ctxt, input: &DeriveInput, attrs: &Attrs) -> Shape {
     }
 }
 
-/// The field of a newtype: the only field of a tuple struct, or with `transparent` of any struct.
+/// Returns the field of a newtype: the only field of a tuple struct, or of any struct if it has
+/// `transparent`.
 fn inner(ctxt: &Ctxt, attrs: &Attrs, data: &DataStruct) -> Option<Inner> {
     let is_newtype = data.fields.len() == 1 && (matches!(data.fields, Fields::Unnamed(_)) || attrs.has("transparent"));
     let field = data.fields.iter().next().filter(|_| is_newtype)?;

@@ -1,5 +1,6 @@
-//! `Cell`: where the states of a view are stored and read. The current state is in a pointer that
-//! is swapped. The `Book` beside it has what only waiters and status calls need, and wakes waiters.
+//! `Cell`: the place where the states of a view are stored and read. An atomic pointer holds the
+//! current state. The `Book` holds everything that only waiters and status calls need, and wakes
+//! the waiters.
 
 use std::any::type_name;
 use std::collections::VecDeque;
@@ -20,20 +21,21 @@ use crate::runtime::{now, some_task_waits};
 use crate::telemetry::{Pattern, ViewTelemetry};
 use crate::version::Versioned;
 
-/// A revision that is never reached: no waiter.
+/// A revision that is never reached. It means that no caller waits.
 const NOBODY: u64 = u64::MAX;
 
 pub(super) struct Cell<T> {
     state: ArcSwap<Versioned<T>>,
     book: watch::Sender<Book<T>>,
-    /// The smallest revision that a waiter waits for; `u64::MAX` if there is none. Waiters lower it
-    /// while they hold the book's read lock, and the waker reads it under the write lock, so no
-    /// wish is lost. A waiter that is woken and waits on sets it again.
+    /// The smallest revision that a waiter waits for; `u64::MAX` if nobody waits. Waiters lower it
+    /// while they hold the book's read lock, and the code that wakes them reads it under the write
+    /// lock, so no waiter is missed. A waiter that is woken too early sets it again.
     wanted: AtomicU64,
-    /// Used only after the book was written and unlocked, because subscribers of telemetry may read
-    /// the book.
+    /// Telemetry of the view. It is called only after the book was written and unlocked, because a
+    /// telemetry subscriber may read the book.
     telemetry: ViewTelemetry,
-    /// The upstream that feeds the view. The last cell to be dropped ends the watch.
+    /// The upstream whose task sends changes to the view. When the last cell of an upstream is
+    /// dropped, the watch ends.
     upstream: Arc<Upstream>,
     file: FileStatus,
 }
@@ -44,19 +46,19 @@ pub(super) struct Book<T> {
     newest: Arc<Versioned<T>>,
     /// The states before `newest`, the oldest first.
     older: VecDeque<Arc<Versioned<T>>>,
-    /// How many older states are kept.
+    /// The number of older states to keep.
     keep: usize,
-    /// The view has processed all changes up to this revision.
+    /// The revision up to which the view has processed all changes.
     seen: Revision,
-    /// The newest state includes all changes up to this revision.
+    /// The revision up to which the newest state includes all changes.
     good: Revision,
     rejected: Option<(Instant, Arc<[Problem]>)>,
     /// The bad entries of the newest state, if the view is per entry.
     bad: Option<(Instant, Bad)>,
-    /// Where the newest state has each field from, if the view has a base.
+    /// The source of each field of the newest state, if the view has a base.
     sources: Sources,
     interrupted: Option<(Instant, Arc<Error>)>,
-    /// Set while the state is from a file, with the reason why there is none from the server.
+    /// Set while the state is from a file. The error says why the server has given no state.
     from_disk: Option<(Instant, Arc<Error>)>,
     ended: Option<Instant>,
     rewound: Option<Rewound>,
@@ -93,14 +95,14 @@ impl<T> Cell<T> {
         }
     }
 
-    /// Creates a cell that never gets another state.
+    /// Creates a cell whose state never changes.
     pub(super) fn fixed(state: Versioned<T>) -> Self {
         let cell = Self::new(state, Bad::default(), 0, Arc::new(Upstream::none()), type_name::<T>());
         cell.book.send_modify(|book| book.seen = Revision::new(u64::MAX));
         cell
     }
 
-    /// Sets where the state has each field from.
+    /// Sets the source of each field of the state.
     pub(super) fn with_sources(self, sources: Sources) -> Self {
         self.book.send_modify(|book| book.sources = sources);
         self
@@ -112,7 +114,7 @@ impl<T> Cell<T> {
         Self { file, ..self }
     }
 
-    /// Creates a cell with a state from a file, since the server gave none for this reason.
+    /// Creates a cell with a state from a file. `error` says why the server gave no state.
     #[cfg(feature = "snapshot")]
     pub(super) fn from_disk(state: Versioned<T>, keep: usize, upstream: Arc<Upstream>, pattern: Pattern, error: Error) -> Self {
         let cell = Self::new(state, Bad::default(), keep, upstream, pattern);
@@ -126,7 +128,8 @@ impl<T> Cell<T> {
         cell
     }
 
-    /// Shares the cell, and subscribes it to whether a runtime has the task of its upstream.
+    /// Puts the cell into an `Arc`. From now on the cell is notified when a runtime takes over its
+    /// upstream's task, or when the last runtime loses the task.
     pub(super) fn begin(self) -> Arc<Self>
     where
         T: Send + Sync + 'static,
@@ -174,7 +177,7 @@ impl<T> Cell<T> {
         book.status().with_file(self.file.failure())
     }
 
-    /// Waits for a state after this one.
+    /// Waits for a state that is newer than the state with this number.
     pub(super) async fn after(&self, generation: u64) -> Result<(u64, Arc<Versioned<T>>)> {
         let mut book = self.book.subscribe();
         let is_it = |book: &Book<T>| book.generation > generation || book.ended.is_some() || self.wait(Revision::ZERO);
@@ -183,7 +186,8 @@ impl<T> Cell<T> {
         news.map(|book| (book.generation, book.newest.clone())).ok_or_else(|| self.ended())
     }
 
-    /// Waits until everything up to `revision` was processed.
+    /// Waits until the view has processed all changes up to `revision`, and returns the newest
+    /// state.
     pub(super) async fn reach(&self, revision: Revision) -> Result<Arc<Versioned<T>>> {
         let mut book = self.book.subscribe();
         if book.borrow().seen < revision {
@@ -199,7 +203,7 @@ impl<T> Cell<T> {
         }
     }
 
-    /// Registers that a waiter wants to be woken when this revision was processed. Always returns
+    /// Registers that a waiter must be woken when this revision has been processed. Always returns
     /// false.
     fn wait(&self, revision: Revision) -> bool {
         self.wanted.fetch_min(revision.get(), Ordering::Relaxed);

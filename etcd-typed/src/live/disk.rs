@@ -1,4 +1,4 @@
-//! `or_snapshot`: a view starts from its last good state on disk while no server is reachable. This
+//! `or_snapshot`: a view starts from its last good state on disk if no server can be reached. This
 //! file decides when the snapshot is read and written; `disk/file.rs` defines its content.
 
 mod file;
@@ -30,20 +30,21 @@ use crate::store::{BoxFuture, Identity, Range};
 use crate::telemetry::{self, Pattern};
 use crate::version::Versioned;
 
-/// A view's file, until the view has started.
+/// The snapshot file of a view that has not started yet.
 pub(super) struct Disk<T> {
     file: Arc<StateFile>,
     status: FileStatus,
     pattern: Pattern,
     runtimes: Weak<Runtimes>,
-    /// A second instance of the view, for a start from the file. The upstream owns the first one.
+    /// A second instance of the view, which is used if the view starts from the file. The upstream
+    /// owns the first instance.
     view: Box<dyn View<State = T>>,
 }
 
 impl<T: Send + Sync + 'static> Disk<T> {
     pub(super) fn new(path: PathBuf, source: &Source, view: &dyn View<State = T>) -> Result<Self> {
         let keeping = view.keeping().map_err(|secret| refusal(&secret).at(&source.directory))?;
-        // The current directory may change while the view lives.
+        // The process may change its current directory while the view is in use.
         let path = std::path::absolute(&path).unwrap_or(path);
         let (store, directory) = (source.store.clone(), source.directory.clone());
         let file = Arc::new(StateFile { path, store, directory, keeping });
@@ -81,7 +82,7 @@ impl<T: Send + Sync + 'static> Disk<T> {
         }
     }
 
-    /// Starts from the file, if an old state is better than this error.
+    /// Starts the view from the file, if an old state is more useful to the caller than this error.
     pub(super) async fn begin(mut self, error: Error, upstream: Arc<Upstream>, history: usize) -> Result<Started<T>> {
         if !is_worse_than_old(&error) {
             return Err(error);
@@ -95,8 +96,9 @@ impl<T: Send + Sync + 'static> Disk<T> {
         }
     }
 
-    /// Waits until it is clear that no server answers soon, and loads the file. Never returns if a
-    /// server answers, if it is not clear that none can be reached, or if the file is of no use.
+    /// Waits until it is clear that no server will answer soon, then loads the file. Never returns
+    /// if a server answers, if it is not clear that no server can be reached, or if the file cannot
+    /// be used.
     pub(super) async fn early(&mut self, source: &Source) -> (Error, Loaded<T>) {
         let error = unanswered(source).await;
         match self.load().await {
@@ -124,7 +126,7 @@ impl<T: Send + Sync + 'static> Disk<T> {
         Ok(Loaded { state, view, keeper })
     }
 
-    /// Starts with the state from the file, since the server gave none for this reason.
+    /// Starts the view with the state from the file. `error` says why the server gave no state.
     pub(super) fn start(&self, loaded: Loaded<T>, error: Error, upstream: Arc<Upstream>, history: usize) -> Started<T> {
         let Loaded { state, view, keeper } = loaded;
         telemetry::view_from_disk(self.pattern, state.revision(), &error);
@@ -134,26 +136,26 @@ impl<T: Send + Sync + 'static> Disk<T> {
     }
 }
 
-/// A view's cell, and the parts of the feed that will update it.
+/// A view's cell, and the parts of the feed that later updates the cell.
 pub(super) type Started<T> = (Arc<Cell<T>>, Box<dyn View<State = T>>, SnapshotKeeper);
 
-/// What was read from a file: the state, its view, and the keeper that continues the file.
+/// The contents of a file: the state, its view, and the keeper that continues to update the file.
 pub(super) struct Loaded<T> {
     state: Versioned<T>,
     view: Box<dyn View<State = T>>,
     keeper: SnapshotKeeper,
 }
 
-/// How long a server may take to answer before a view starts from its file: half of it until a
-/// small read is sent, and half for the answer of that. The view itself may be large and take
-/// longer.
+/// The time that a server has to answer before a view starts from its file. A view may be large, so
+/// its own read may take longer. So when half of the time has passed, a small read is sent, and the
+/// server has the other half to answer it.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// The time between two checks whether the store has found all its endpoints unreachable.
+/// The time between two checks of whether the store reports all its endpoints as unreachable.
 const CHECK: Duration = Duration::from_millis(10);
 
-/// Waits until no server can be reached, or none has answered within [`LIMIT`]. Never returns if a
-/// server answers, or refuses for a reason that an old state must not hide.
+/// Waits until no server can be reached, or no server has answered within [`LIMIT`]. Never returns
+/// if a server answers, or if it refuses for a reason that an old state must not hide.
 async fn unanswered(source: &Source) -> Error {
     if !runtime::is_here() {
         return pending().await;
@@ -166,7 +168,8 @@ async fn unanswered(source: &Source) -> Error {
         }
         sleep(CHECK).await;
     }
-    // A store without limits would send everything.
+    // A store that ignores the limit of a read would send the whole directory, so it is asked for
+    // its status.
     let mut answer: BoxFuture<'_, Result<()>> = if source.store.capabilities().past_revisions {
         let small = Range { limit: Some(1), keys_only: true, ..Range::of(source.span.clone()) };
         Box::pin(async { source.store.range(small).await.map(drop) })
@@ -196,8 +199,9 @@ fn is_outage(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout)
 }
 
-/// Runs work on the disk. Returns `None` if the runtime ends meanwhile. Runs it directly outside of
-/// a runtime, where a view may be awaited too, if another view of its directory exists.
+/// Runs work that blocks on the disk. Returns `None` if the runtime ends before the work. Outside
+/// of a runtime the work runs on this thread. A view may be awaited there if another view of its
+/// directory exists.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     match Handle::try_current() {
         Ok(runtime) => runtime.spawn_blocking(work).await.ok(),
@@ -205,7 +209,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     }
 }
 
-/// The error for a view that needs a secret.
+/// Returns the error for a view that cannot start without a secret.
 fn refusal(secret: &NeededSecret) -> Error {
     let NeededSecret { place, tells_existence } = secret;
     let reason = if *tells_existence {
@@ -219,8 +223,8 @@ fn refusal(secret: &NeededSecret) -> Error {
     Error::new(ErrorKind::Unsupported, format!("`or_snapshot` writes no secret to the disk, and {reason} or do without the snapshot"))
 }
 
-/// Whether the last good state is better than this error. The accepted kinds are listed, so that a
-/// refusal is never among them.
+/// Whether the last good state is more useful to the caller than this error. The accepted kinds are
+/// listed one by one, so that a refusal by the server is never among them.
 fn is_worse_than_old(error: &Error) -> bool {
     match error.kind() {
         _ if is_outage(error) => true,
@@ -230,9 +234,9 @@ fn is_worse_than_old(error: &Error) -> bool {
     }
 }
 
-/// Passes the writer the state that a view's file must hold. It follows the mirror with its own
-/// tree, which shares unchanged parts with the tree that is being written. So an event costs O(log
-/// n), and a write costs the view nothing.
+/// Passes the states of a view to the writer of its file. The keeper applies each change of the
+/// mirror to its own tree, which shares unchanged parts with the tree that is being written. So an
+/// event costs O(log n), and the view never waits for a write.
 pub(super) struct SnapshotKeeper {
     file: Arc<StateFile>,
     status: FileStatus,
@@ -240,10 +244,11 @@ pub(super) struct SnapshotKeeper {
     runtimes: Weak<Runtimes>,
     /// The cluster from which the mirror was read.
     origin: Arc<Identity>,
-    /// The kept keys of the mirror, including rejected ones. Only good states are sent to the
-    /// writer. Per entry, the keys of a bad entry are those with its last good value.
+    /// The keys of the mirror that may be written to the file, including those of rejected states.
+    /// Only good states are sent to the writer. In a view per entry, a bad entry has the keys of
+    /// its last good value here.
     tree: KeptTree,
-    /// The keys of bad entries that changed in the mirror and not in `tree`.
+    /// The keys of bad entries whose changes in the mirror were not applied to `tree`.
     skipped: BTreeSet<String>,
     /// The next state to write. When this is dropped, the writer's task writes the last state and
     /// ends.
@@ -251,13 +256,13 @@ pub(super) struct SnapshotKeeper {
 }
 
 impl SnapshotKeeper {
-    /// Takes the state that the view read from the file.
+    /// Starts with the state that the view read from the file.
     fn restore(&mut self, mirror: &Mirror) {
         self.tree = mirror.tree().iter().map(|(relative, stored)| (relative.clone(), stored.clone())).collect();
     }
 
-    /// The view processed the whole mirror. `is_bad` says whether a key belongs to a bad entry, which
-    /// keeps its last good value.
+    /// Called after the view has processed the whole mirror. `is_bad` returns whether a key belongs
+    /// to a bad entry, which keeps its last good value.
     pub(super) fn begin(&mut self, mirror: &Mirror, is_good: bool, is_bad: impl Fn(&str) -> bool) {
         let kept = mirror.tree().iter().filter(|(relative, _)| (self.file.keeping.keeps)(relative));
         let (skipped, kept): (Vec<_>, Vec<_>) = kept.partition(|(relative, _)| is_bad(relative));
@@ -268,9 +273,11 @@ impl SnapshotKeeper {
         self.take(mirror.revision(), is_good);
     }
 
-    /// The view processed the changed keys. `is_bad` is as for [`begin`](Self::begin).
+    /// Called after the view has processed the changed keys. `is_bad` is the same as in
+    /// [`begin`](Self::begin).
     pub(super) fn touch(&mut self, mirror: &Mirror, touch: &StepChanges, is_good: bool, is_bad: impl Fn(&str) -> bool) {
-        // Some entries may be good again, or deleted.
+        // Keys that were skipped earlier are checked again, since their entries may be good again,
+        // or deleted.
         let before = std::mem::take(&mut self.skipped);
         let changed = touch.changed.keys().filter(|relative| (self.file.keeping.keeps)(relative));
         for relative in before.iter().map(String::as_str).chain(changed) {
@@ -285,7 +292,7 @@ impl SnapshotKeeper {
                 }
             }
         }
-        // The cluster can only have changed when the watch started again.
+        // The cluster can change only when the watch starts again.
         if touch.resynced {
             self.origin = Arc::new(self.file.store.identity());
         }

@@ -1,5 +1,5 @@
-//! `LiveMap`: the state of a live view of a map. Two states share everything that did not change
-//! between them.
+//! `LiveMap`: the state of a live view of a map. Consecutive states share every part that did not
+//! change between them.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -9,12 +9,12 @@ use std::ops::RangeBounds;
 use rpds::RedBlackTreeMapSync;
 use serde::{Serialize, Serializer};
 
-/// A map as of one revision, in the order of its keys.
+/// The contents of a map at one revision, in the order of its keys.
 ///
-/// It is persistent: two consecutive states of a map of 100,000 entries that differ in one entry
-/// share all but about twenty nodes. So a change costs O(log n), and clones and old states are
-/// cheap. It is immutable. To change entries, collect them first: `map.iter().map(|(key, value)|
-/// (key.clone(), value.clone())).collect::<BTreeMap<_, _>>()`.
+/// The map is persistent: two consecutive states of a map of 100,000 entries that differ in one
+/// entry share all but about twenty nodes. So a change costs O(log n), and clones and old states
+/// are cheap. The map is immutable. To change entries, collect them first: `map.iter().map(|(key,
+/// value)| (key.clone(), value.clone())).collect::<BTreeMap<_, _>>()`.
 ///
 /// A `LiveMap` equals a [`BTreeMap`] with the same entries, and can be collected, serialized and
 /// iterated like one.
@@ -56,7 +56,7 @@ impl<K: Ord, V> LiveMap<K, V> {
         self.0.remove_mut(key);
     }
 
-    /// Returns the value at this key. O(log n).
+    /// Returns the value at this key, in O(log n).
     #[must_use]
     pub fn get<Q>(&self, key: &Q) -> Option<&V>
     where
@@ -66,7 +66,7 @@ impl<K: Ord, V> LiveMap<K, V> {
         self.0.get(key)
     }
 
-    /// Whether there is a value at this key.
+    /// Whether the map has a value at this key.
     #[must_use]
     pub fn contains_key<Q>(&self, key: &Q) -> bool
     where
@@ -94,13 +94,13 @@ impl<K: Ord, V> LiveMap<K, V> {
         LiveMapIter(self.0.iter())
     }
 
-    /// Returns the entry with the least key. O(log n).
+    /// Returns the entry with the least key, in O(log n).
     #[must_use]
     pub fn first_key_value(&self) -> Option<(&K, &V)> {
         self.0.first()
     }
 
-    /// Returns the entry with the greatest key. O(log n).
+    /// Returns the entry with the greatest key, in O(log n).
     #[must_use]
     pub fn last_key_value(&self) -> Option<(&K, &V)> {
         self.0.last()
@@ -187,7 +187,7 @@ impl<'m, K: Ord, V> IntoIterator for &'m LiveMap<K, V> {
     }
 }
 
-/// The entries of a [`LiveMap`], in order. From [`LiveMap::iter`].
+/// An iterator over the entries of a [`LiveMap`], in order. Created by [`LiveMap::iter`].
 pub struct LiveMapIter<'m, K: Ord, V>(<&'m RedBlackTreeMapSync<K, V> as IntoIterator>::IntoIter);
 
 impl<'m, K: Ord, V> Iterator for LiveMapIter<'m, K, V> {
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn live_map_behaves_like_a_map() {
+    fn live_map_matches_btree_map() {
         let entries = [("b", 2), ("a", 1), ("c", 3)];
         let map: LiveMap<_, _> = entries.into_iter().collect();
         let same = BTreeMap::from(entries);

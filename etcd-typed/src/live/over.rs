@@ -1,4 +1,4 @@
-//! Views over a base: a value that gives the fields that the store does not have.
+//! Views over a base. The base is a value that supplies the fields that the store does not have.
 
 use std::borrow::Borrow;
 
@@ -11,25 +11,25 @@ use crate::schema::{self, Base, FieldKeys, Schema};
 use crate::version::Versioned;
 
 impl<S: Schema> Viewing<S> {
-    /// Gives every field without a key in the store its value from `base`, instead of the default of
-    /// the schema. So a program can read its configuration from files and the environment with any
-    /// loader, and the store overrides single fields.
+    /// Takes the value of every field without a key in the store from `base`, instead of the
+    /// default of the schema. So a program can read its configuration from files and the
+    /// environment with any loader, and the store overrides single fields.
     ///
     /// - A field with one value comes from the store if its key or one of its aliases exists there,
     ///   otherwise from the base. This includes required fields, so the directory may be empty.
-    /// - A map comes from the store as a whole while the store has any key of it, otherwise from the
-    ///   base.
-    /// - An optional struct that only the base has is present. Fields that the store has override its
-    ///   fields one by one.
+    /// - A map comes from the store as a whole if the store has any key of the map, otherwise from
+    ///   the base.
+    /// - If only the base has an optional struct, the struct is present. Fields that the store has
+    ///   override its fields one by one.
     /// - A field with `skip` has no key, and is not taken from the base.
     ///
-    /// The state is validated as a whole, like every state of a view. When a key is deleted, its field
-    /// falls back to the base. [`Live::sources`](crate::Live::sources) tells for each field whether the store or the base
-    /// gives its value.
+    /// The state is validated as a whole, like every state of a view. When a key is deleted, its
+    /// field falls back to the base. [`Live::sources`](crate::Live::sources) returns the source of
+    /// each field, the store or the base.
     ///
-    /// Only this view knows the base. [`Dir::get`](crate::Dir::get),
+    /// Only this view uses the base. [`Dir::get`](crate::Dir::get),
     /// [`Dir::update`](crate::Dir::update), [`Entry::get`](crate::Entry::get) and
-    /// [`Entry::modify`](crate::Entry::modify) read the store alone, and use the defaults of the
+    /// [`Entry::modify`](crate::Entry::modify) read only the store, and use the defaults of the
     /// schema.
     ///
     #[cfg_attr(feature = "derive", doc = "```")]
@@ -61,8 +61,8 @@ impl<S: Schema> Viewing<S> {
     ///
     /// # Errors
     ///
-    /// `Invalid` when the view is awaited, before any request, if the base could not be written: it
-    /// lists every field that has no stored form or fails its validation.
+    /// `Invalid` if the base could not be written. The error is returned when the view is awaited,
+    /// before any request, and lists every field that has no stored form or fails its validation.
     pub fn over(mut self, base: impl Borrow<S>) -> Self {
         match Base::new(&self.source.directory, base.borrow()) {
             Ok(base) => self.view.over(base),
@@ -73,7 +73,7 @@ impl<S: Schema> Viewing<S> {
 }
 
 impl<S: Schema> StructView<S> {
-    /// Makes the candidate of a view over a base.
+    /// Computes the next state of a view over a base.
     pub(super) async fn completed(&mut self, base: &Base, mirror: &Mirror) -> Result<Versioned<S>> {
         let directory = mirror.directory();
         let completed = base.complete(mirror.tree());

@@ -58,7 +58,8 @@ impl View for PathsView {
 
     fn touch<'v>(&'v mut self, mirror: &'v Mirror, changed: &'v ChangedKeys) -> BoxFuture<'v, Option<Result<Versioned<Self::State>>>> {
         Box::pin(async move {
-            // The server's history may have gone back.
+            // The server may have returned with an older history than the view had seen. Then all
+            // keys are read again.
             if self.modified > mirror.revision() {
                 return Some(self.begin(mirror).await);
             }

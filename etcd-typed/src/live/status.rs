@@ -12,57 +12,57 @@ use crate::key::Key;
 use crate::revision::Revision;
 use crate::runtime::elapsed;
 
-/// Whether a [`Live`](crate::Live) view follows the server.
+/// The status of a [`Live`](crate::Live) view, which says whether the view follows the server.
 ///
-/// `Display` is one line for a log. `Serialize` is an object for a health endpoint: `status` is
-/// `live`, `partial` or `degraded`. `degraded` comes with `cause` (`rejected`, `snapshot`,
-/// `interrupted` or `ended`), `reason` (a line of text), `for_seconds`, `last_good_revision` and
-/// `problems`, each with `key`, `kind`, `reason` and `revision`. `partial` comes with `for_seconds`
-/// and `problems`. All have `snapshot_failure`, an object with `reason` and `for_seconds`, while the
-/// view's file does not hold its state.
+/// `Display` writes one line for a log. `Serialize` writes an object for a health endpoint:
+/// `status` is `live`, `partial` or `degraded`. `degraded` comes with `cause` (`rejected`,
+/// `snapshot`, `interrupted` or `ended`), `reason` (a line of text), `for_seconds`,
+/// `last_good_revision` and `problems`, each with `key`, `kind`, `reason` and `revision`. `partial`
+/// comes with `for_seconds` and `problems`. All have `snapshot_failure`, an object with `reason`
+/// and `for_seconds`, while the view's file does not hold its state.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum LiveStatus {
-    /// The view shows what is stored, as far as the server has reported.
+    /// The view shows the stored state, as far as the server has reported it.
     Live,
-    /// As `Live`, but the file of the view (`or_snapshot`, with the feature `snapshot`) does not
-    /// hold its state. The view itself is not affected.
+    /// Like `Live`, but the view's file (`or_snapshot`, with the feature `snapshot`) does not hold
+    /// the view's state. The view itself is not affected.
     Unsaved(SnapshotFailure),
-    /// As `Live`, except for bad entries of the map: an entry that was good before has its last good
-    /// value, and the others are left out. Only for a view [per
+    /// Like `Live`, except for bad entries of the map. An entry that was good before has its last
+    /// good value; the other bad entries are left out. This status occurs only for a view [per
     /// entry](crate::Viewing::per_entry).
     #[non_exhaustive]
     Partial {
-        /// Since when the view has had bad entries without a pause, on tokio's clock.
+        /// The time since which the view has always had at least one bad entry, on tokio's clock.
         since: Instant,
         /// Every problem of every bad entry, by key.
         problems: Arc<[Problem]>,
-        /// Set while the view's file does not hold the state.
+        /// The failure of the view's file, while the file does not hold the state.
         snapshot_failure: Option<SnapshotFailure>,
     },
     /// The view shows the last good state; the server may have a newer one.
     #[non_exhaustive]
     Degraded {
-        /// When the view became degraded, on tokio's clock; see
+        /// The time at which the view became degraded, on tokio's clock; see
         /// [`degraded_for`](LiveStatus::degraded_for).
         since: Instant,
-        /// What is wrong. Of several causes, the one that does not pass by itself.
+        /// The cause. If there are several causes, this is the one that does not go away by itself.
         cause: Cause,
-        /// The state of the view includes all changes up to this revision.
+        /// The revision up to which the view's state includes all changes.
         last_good_revision: Revision,
         /// The problems of the bad entries in that state, if the view is [per
         /// entry](crate::Viewing::per_entry).
         bad_entries: Arc<[Problem]>,
-        /// Set while the view's file does not hold the state.
+        /// The failure of the view's file, while the file does not hold the state.
         snapshot_failure: Option<SnapshotFailure>,
     },
 }
 
-/// The file of a view does not hold its state. The write is repeated until it succeeds.
+/// A failure to keep a view's state in its file. The write is repeated until it succeeds.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SnapshotFailure {
-    /// When the state arrived that the file does not hold, on tokio's clock.
+    /// The time at which the first state arrived that the file does not hold, on tokio's clock.
     pub since: Instant,
     /// The error of the latest attempt.
     pub error: Arc<io::Error>,
@@ -85,7 +85,8 @@ impl Serialize for SnapshotFailure {
     }
 }
 
-/// What the writer reports about a view's file. Clones share one report.
+/// The last failure that the writer of a view's file reported, if it is not repaired. All clones
+/// share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FileStatus(Arc<Mutex<Option<SnapshotFailure>>>);
 
@@ -94,13 +95,14 @@ impl FileStatus {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The file holds the state.
+    /// Records that the file holds the state.
     #[cfg(feature = "snapshot")]
     pub(super) fn clear(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// The file has not held the state since then, or since an earlier report.
+    /// Records that the file has not held the state since `since`, or since the time of an earlier
+    /// report.
     #[cfg(feature = "snapshot")]
     pub(super) fn set(&self, since: Instant, error: io::Error) {
         let mut failure = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -110,18 +112,18 @@ impl FileStatus {
 }
 
 impl LiveStatus {
-    /// Returns whether the view follows the server. A file that does not hold its state, and bad
-    /// entries of a view [per entry](crate::Viewing::per_entry), make no difference.
+    /// Returns whether the view follows the server. The result is also true if the view's file does
+    /// not hold its state, and if a view [per entry](crate::Viewing::per_entry) has bad entries.
     #[must_use]
     pub fn is_live(&self) -> bool {
         matches!(self, Self::Live | Self::Unsaved(_) | Self::Partial { .. })
     }
 
-    /// Returns since when and why the view's file does not hold its state. Returns `None` if it
-    /// does, or if the view has no file.
+    /// Returns the time since when the view's file does not hold its state, and the reason. Returns
+    /// `None` if the file holds the state, or if the view has no file.
     ///
-    /// Writes are at least about a second apart, and a failure is reported only after an attempt
-    /// failed.
+    /// Writes are about a second apart or more, and a failure is reported only after an attempt to
+    /// write has failed.
     #[must_use]
     pub fn snapshot_failure(&self) -> Option<&SnapshotFailure> {
         match self {
@@ -131,7 +133,7 @@ impl LiveStatus {
         }
     }
 
-    /// Adds the failure of the view's file.
+    /// Sets the failure of the view's file in this status.
     pub(super) fn with_file(self, failure: Option<SnapshotFailure>) -> Self {
         match (self, failure) {
             (Self::Live, Some(failure)) => Self::Unsaved(failure),
@@ -145,8 +147,8 @@ impl LiveStatus {
 
     /// Returns how long the view has been degraded, or `None` while it is live or partial.
     ///
-    /// The time is tokio's, so with paused time a test can advance it. `since.elapsed()` reads the
-    /// system's clock instead.
+    /// The time is measured with tokio's clock, so a test with paused time can advance it.
+    /// `since.elapsed()` reads the system's clock instead.
     #[must_use]
     pub fn degraded_for(&self) -> Option<Duration> {
         match self {
@@ -229,27 +231,27 @@ impl Serialize for LiveStatus {
     }
 }
 
-/// Why a view is degraded. Each cause ends by itself when the problem is solved.
+/// The reason why a view is degraded. Each cause ends by itself when the problem is solved.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Cause {
-    /// The stored state does not decode, lacks a required field or fails a validation: each key,
-    /// the revision, and the reason.
+    /// The stored state does not decode, lacks a required field or fails a validation. Lists each
+    /// key with its revision and the reason.
     Rejected(Arc<[Problem]>),
     /// The view started from a file (`or_snapshot`, with the feature `snapshot`), and the server
-    /// has given no state yet. The read is repeated; this is the error of the latest attempt.
+    /// has given no state yet. The view repeats the read; this is the error of the latest attempt.
     Snapshot(Arc<Error>),
-    /// The server cannot be followed at the moment, or refuses. The attempt is repeated; this is
-    /// its latest error.
+    /// The watch is interrupted: the server cannot be reached, or refuses the watch. The view
+    /// repeats the attempt; this is its latest error.
     Interrupted(Arc<Error>),
-    /// No runtime keeps the view current: its runtime ended, and the client was not used on another
-    /// one since. The next use of the client or the view within a runtime repairs this. Or a
-    /// function of the schema panicked: then create a new view.
+    /// No runtime runs the view's task: its runtime ended, and the client has not been used on
+    /// another runtime since. The next use of the client or the view within a runtime repairs this.
+    /// The cause is the same if a function of the schema panicked: then create a new view.
     Ended,
 }
 
 impl Cause {
-    /// The cause as one word, for tools.
+    /// Returns the kind of the cause as one word, for tools.
     fn name(&self) -> &'static str {
         match self {
             Self::Rejected(_) => "rejected",
@@ -284,25 +286,25 @@ impl fmt::Display for Problems<'_> {
     }
 }
 
-/// Where a view [over a base](crate::Viewing::over) has one field from.
+/// The source of one field in a view [over a base](crate::Viewing::over).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct FieldStatus {
     /// The key of the field, or the directory of a map.
     pub key: Key,
-    /// Where the value comes from.
+    /// The source of the field's value.
     pub source: FieldSource,
 }
 
-/// The source of a value in a view [over a base](crate::Viewing::over). `Display` and `Serialize` are
-/// its name in lower case.
+/// The source of a value in a view [over a base](crate::Viewing::over). `Display` and `Serialize`
+/// write its name in lower case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FieldSource {
     /// The store has a key of the field.
     Store,
-    /// The store has no key of the field, so its value is that of the base.
+    /// The store has no key of the field, so the value comes from the base.
     Base,
 }
 
@@ -315,14 +317,14 @@ impl fmt::Display for FieldSource {
     }
 }
 
-/// The server came back with an older history than the view had seen.
+/// A server's return with an older history than the view had seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rewound {
-    /// When it was noticed, on tokio's clock.
+    /// The time at which the view noticed the older history, on tokio's clock.
     pub at: Instant,
-    /// The revision that the view had seen.
+    /// The newest revision that the view had seen before.
     pub from: Revision,
-    /// The revision of the server afterwards.
+    /// The server's revision after its return.
     pub to: Revision,
 }

@@ -1,4 +1,5 @@
-//! The ways to follow new states: a cached reader, a stream, a part of the value, a callback.
+//! The ways to receive new states: a cached reader, a stream, a selected part of the value, and a
+//! callback.
 
 use std::fmt;
 use std::ops::Deref;
@@ -16,11 +17,11 @@ use crate::error::{Masked, Result};
 use crate::runtime::Task;
 use crate::version::Versioned;
 
-/// Reads a [`Live`] view in a hot loop. It caches the pointer to the state and only checks whether
-/// the pointer is still current. From [`Live::reader`].
+/// Reads a [`Live`] view in a hot loop. The reader caches the pointer to the state and only checks
+/// whether the pointer is still current. Created by [`Live::reader`].
 pub struct Reader<T>(Cache<Pointer<T>, Arc<Versioned<T>>>);
 
-/// Where the cache reads the pointer.
+/// The source from which the cache loads the pointer.
 struct Pointer<T>(Arc<Cell<T>>);
 
 impl<T> Deref for Pointer<T> {
@@ -38,7 +39,7 @@ impl<T> Reader<T> {
 
     /// Returns the current state. Takes no lock, allocates nothing and never waits.
     ///
-    /// A reader that is not called keeps the last state that it returned in memory.
+    /// A reader keeps the state that it returned last in memory, even if it is not called again.
     #[inline]
     pub fn get(&mut self) -> &Versioned<T> {
         self.0.load()
@@ -51,11 +52,11 @@ impl<T> fmt::Debug for Reader<T> {
     }
 }
 
-/// The states of a view as a stream: the current one first, then the newest each time there is a
-/// newer one. From [`Live::stream`].
+/// A stream of the states of a view: first the current state, then the newest state each time the
+/// state changes. Created by [`Live::stream`].
 ///
-/// It ends only if it is polled outside of a runtime while no runtime keeps the view. It keeps the
-/// view alive.
+/// The stream ends only if it is polled outside of a runtime while no runtime runs the view's task.
+/// It keeps the view alive.
 #[must_use = "a stream does nothing until it is polled"]
 pub struct LiveStream<T>(Pin<Box<dyn Stream<Item = Snapshot<T>> + Send>>);
 
@@ -92,7 +93,8 @@ impl<T> fmt::Debug for LiveStream<T> {
     }
 }
 
-/// A part of a view's value. From [`Live::select`]. Each clone waits for changes independently.
+/// A selected part of a view's value. Created by [`Live::select`]. Each clone waits for changes
+/// independently.
 pub struct Selected<T, P: ?Sized> {
     live: Live<T>,
     part: Arc<PartOf<T, P>>,
@@ -115,13 +117,13 @@ impl<T: Send + Sync + 'static, P: PartialEq + ?Sized> Selected<T, P> {
         Part { state: self.live.get(), part: self.part.clone() }
     }
 
-    /// Waits until the part differs from the last one that was returned, and returns it. Other
-    /// changes do not end the wait.
+    /// Waits until the part differs from the part that was returned last, and returns the new part.
+    /// Changes outside of the part do not end the wait.
     ///
     /// # Errors
     ///
-    /// `Unavailable` if no runtime keeps the view and this is called outside of a runtime. Nothing
-    /// else ends the wait.
+    /// `Unavailable` if no runtime runs the view's task and this method is called outside of a
+    /// runtime. Nothing else ends the wait.
     ///
     /// # Cancel safety
     ///
@@ -150,7 +152,7 @@ impl<T, P: ?Sized> fmt::Debug for Selected<T, P> {
     }
 }
 
-/// A part of a state. It derefs to the part. From [`Selected`].
+/// The selected part of one state. It derefs to the part. Returned by [`Selected`].
 pub struct Part<T, P: ?Sized> {
     state: Snapshot<T>,
     part: Arc<PartOf<T, P>>,
@@ -178,8 +180,8 @@ impl<T, P: fmt::Debug + ?Sized> fmt::Debug for Part<T, P> {
     }
 }
 
-/// Keeps a callback registered. Dropping it ends the calls, but does not interrupt a running one.
-/// From [`Live::on_change`]. It keeps the view alive.
+/// Keeps a callback registered. Dropping the subscription ends the calls, but does not interrupt a
+/// running call. Created by [`Live::on_change`]. A subscription keeps the view alive.
 #[must_use = "dropping the `Subscription` ends the calls"]
 pub struct Subscription(Task);
 
@@ -188,8 +190,8 @@ impl Subscription {
         let runtimes = live.cell.upstream().runtimes().clone();
         let calls = async move {
             while let Ok(state) = live.changed().await {
-                // After a panic the next state is passed to `f` again. `f` must cope with what it
-                // left unfinished.
+                // After a panic `f` is called again with the next state. `f` must cope with work
+                // that the panic left unfinished.
                 if catch_unwind(AssertUnwindSafe(|| f(&state))).is_err() {
                     live.cell.callback_panicked();
                 }

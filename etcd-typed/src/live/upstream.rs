@@ -1,10 +1,10 @@
-//! `Upstream`: the one watch of a directory that all live views of a client on this directory share,
-//! the task that keeps the watch running, and the views that the task feeds. Views read the store
-//! only through an upstream.
+//! `Upstream`: one watch of a directory, which all live views of a client on this directory share,
+//! the task that keeps the watch running, and the views that receive its changes. Views read the
+//! store only through an upstream.
 //!
-//! A watch delivers events in order and without gaps, but its silence does not prove that nothing
-//! happened: the watch may be broken. So the task asks the store for its revision from time to time,
-//! and whenever a caller needs to know it: see [`Proof`].
+//! A watch delivers events in order and without gaps. But if it is silent, it may be broken. So the
+//! task asks the store for its revision from time to time, and whenever a caller needs to know the
+//! revision: see [`Proof`].
 
 mod heads;
 mod proof;
@@ -48,7 +48,8 @@ impl Upstreams {
         &self.runtimes
     }
 
-    /// Returns the upstream that watches the span of this source. Starts it if none is running.
+    /// Returns the upstream that watches the span of this source. Starts an upstream if none is
+    /// running.
     pub(super) fn open(&self, source: &Source) -> Result<Arc<Upstream>> {
         self.runtimes.note();
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -76,7 +77,7 @@ impl fmt::Debug for Upstreams {
     }
 }
 
-/// The span to watch, and the parts to watch it with.
+/// The span to watch, and everything that is needed to watch it.
 pub(crate) struct Source {
     pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) store: Arc<dyn Store>,
@@ -88,13 +89,14 @@ pub(crate) struct Source {
     pub(crate) pattern: Pattern,
 }
 
-/// A handle to the task that watches a directory and feeds its views. Dropping it ends the watch.
+/// A handle to the task that watches a directory and passes its changes to the views. Dropping the
+/// handle ends the watch.
 pub(super) struct Upstream {
     directory: Key,
     commands: mpsc::UnboundedSender<Command>,
     proven: Arc<Mutex<Proven>>,
     runtimes: Arc<Runtimes>,
-    /// `None` for a view that follows nothing.
+    /// `None` for a view that watches nothing.
     task: Option<runtime::Task>,
     audience: Arc<AudienceList>,
 }
@@ -122,34 +124,34 @@ impl AudienceList {
     }
 }
 
-/// A view as the upstream's task sees it, independent of its type.
+/// A view of any type, in the form in which the upstream's task uses it.
 pub(super) trait Feed: Send {
-    /// Whether the view has no owner any more.
+    /// Whether the view was dropped.
     fn is_gone(&self) -> bool;
 
-    /// Takes the first state.
+    /// Called with the contents of the directory, from which the view makes its first state.
     fn begin<'f>(&'f mut self, mirror: &'f Mirror) -> BoxFuture<'f, ()>;
 
-    /// A step changed keys in the directory.
+    /// Called after a step of the watch has changed keys in the directory.
     fn touch<'f>(&'f mut self, mirror: &'f Mirror, touch: &'f StepChanges) -> BoxFuture<'f, ()>;
 
-    /// No key in the directory changed up to this revision.
+    /// Called when it is known that no key in the directory changed up to this revision.
     fn progress(&mut self, revision: Revision);
 
-    /// Sets whether the watch is interrupted.
+    /// Called with an error when the watch is interrupted, and with `None` when it works again.
     fn interrupted(&mut self, trouble: Option<&Trouble>);
 
-    /// There is no first state, or none from the server.
+    /// Called if the server cannot give the first state. `error` says why.
     fn failed(&mut self, error: &Arc<Error>);
 }
 
-/// How long the task may go without being polled before its runtime counts as not driven. The task
+/// The time that may pass without a poll of the task before its runtime counts as stopped. The task
 /// wakes at least every 10 s, for a proof.
 const PATIENCE: Duration = Duration::from_secs(25);
 
 enum Command {
     Attach(Box<dyn Feed>),
-    /// A caller waits until the view has this revision.
+    /// A caller waits until the view has processed this revision.
     Want(Revision),
 }
 
@@ -181,7 +183,7 @@ impl Upstream {
         Self { directory: directory.clone(), commands, proven, runtimes, task: Some(handle), audience }
     }
 
-    /// Returns an upstream without a task, for a view that follows nothing.
+    /// Returns an upstream without a task, for a view that watches nothing.
     pub(super) fn none() -> Self {
         Self {
             directory: Key::root(),
@@ -193,7 +195,8 @@ impl Upstream {
         }
     }
 
-    /// From now on, notifies the view when a runtime takes over the task, or the last one loses it.
+    /// From now on, notifies the view when a runtime takes over the task, or when the last runtime
+    /// loses the task.
     pub(super) fn heed(&self, view: Weak<dyn Audience>) {
         self.audience.add(view);
     }
@@ -213,12 +216,13 @@ impl Upstream {
         &self.directory
     }
 
-    /// Waits for the result of a command that was just sent. `None` if no runtime has the task.
+    /// Waits for the result of a command that was just sent. Returns `None` if no runtime runs the
+    /// task.
     pub(super) async fn answers<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
         self.attend(Patience { first: Duration::from_millis(500), then: PATIENCE }, answer).await
     }
 
-    /// Waits for an event of the watch. `None` if no runtime has the task.
+    /// Waits for an event of the watch. Returns `None` if no runtime runs the task.
     pub(super) async fn tells<T>(&self, news: impl Future<Output = T>) -> Option<T> {
         self.attend(Patience { first: PATIENCE, then: PATIENCE }, news).await
     }
@@ -230,7 +234,8 @@ impl Upstream {
         }
     }
 
-    /// Whether no runtime has the task. It continues when the client is used on a runtime.
+    /// True while no runtime runs the task. The task continues when the client is used on a
+    /// runtime.
     pub(super) fn is_stranded(&self) -> bool {
         self.task.as_ref().is_some_and(runtime::Task::is_stranded)
     }
@@ -261,7 +266,7 @@ impl Drop for Upstream {
     }
 }
 
-/// The error that interrupts the watch, and since when.
+/// The error that interrupts the watch, and the time since when the watch is interrupted.
 pub(super) type Trouble = (std::time::Instant, Arc<Error>);
 
 struct Task {
@@ -274,8 +279,8 @@ struct Task {
     commands: mpsc::UnboundedReceiver<Command>,
     /// The contents of the directory. `None` before the first read.
     mirror: Option<Mirror>,
-    /// The revision of the last listing that was equal to the mirror. Events up to this revision are
-    /// in the mirror already, although the watch did not deliver them.
+    /// The revision of the last listing of the directory that was equal to the mirror. The mirror
+    /// already has all events up to this revision, although the watch did not deliver them.
     listed: Revision,
     feeds: Vec<Attached>,
     trouble: Option<Trouble>,
@@ -283,44 +288,44 @@ struct Task {
     proven: Arc<Mutex<Proven>>,
 }
 
-/// The last proof.
+/// The last proof that the mirror had everything that the server had.
 #[derive(Clone, Copy)]
 struct Proven {
-    /// When the request of the proof was sent.
+    /// The time at which the proof request was sent.
     asked: Instant,
-    /// How long after this proof the next one is due.
+    /// The time from this proof to the next one.
     period: Duration,
 }
 
 struct Attached {
     feed: Box<dyn Feed>,
-    /// The first state of the feed must be no older than this.
+    /// The time at which the feed was attached. Its first state must not be older.
     since: Instant,
     /// Whether the feed has received its first state.
     begun: bool,
 }
 
-/// Why the task stops following a watch.
+/// The reason why the task stops using a watch.
 enum Stop {
     /// The upstream was dropped.
     Closed,
-    /// A new watch must start, from the current state.
+    /// A new watch must start from the current state of the store.
     Restart,
     /// The watch ended with this error.
     Failed(Error),
 }
 
-/// What a watch reports.
+/// A report of a watch.
 enum News {
     Step(Option<Result<Step>>),
-    /// The watch broke, or it works again (`None`).
+    /// The watch is interrupted, or works again (`None`).
     Trouble(Option<Trouble>),
 }
 
 impl Task {
     async fn run(mut self) {
-        // The first view waits for a state that is no older than its call. A read that starts after
-        // the call needs no proof.
+        // The first view waits for a state that is not older than its call. The task reads the
+        // directory only after this call, so no proof is needed.
         match self.commands.recv().await {
             None => return,
             Some(command) => self.command(command),
@@ -345,8 +350,8 @@ impl Task {
         let mut follow = Follow::new(self.store.clone(), &self.retry, self.span.clone(), self.pattern, Start::Now);
         loop {
             let stop = tokio::select! {
-                // Commands come first: a busy watch must not delay them, and an answer must not be
-                // processed before the command that asked for it.
+                // Commands come first. A busy watch must not delay a command, and an answer must
+                // not be processed before the command that asked for it.
                 biased;
                 command = self.commands.recv() => match command {
                     None => Some(Stop::Closed),
@@ -376,8 +381,8 @@ impl Task {
         }
     }
 
-    /// Waits before the next attempt. A command ends the wait, since the attempt for a new caller may
-    /// succeed at once. Returns `false` if the upstream was dropped.
+    /// Waits before the next attempt. A command ends the wait early, since the attempt for a new
+    /// caller may succeed at once. Returns `false` if the upstream was dropped.
     async fn pause(&mut self) -> bool {
         let delay = sleep(self.backoff.next_delay());
         tokio::pin!(delay);
@@ -413,9 +418,9 @@ impl Task {
         } else if let Step::Batch(batch) = &step
             && batch.revision <= self.listed
         {
-            // The mirror has this batch from a listing. To apply it again would show an old state.
-            // But the batch may belong to another history than the listing: another listing finds
-            // out.
+            // The mirror already has this batch from a listing. If the batch were applied again,
+            // the mirror would return to an old state. But the batch may belong to another history
+            // than the listing, so the directory is listed again.
             self.proof.doubt();
             return;
         }
@@ -441,7 +446,8 @@ impl Task {
             }
         }
         match first {
-            // The reset of a new watch was read after `started`.
+            // The reset of a new watch was read after `started`, so it proves the mirror at that
+            // time.
             Some(started) => {
                 self.set_trouble(None);
                 self.proved(started).await;
@@ -494,7 +500,7 @@ impl Task {
         }
     }
 
-    /// Records a proof: at the time `asked`, the mirror had everything that the server had.
+    /// Records a proof that the mirror had everything that the server had at the time `asked`.
     async fn proved(&mut self, asked: Instant) {
         let period = period(self.mirror.as_ref().map_or(0, Mirror::count));
         *self.proven.lock().unwrap_or_else(PoisonError::into_inner) = Proven { asked, period };
@@ -526,8 +532,8 @@ impl Task {
         self.trouble = trouble;
     }
 
-    /// The watch ended with an error. A watch retries temporary errors itself, so the server refused
-    /// it, or the first read failed.
+    /// Called after the watch ended with an error. A watch retries temporary errors itself. So the
+    /// server has refused the watch, or the first read has failed.
     fn fail(&mut self, error: Error) {
         telemetry::watch_refused(self.pattern, &error, self.mirror.is_some() && self.trouble.is_none());
         self.tell_staleness();
@@ -541,8 +547,8 @@ impl Task {
     }
 }
 
-/// Polls for the next step of the watch, or for a trouble that differs from `known`. A trouble of the
-/// previous watch lasts until the first step of this watch.
+/// Polls for the next step of the watch, or for an interruption that differs from `known`. An
+/// interruption of the previous watch lasts until the first step of this watch.
 fn poll_news(follow: &mut Follow, first: bool, known: Option<&Trouble>, cx: &mut Context<'_>) -> Poll<News> {
     if let Poll::Ready(step) = follow.poll_step(cx) {
         return Poll::Ready(News::Step(step));

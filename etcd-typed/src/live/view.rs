@@ -1,4 +1,4 @@
-//! Makes the candidate for a view's next state from a tree. Pure.
+//! Computes the candidate for a view's next state from a tree. The code here does no I/O.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,37 +24,39 @@ use crate::version::{Versioned, Versions};
 
 /// Makes the states of a live view.
 pub(crate) trait View: Send + 'static {
-    /// What the view shows.
+    /// The type of the value that the view shows.
     type State;
 
-    /// Makes the first candidate. With many keys it yields to other tasks in between.
+    /// Makes the first candidate. If there are many keys, yields to other tasks in between.
     fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<Self::State>>>;
 
-    /// Makes the candidate after these keys changed, or returns `None` if none of them belongs to
-    /// the view. With many keys it yields, as [`begin`](Self::begin) does.
+    /// Makes the next candidate after these keys changed, or returns `None` if none of them belongs
+    /// to the view. If there are many keys, yields as [`begin`](Self::begin) does.
     fn touch<'v>(&'v mut self, mirror: &'v Mirror, changed: &'v ChangedKeys) -> BoxFuture<'v, Option<Result<Versioned<Self::State>>>>;
 
-    /// From now on, a bad entry of a map does not reject the state; see [`Viewing::per_entry`].
+    /// Switches to judging each entry of a map separately: from now on, a bad entry does not make
+    /// the view reject the state; see [`Viewing::per_entry`].
     fn per_entry(&mut self) {}
 
-    /// From now on, fields without a key have their value from this base; see [`Viewing::over`].
+    /// From now on, takes the values of fields without a key from this base; see [`Viewing::over`].
     fn over(&mut self, base: Base) {
         let _ = base;
     }
 
-    /// Where the last candidate has each field from. Always empty before [`over`](Self::over).
+    /// Returns the source of each field of the last candidate. Always empty before
+    /// [`over`](Self::over).
     fn sources(&self) -> Sources {
         Sources::default()
     }
 
-    /// The entries that the last candidate leaves out, or shows with an earlier value. Always empty
-    /// before [`per_entry`](Self::per_entry).
+    /// Returns the entries that the last candidate leaves out, or shows with an earlier value.
+    /// Always empty before [`per_entry`](Self::per_entry).
     fn bad(&self) -> Bad {
         Bad::default()
     }
 
-    /// Whether the last candidate does not show what is stored at this key, because its entry is
-    /// bad.
+    /// True if the entry with this key is bad, so that the last candidate does not show the stored
+    /// value.
     #[cfg(feature = "snapshot")]
     fn is_bad(&self, relative: &str) -> bool {
         let _ = relative;
@@ -65,43 +67,44 @@ pub(crate) trait View: Send + 'static {
     #[cfg(feature = "snapshot")]
     fn anew(&self) -> Box<dyn View<State = Self::State>>;
 
-    /// Returns which parts of the view may be kept on disk.
+    /// Returns the parts of the view that may be kept on disk.
     ///
     /// # Errors
     ///
-    /// A secret that the view needs.
+    /// A secret without which the view cannot start.
     #[cfg(feature = "snapshot")]
     fn keeping(&self) -> Result<Keeping, NeededSecret>;
 }
 
-/// Where a view has each field from.
+/// The source of each field of a view.
 pub(super) type Sources = Arc<[FieldStatus]>;
 
-/// The bad entries of a map whose view is per entry.
+/// The bad entries of a map, in a view that judges each entry separately.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Bad {
-    /// The number of entries. An entry may have several problems.
+    /// The number of bad entries. An entry may have several problems.
     pub(super) entries: usize,
-    /// Every problem, by entry.
+    /// Every problem of every bad entry, in the order of the entries.
     pub(super) problems: Arc<[Problem]>,
 }
 
-/// Which parts of a view may be kept on disk.
+/// The parts of a view that may be kept on disk.
 #[cfg(feature = "snapshot")]
 pub(crate) struct Keeping {
-    /// Describes what the view shows of its directory, so that another view's file is refused.
+    /// A description of the part of the directory that the view shows. The file of a view with
+    /// another description is refused.
     pub(super) what: String,
-    /// Whether a key, relative to the mirror's directory, belongs to the view and its value is not
-    /// secret.
+    /// Returns true if a key, relative to the mirror's directory, belongs to the view and its value
+    /// is not secret.
     pub(super) keeps: Box<dyn Fn(&str) -> bool + Send + Sync>,
-    /// The keys that a read of the view looks at.
+    /// The keys that a read of the view uses.
     pub(super) looks: Vec<Look>,
 }
 
-/// Reports unknown keys once, where a struct asks for it.
+/// Reports unknown keys once, for structs with `#[serde(deny_unknown_fields)]`.
 struct UnknownReport {
     table: &'static Table,
-    /// Whether the report is still to be made.
+    /// True until the report is made.
     is_due: bool,
 }
 
@@ -110,7 +113,8 @@ impl UnknownReport {
         Self { table, is_due: table.has_reports() }
     }
 
-    /// `within` strips the name of a map's entry from a key, or returns it unchanged.
+    /// Reports the unknown keys among `keys`, if the report is still due. `within` removes the name
+    /// of a map's entry from a key, or returns the key unchanged.
     fn make<'k>(&mut self, keys: impl Iterator<Item = &'k str>, within: fn(&str) -> Option<&str>) {
         if !self.is_due {
             return;
@@ -129,7 +133,7 @@ fn of_struct(relative: &str) -> Option<&str> {
     Some(relative)
 }
 
-/// A struct in its directory.
+/// The view of a struct in its own directory.
 pub(crate) struct StructView<S> {
     unknown: UnknownReport,
     base: Option<Arc<Base>>,
@@ -190,9 +194,9 @@ impl<S: Schema> View for StructView<S> {
     }
 }
 
-/// The value of one key, or of the first alias that exists if the key does not.
+/// The view of the value of one key, or of the first alias that exists if the key does not.
 pub(crate) struct EntryView<T> {
-    /// Relative to the mirror's directory, in order of preference.
+    /// The key and its aliases, relative to the mirror's directory, in order of preference.
     keys: Vec<String>,
     codec: Codec<T>,
 }
@@ -256,13 +260,13 @@ fn value<T>(key: &Key, stored: &Stored, codec: &Codec<T>) -> Result<T, Problem> 
     }
 }
 
-/// Counts the keys that were read, and yields to other tasks when they are many.
+/// Counts the keys that were read, and yields to other tasks after each group of keys.
 #[derive(Default)]
 pub(super) struct YieldCounter(usize);
 
 impl YieldCounter {
-    /// Adds `keys` to the count. If it exceeds [`AT_ONCE`], yields to other tasks and starts a new
-    /// count with `keys`.
+    /// Adds `keys` to the count. If the count exceeds [`AT_ONCE`], yields to other tasks and starts
+    /// a new count with `keys`.
     pub(super) async fn add(&mut self, keys: usize) {
         self.0 += keys;
         if self.0 > AT_ONCE {
@@ -272,26 +276,27 @@ impl YieldCounter {
     }
 }
 
-/// A map that is updated child by child, so that a change costs only as much as its child.
+/// A map that is updated child by child, so that a change costs only as much as reading the changed
+/// child.
 struct Children<K: Ord, V> {
     /// All valid children. An invalid child keeps its last good value.
     good: LiveMap<K, V>,
-    /// The problems of each invalid child. There is no new state until this is empty, except per
-    /// entry.
+    /// The problems of each invalid child. While a child is invalid, the view gets no new state,
+    /// except if it is per entry.
     bad: BTreeMap<String, Vec<Problem>>,
     modified: Revision,
     /// Set if the view is per entry.
     each: Option<Each<K, V>>,
 }
 
-/// What a view per entry keeps beside its children.
+/// The additional data of a view per entry.
 struct Each<K: Ord, V> {
-    /// The state of the last candidate. When all children are read again, a child that is invalid
-    /// then keeps the value it has here.
+    /// The value of the last candidate. If a child is invalid when all children are read again, the
+    /// child keeps its value from here.
     shown: LiveMap<K, V>,
     /// `Children::bad` as of the last candidate.
     bad: Bad,
-    /// Whether `Children::bad` has changed since.
+    /// Whether `Children::bad` has changed since the last candidate.
     is_changed: bool,
 }
 
@@ -310,8 +315,8 @@ impl<K: MapPath, V> Children<K, V> {
         self.each.get_or_insert_with(Each::new);
     }
 
-    /// Forgets all children, before they are read again. Per entry, the last good value of each
-    /// child that still exists stays.
+    /// Forgets all children, before they are read again. In a view per entry, each child that still
+    /// exists keeps its last good value.
     fn begin(&mut self, exists: impl Fn(&str) -> bool) {
         let each = self.each.take();
         *self = Self::new();
@@ -326,7 +331,8 @@ impl<K: MapPath, V> Children<K, V> {
         self.each = Some(Each { is_changed: true, ..each });
     }
 
-    /// Whether a child is bad, under its own name or the escaped one.
+    /// Whether a child is bad, under its own name or under a name that has its leading `_` escaped
+    /// or unescaped.
     #[cfg(feature = "snapshot")]
     fn is_bad(&self, child: &str) -> bool {
         let is_bad = |name: Option<String>| name.is_some_and(|name| self.bad.contains_key(&name));
@@ -335,8 +341,8 @@ impl<K: MapPath, V> Children<K, V> {
             && (self.bad.contains_key(child) || is_bad(key::with_plain_underscores(child)) || is_bad(key::with_escaped_underscores(child)))
     }
 
-    /// Describes the view for its file. The file of a view per entry lacks entries that were never
-    /// good, so a view of the whole map must not start from it.
+    /// Returns a description of the view for its file. The file of a view per entry lacks entries
+    /// that were never good, so a view of the whole map must not start from that file.
     #[cfg(feature = "snapshot")]
     fn describe(&self, what: String) -> String {
         if self.each.is_some() { format!("{what}, per entry") } else { what }
@@ -346,12 +352,13 @@ impl<K: MapPath, V> Children<K, V> {
         self.each.as_ref().map(|each| each.bad.clone()).unwrap_or_default()
     }
 
-    /// Whether a known change is missing in the mirror because the server's history went back.
+    /// Whether the view knows a change that is newer than the mirror. Then the server has returned
+    /// with an older history.
     fn is_of_the_future(&self, mirror: &Mirror) -> bool {
         self.modified > mirror.revision()
     }
 
-    /// Updates a child; `None` if it does not exist.
+    /// Updates a child. `now` is `None` if the child does not exist.
     fn set(&mut self, directory: &Key, child: &str, now: Option<Result<V, Vec<Problem>>>, revision: Revision) {
         self.modified = self.modified.max(revision);
         let was_bad = self.bad.remove(child).is_some();
@@ -378,9 +385,9 @@ impl<K: MapPath, V> Children<K, V> {
         }
     }
 
-    /// A child whose name begins with `_` may be stored under its own name, and under the escaped
-    /// name of earlier versions and of v2. Returns the name that is read, and forgets problems of
-    /// the other one.
+    /// Returns the name at which a child is read, and forgets the problems of its other name. A
+    /// child whose name begins with `_` may be stored under its own name, and under the name with
+    /// an escaped `_` that earlier versions and v2 use.
     fn one_of_two<'c>(&mut self, child: &'c str, exists: impl Fn(&str) -> bool) -> Cow<'c, str> {
         let own = key::with_plain_underscores(child).map_or(Cow::Borrowed(child), Cow::Owned);
         let Some(older) = key::with_escaped_underscores(&own) else { return Cow::Borrowed(child) };
@@ -396,7 +403,8 @@ impl<K: MapPath, V> Children<K, V> {
         if let Some(each) = &mut self.each {
             each.shown = self.good.clone();
             if std::mem::take(&mut each.is_changed) {
-                // A missing key has no revision of its own.
+                // The problem of a missing key has no revision, so it gets the revision of the
+                // candidate.
                 let found = |problem: &Problem| Problem { revision: problem.revision.or(Some(revision)), ..problem.clone() };
                 each.bad = Bad { entries: self.bad.len(), problems: self.bad.values().flatten().map(found).collect() };
             }
@@ -408,7 +416,7 @@ impl<K: MapPath, V> Children<K, V> {
     }
 }
 
-/// A map of values.
+/// The view of a map of values.
 pub(crate) struct EntriesView<K: Ord, V> {
     codec: Codec<V>,
     children: Children<K, V>,
@@ -419,7 +427,7 @@ impl<K: MapPath, V: Send + Sync + 'static> EntriesView<K, V> {
         Self { codec, children: Children::new() }
     }
 
-    /// Whether the key is an entry of the map.
+    /// Whether the key is the key of an entry of the map.
     fn owns(relative: &str) -> bool {
         schema::is_entry(relative, K::LEVELS)
     }
@@ -498,7 +506,7 @@ impl<K: MapPath, V: Send + Sync + 'static> View for EntriesView<K, V> {
     }
 }
 
-/// A map of structs.
+/// The view of a map of structs.
 pub(crate) struct DirsView<K: Ord, S>(Children<K, S>, UnknownReport);
 
 impl<K: MapPath, S: Schema> DirsView<K, S> {
@@ -506,7 +514,7 @@ impl<K: MapPath, S: Schema> DirsView<K, S> {
         Self(Children::new(), UnknownReport::new(S::TABLE))
     }
 
-    /// The part of a key below the directory of its entry.
+    /// Returns the part of a key below the directory of its entry.
     fn without_entry(relative: &str) -> Option<&str> {
         schema::split_levels(relative, K::LEVELS)?.1
     }
@@ -516,13 +524,15 @@ impl<K: MapPath, S: Schema> DirsView<K, S> {
         keys.filter_map(|relative| Self::child_and_key(relative)).map(|(child, _)| child).collect()
     }
 
-    /// Splits a key into its child and the key below it.
+    /// Splits a key into the name of its child and the key below that child. Returns `None` if a
+    /// read does not use the key.
     fn child_and_key(relative: &str) -> Option<(&str, &str)> {
         let (child, rest) = schema::split_levels(relative, K::LEVELS)?;
         rest.filter(|rest| StructView::<S>::reads(rest)).map(|rest| (child, rest))
     }
 
-    /// Updates a child from the mirror. Returns how many keys were read.
+    /// Updates a child from the mirror. Returns the number of keys that were read, at most
+    /// [`AT_ONCE`].
     async fn child(&mut self, mirror: &Mirror, child: &str) -> usize {
         let exists = |child: &str| schema::subtree(mirror.tree(), child).keys().any(|relative| S::TABLE.is_present_by(relative));
         let child = &*self.0.one_of_two(child, exists);

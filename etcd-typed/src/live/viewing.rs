@@ -1,5 +1,5 @@
-//! `Viewing`: the future of a live view. And `TypedFeed`: the connection between the upstream's
-//! mirror and one view's cell.
+//! `Viewing`: the future of a live view, and `TypedFeed`, which passes changes from the upstream's
+//! mirror to the cell of one view.
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
@@ -27,24 +27,26 @@ use crate::store::BoxFuture;
 use crate::telemetry::Pattern;
 use crate::version::Versioned;
 
-/// How many states before the current one are kept by default.
+/// The default number of states before the current one that are kept.
 const HISTORY: usize = 8;
 
 /// A live view that starts when it is awaited. Created by `live()` of a directory, a map or an
 /// entry.
 ///
-/// Awaiting it returns the view when it has a good state that is no older than the call.
+/// Awaiting it returns the view as soon as the view has a valid state that is not older than the
+/// call.
 ///
 /// # Errors
 ///
 /// The errors of a read of the same values. `Invalid` lists everything that is wrong with the
-/// stored values; there is no view until they are corrected. `NotFound` if no key of a struct exists,
-/// and some are required; [`over`](Viewing::over) supplies them. `Unavailable`, `Timeout`,
-/// `PermissionDenied` and others if they cannot be read. `Unsupported` outside of a tokio runtime.
+/// stored values; there is no view until they are corrected. `NotFound` if no key of a struct
+/// exists, and some are required; with [`over`](Viewing::over) a base supplies them. `Unavailable`,
+/// `Timeout`, `PermissionDenied` and others if the values cannot be read. `Unsupported` outside of
+/// a tokio runtime.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future leaves nothing behind.
+/// Dropping the future cancels the start of the view, and nothing of the view remains.
 #[must_use = "a live view begins when it is awaited"]
 pub struct Viewing<T> {
     pub(super) source: Source,
@@ -68,15 +70,16 @@ impl<T: Send + Sync + 'static> Viewing<T> {
         }
     }
 
-    /// Sets the name of this view in metrics and events, instead of that of its type or handle.
+    /// Sets the name of this view in metrics and events, instead of the name of its type or handle.
     ///
-    /// Views of one directory share a watch. The name of the first is that of the watch.
+    /// Views of one directory share a watch. The watch has the name of the first view.
     pub fn named(mut self, name: &'static str) -> Self {
         self.source.pattern = name;
         self
     }
 
-    /// Sets how many states before the current one are kept for [`Live::history`]. Default: 8.
+    /// Sets the number of states before the current one that are kept for [`Live::history`].
+    /// Default: 8.
     pub fn history(mut self, states: usize) -> Self {
         self.history = states;
         self
@@ -135,16 +138,16 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     ///   The view is then [`Degraded`](crate::LiveStatus::Degraded) with
     ///   [`Cause::Snapshot`](crate::Cause::Snapshot). Its [`staleness`](crate::Live::staleness)
     ///   counts from the start, since the age of the file's state is not known.
-    /// - The stored state is not valid or absent (`Invalid`, `Decode`, `NotFound`). The cause is then
+    /// - The stored state is invalid or absent (`Invalid`, `Decode`, `NotFound`). The cause is then
     ///   [`Rejected`](crate::Cause::Rejected).
     /// - Never after any other error. A refused login, a missing permission and an untrusted
     ///   certificate are returned as they are, and so is every error that only a change of the
     ///   program or its settings can fix.
     ///
-    /// The view continues as soon as the server has a good state. Its revision is not lower than
-    /// the file's, unless the server has lost history: then that state is shown too, and
-    /// [`rewound`](crate::Live::rewound) reports it. Until then, keys that have expired since are
-    /// still shown.
+    /// The view continues as soon as the server has a valid state. Its revision is not lower than
+    /// the file's, unless the server has lost history: then the view shows that older state too,
+    /// and [`rewound`](crate::Live::rewound) reports it. Until the view continues, it still shows
+    /// keys that have expired in the meantime.
     ///
     /// # When the file is refused
     ///
@@ -155,14 +158,14 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     /// - if it belongs to another view or directory;
     /// - if it belongs to another cluster. The file contains the ID of its cluster. Once a server
     ///   has answered this client, the IDs must be equal. Before the first answer only the
-    ///   addresses can be compared: at least one endpoint of the client must be among those with
-    ///   which the file was written. Two clusters at the same address (`etcd:2379`) can only be
-    ///   told apart when the server answers;
+    ///   addresses can be compared: at least one endpoint of the client must be an endpoint with
+    ///   which the file was written. Two clusters at the same address (`etcd:2379`) can be
+    ///   distinguished only after the server has answered;
     /// - if it does not contain a field of the schema. The file lists the keys that the writing
-    ///   program looked for. A field that was added since, or that was a secret, has no value in
-    ///   it, and its default would be a guess. The same applies to an alias, unless the field has a
-    ///   value at a key that is read before the alias. The next state from a server is written with
-    ///   all keys;
+    ///   program looked for. A field that was added since then, or that was a secret, has no value
+    ///   in the file, and its default would be a guess. The same applies to an alias, unless the
+    ///   field has a value at a key that is read before the alias. The next state from a server is
+    ///   written with all keys;
     /// - if the schema refuses its content, for example a value that does not parse as the field's
     ///   new type.
     ///
@@ -175,31 +178,32 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     /// may share one.
     ///
     /// It is written after the first good state and after each newer one, at most about once a
-    /// second, with the newest state. A program that ends sooner leaves the previous state. A
-    /// failed write does not harm the view. It is repeated after 1 s to 30 s until the file holds
-    /// the newest state. Meanwhile [`status`](crate::Live::status) shows since when it does not
+    /// second, with the newest state. If the program ends before the write, the file holds the
+    /// previous state. A failed write does not harm the view. It is repeated after 1 s to 30 s
+    /// until the file holds the newest state. Meanwhile [`status`](crate::Live::status) shows since
+    /// when the file does not hold it
     /// ([`LiveStatus::snapshot_failure`](crate::LiveStatus::snapshot_failure)), and each failed
     /// attempt logs a warning. Every 10 s the view checks that the file still exists, and writes it
     /// again if it was removed or damaged.
     ///
     /// # How the file is written
     ///
-    /// A new file is written in the same directory (`.etcd-typed-….tmp`) and renamed, so that a
-    /// crash leaves the old file or the new one. The first view that uses the directory removes
-    /// such files of killed processes; on Windows they stay. The directory must exist. On Unix only
-    /// its owner may read a new file; an existing file keeps its owner and permissions.
+    /// The view writes a new file in the same directory (`.etcd-typed-….tmp`) and renames it, so
+    /// that a crash leaves the old file or the new file. The first view that uses the directory
+    /// removes such files of killed processes; on Windows they remain. The directory must exist. On
+    /// Unix only its owner may read a new file; an existing file keeps its owner and permissions.
     ///
     /// A symbolic link is followed, even to a file that does not exist yet. If no file can be
     /// renamed to the path (a bind-mounted file, a read-only directory), the existing file is
-    /// overwritten in place. A crash in the middle of that loses the state: the file has a
-    /// checksum, and an incomplete file is refused.
+    /// overwritten in place. A crash during this write loses the state: the file has a checksum,
+    /// and an incomplete file is refused.
     ///
     /// # Secrets
     ///
     /// The value of a `secret` field is never written. In a state from a file the field is `None`
     /// or has its default. So do not write such a state back with [`Dir::set`](crate::Dir::set),
     /// which would delete the secret; [`compare_and_swap`](crate::Dir::compare_and_swap) and
-    /// [`update`](crate::Dir::update) do not.
+    /// [`update`](crate::Dir::update) do not delete it.
     ///
     /// # Errors
     ///
@@ -217,22 +221,24 @@ impl<T: Send + Sync + 'static> Viewing<T> {
 }
 
 impl<K: Ord + 'static, V: 'static> Viewing<LiveMap<K, V>> {
-    /// Judges each entry of the map on its own, instead of the map as a whole.
+    /// Judges each entry of the map separately, instead of the map as a whole.
     ///
-    /// Without this, a single entry that does not decode or is not valid holds the whole view at
-    /// its last good state, and prevents the start of a view. Use `per_entry` for a map whose
-    /// entries have different writers, such as a service registry.
+    /// Without `per_entry`, a single entry that does not decode or is not valid keeps the whole
+    /// view at its last good state, and prevents the start of a view. Use `per_entry` for a map
+    /// whose entries have different writers, such as a service registry.
     ///
     /// - A bad entry keeps its last good value. An entry that was never good since the view began
     ///   is left out. If the key is deleted, the entry disappears.
     /// - All other entries follow the store.
-    /// - [`Live::status`] is [`LiveStatus::Partial`](crate::LiveStatus::Partial) while there are bad
-    ///   entries, and names each with its reason. An event (`bad entries`, level `warn`) names each
-    ///   once, when it becomes bad. [`check`](crate::EntryMap::check) lists them too.
+    /// - [`Live::status`] is [`LiveStatus::Partial`](crate::LiveStatus::Partial) while there are
+    ///   bad entries, and lists each of them with its reason. An event (`bad entries`, level
+    ///   `warn`) reports each entry once, when it becomes bad. [`check`](crate::EntryMap::check)
+    ///   lists them too.
     /// - [`Live::wait_for_revision`] returns as soon as the view has seen the revision, even if the
     ///   entry that was written is bad.
-    /// - With `or_snapshot`, the file contains the last good value of each entry. It is not the same
-    ///   file as that of a view of the whole map; each refuses the other's.
+    /// - With `or_snapshot`, the file contains the last good value of each entry. A view of the
+    ///   whole map refuses this file, and a view per entry refuses the file of a view of the whole
+    ///   map.
     ///
     /// While the view cannot follow the server, an entry may be deleted and created again with a bad
     /// value. If the server's history is gone when the view continues, the view does not see the
@@ -346,8 +352,8 @@ impl<T> fmt::Debug for Viewing<T> {
 
 pub(super) struct TypedFeed<T> {
     view: Box<dyn View<State = T>>,
-    /// Whether a panic stopped the view in the middle of a change. Its data may be inconsistent, so
-    /// it starts again from the mirror.
+    /// True if a panic stopped the view in the middle of a change. The view's data may then be
+    /// inconsistent, so the view starts again from the mirror.
     is_torn: bool,
     pattern: Pattern,
     out: Out<T>,
@@ -356,16 +362,16 @@ pub(super) struct TypedFeed<T> {
 }
 
 enum Out<T> {
-    /// There was no good state yet.
+    /// The view has had no good state yet.
     Waiting(Begin<T>),
     Begun(Weak<Cell<T>>),
     Gone,
 }
 
-/// The caller that waits for the first state, and the parts of the cell.
+/// The caller that waits for the first state, and the values from which the view's cell is made.
 struct Begin<T> {
     tell: oneshot::Sender<Result<Arc<Cell<T>>>>,
-    /// The waiting caller owns it.
+    /// The upstream, which the waiting caller owns.
     upstream: Weak<Upstream>,
     history: usize,
     #[cfg(feature = "snapshot")]
@@ -386,9 +392,9 @@ impl<T: Send + Sync + 'static> TypedFeed<T> {
         }
     }
 
-    /// Computes the next candidate from a change, or from everything if no change is given. If a
-    /// function of the caller's types panics, such as an `Ord`, only this candidate is lost: the
-    /// task also feeds other views.
+    /// Computes the next candidate from a change, or from the whole mirror if no change is given.
+    /// If a function of the caller's types panics, such as an `Ord`, only this candidate is lost,
+    /// since the task also feeds other views.
     async fn candidate(&mut self, mirror: &Mirror, changed: Option<&ChangedKeys>) -> Option<Result<Versioned<T>>> {
         let changed = changed.filter(|_| !self.is_torn);
         let view = &mut self.view;
@@ -398,8 +404,8 @@ impl<T: Send + Sync + 'static> TypedFeed<T> {
                 None => Some(view.begin(mirror).await),
             }
         };
-        // If the function of the view panics, its data may be inconsistent. `is_torn` records that
-        // they must not be used again.
+        // If the view panics, its data may be inconsistent. `is_torn` records that the data must
+        // not be used again.
         self.is_torn = true;
         let made = AssertUnwindSafe(made).catch_unwind().await;
         self.is_torn = made.is_err();
@@ -451,8 +457,8 @@ impl<T: Send + Sync + 'static> Begin<T> {
     }
 }
 
-/// Returns the problems of a candidate, each with a revision. A missing key has none of its own, so
-/// it gets the candidate's.
+/// Returns the problems of a candidate, each with a revision. The problem of a missing key has no
+/// revision, so it gets the revision of the candidate.
 fn problems(error: &Error, revision: Revision) -> Arc<[Problem]> {
     let found = |problem: &Problem| Problem { revision: problem.revision.or(Some(revision)), ..problem.clone() };
     error.problems().iter().map(found).collect()
@@ -488,7 +494,7 @@ impl<T: Send + Sync + 'static> Feed for TypedFeed<T> {
                     }
                     self.take(candidate, mirror.revision(), touch.resynced);
                 }
-                // No key of the view changed, but the revisions went back.
+                // No key of the view changed, but the server has returned with an older history.
                 None if touch.resynced && self.seen() > mirror.revision() => self.begin(mirror).await,
                 None => self.progress(mirror.revision()),
             }
@@ -527,7 +533,7 @@ impl<T: Send + Sync + 'static> Feed for TypedFeed<T> {
     }
 }
 
-/// Tells the view's owner that the view is no longer fed.
+/// Marks the view as ended when its feed is dropped.
 impl<T> Drop for TypedFeed<T> {
     fn drop(&mut self) {
         if let Out::Begun(cell) = &self.out

@@ -6,8 +6,8 @@ use super::Stored;
 
 /// Changed relative keys in order, each with its earlier value.
 ///
-/// A step may change a hundred keys or a hundred thousand, and is read once. So the names are
-/// stored in one string, and the order needs no tree.
+/// One step may change a hundred keys or a hundred thousand, and the list of changed keys is read
+/// only once. So all names are stored in one string, and a sorted list replaces a tree.
 #[derive(Debug, Default)]
 pub(crate) struct ChangedKeys {
     names: String,
@@ -16,7 +16,7 @@ pub(crate) struct ChangedKeys {
 
 #[derive(Debug)]
 struct ChangedKeyRange {
-    /// The position of the name in `names`.
+    /// The position in `names` at which the key's name starts.
     start: usize,
     end: usize,
     before: Option<Stored>,
@@ -35,7 +35,7 @@ pub(super) struct ChangedKey<'t> {
 
 impl ChangedKeyRange {
     fn name<'n>(&self, names: &'n str) -> &'n str {
-        // The range of a key is always within the string.
+        // The range of a key is always within the string, so the default is never used.
         names.get(self.start..self.end).unwrap_or_default()
     }
 }
@@ -57,7 +57,7 @@ impl ChangedKeys {
     /// Sorts the keys and keeps the first entry of each.
     pub(crate) fn sort(&mut self) {
         let Self { names, keys } = self;
-        // Transactions mostly are sorted already.
+        // The keys of most transactions are already sorted.
         if keys.is_sorted_by(|a, b| a.name(names) < b.name(names)) {
             return;
         }
@@ -79,7 +79,7 @@ impl ChangedKeys {
         self.keys.len()
     }
 
-    /// The earlier value at this key. `None` if the key was not changed.
+    /// Returns the earlier value at this key, or `None` if the key did not change.
     pub(crate) fn get(&self, relative: &str) -> Option<&Option<Stored>> {
         let at = self.keys.binary_search_by(|key| key.name(&self.names).cmp(relative)).ok()?;
         self.keys.get(at).map(|key| &key.before)
@@ -97,7 +97,7 @@ impl ChangedKeys {
         self.iter().map(|(name, _)| name)
     }
 
-    /// The keys that start with `prefix`.
+    /// Returns the keys that start with `prefix`.
     pub(super) fn with_prefix<'t, 'p>(&'t self, prefix: &'p str) -> impl Iterator<Item = ChangedKey<'t>> + use<'t, 'p> {
         let from = self.keys.partition_point(|key| key.name(&self.names).cmp(prefix) == Ordering::Less);
         let one = |key: &'t ChangedKeyRange| ChangedKey { name: key.name(&self.names), before: key.before.as_ref(), now: key.now.as_ref() };
@@ -113,8 +113,8 @@ impl PartialEq for ChangedKeys {
 
 impl Eq for ChangedKeys {}
 
-/// Builds from keys in any order. If a key occurs several times, the first entry has its earlier
-/// value.
+/// Builds the list from keys in any order. If a key occurs several times, its first entry
+/// determines its earlier value.
 impl<N: AsRef<str>> FromIterator<(N, Option<Stored>)> for ChangedKeys {
     fn from_iter<I: IntoIterator<Item = (N, Option<Stored>)>>(changed: I) -> Self {
         let mut made = Self::default();

@@ -1,14 +1,14 @@
 //! Copies values that are kept for long. The bytes of an answer are a slice of the connection's
-//! read buffer, or of a whole transaction. A view that kept ten such values would keep all of these
+//! read buffer, or of a whole transaction. A view that kept ten such slices would keep all of these
 //! buffers in memory.
 
 use bytes::{Bytes, BytesMut};
 
-/// Values below this length share an allocation with their neighbours.
+/// Values shorter than this share an allocation with other values of the same answer.
 const SHORT: usize = 128;
 
-/// The largest shared allocation. A limit keeps the waste small if one value outlives its
-/// neighbours.
+/// The largest shared allocation. One value keeps the whole allocation in memory, so the limit
+/// bounds the waste.
 const SHARED: usize = 512;
 
 /// Copies the values of one answer or batch.
@@ -25,7 +25,6 @@ impl Copies {
         Self { room: BytesMut::new(), short: lengths.filter(|length| *length < SHORT).sum() }
     }
 
-    /// Copies a value.
     pub(crate) fn copy(&mut self, value: &[u8]) -> Bytes {
         if value.len() >= SHORT || value.len() >= self.short {
             self.short = self.short.saturating_sub(if value.len() < SHORT { value.len() } else { 0 });
@@ -48,7 +47,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn copied_values_are_equal_with_little_overhead(lengths in proptest::collection::vec(0..300_usize, 0..50)) {
+        fn copied_values_use_little_extra_memory(lengths in proptest::collection::vec(0..300_usize, 0..50)) {
             let value = |length: &usize| vec![u8::try_from(length % 251).unwrap(); *length];
             let values: Vec<_> = lengths.iter().map(value).collect();
             let mut copied = Vec::new();
@@ -61,7 +60,7 @@ mod tests {
             let bytes: usize = lengths.iter().sum();
             let others = values.len() * size_of::<Bytes>();
             let kept = usize::try_from(allocated.bytes_current).unwrap();
-            // The unused rest of each shared allocation, and the overhead of each allocation.
+            // Shared allocations have an unused rest, and each allocation has an overhead.
             prop_assert!(kept <= others + bytes + bytes / 2 + SHARED + 128, "{kept} for {bytes}");
         }
 

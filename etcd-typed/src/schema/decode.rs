@@ -17,7 +17,8 @@ use crate::value::{Codec, ValueError, contained};
 use crate::version::{Versioned, Versions};
 
 /// Reads the fields of one struct. The derive generates one call for each directory or map, with
-/// the index of the field in the table, and one call for each group of adjacent leaves.
+/// the index of the field in the table, and one call for each group of adjacent leaves (fields with
+/// one value).
 ///
 /// Every method returns `None` after it has recorded a problem.
 #[derive(Debug)]
@@ -25,17 +26,17 @@ pub struct Decoder<'a> {
     directory: &'a Key,
     pub(super) tree: &'a Tree,
     pub(super) table: &'static Table,
-    /// The position of the struct in the tree: empty, or segments that each end with `/`. Valid
-    /// between two calls.
+    /// The position of the struct in the tree: empty, or segments that each end with `/`. A method
+    /// may extend it, but restores it before it returns.
     pub(super) prefix: String,
     pub(super) found: Found,
     validation: Validation,
-    /// The maps that have already been read.
+    /// The maps that earlier calls have read.
     pub(super) gathered: Gathered<'a>,
-    /// If set, only maps are read, and at most this many more of their keys.
+    /// If set, the decoder reads only maps, and at most this many more of their keys.
     pub(super) left: Option<usize>,
-    /// The fields without a key that do not have their default: they are `None`, or directories of
-    /// structs whose fields are all `None`.
+    /// The fields that have no key, but do not have their default either: such a field is `None`,
+    /// or a directory of a struct whose fields are all `None`.
     nones: Option<Arc<BTreeSet<String>>>,
 }
 
@@ -43,16 +44,16 @@ pub struct Decoder<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     problems: Vec<Problem>,
-    /// Each key that was read.
+    /// Each key that was read, with its modification revision.
     basis: Vec<(String, Revision)>,
     /// The oldest creation revision of these keys.
     created: Option<Revision>,
-    /// The lease of these keys, as long as they all have the same one.
+    /// The lease of these keys, if they all have the same lease.
     lease: Option<LeaseId>,
 }
 
 impl Found {
-    /// Appends what was found later.
+    /// Appends the problems and the metadata of a later part.
     pub(super) fn append(&mut self, mut later: Self) {
         if !later.basis.is_empty() {
             self.lease = later.lease.filter(|lease| self.basis.is_empty() || self.lease == Some(*lease));
@@ -64,26 +65,27 @@ impl Found {
 }
 
 impl<'a> Decoder<'a> {
-    // Otherwise the compiler would inline this function into the decoder of every struct.
+    // If inlining were allowed, the compiler would copy this function into the decoder of every
+    // struct.
     #[inline(never)]
     pub(super) fn new(directory: &'a Key, tree: &'a Tree, validation: Validation) -> Self {
         let (found, gathered) = (Found::default(), Gathered::default());
         Self { directory, tree, table: Table::EMPTY, prefix: String::new(), found, validation, gathered, left: None, nones: None }
     }
 
-    /// From now on, these fields are `None` if they have no key, whatever their default.
+    /// Makes each of these fields `None` if it has no key, whatever its default.
     pub(super) fn with_nones(&mut self, nones: Arc<BTreeSet<String>>) -> &mut Self {
         self.nones = Some(nones);
         self
     }
 
-    /// Uses the maps that were read before, instead of reading them again.
+    /// Uses the maps that earlier calls have read, instead of reading them again.
     pub(super) fn take(&mut self, gathered: Gathered<'a>) {
         self.gathered = gathered;
     }
 
-    /// Returns the value, or an error if there was a problem. Code that does not depend on the type
-    /// is in separate functions, which are compiled only once.
+    /// Returns the value, or an error if a problem was recorded. Code that does not depend on the
+    /// type is in separate functions, which are compiled only once.
     pub(super) fn finish<T>(self, value: Option<T>, revision: Revision) -> Result<Versioned<T>> {
         let Some(value) = value else { return Err(self.invalid()) };
         let versions = self.versions(revision)?;
@@ -94,7 +96,7 @@ impl<'a> Decoder<'a> {
         Error::from_problems(self.found.problems).at(self.directory)
     }
 
-    /// The metadata of all keys that were read.
+    /// Returns the metadata of all keys that were read.
     fn versions(self, revision: Revision) -> Result<Versions> {
         if !self.found.problems.is_empty() {
             return Err(self.invalid());
@@ -105,13 +107,13 @@ impl<'a> Decoder<'a> {
         Ok(Versions { revision, created, modified, lease, basis: basis.into(), ..Versions::default() })
     }
 
-    /// Every problem, and each key that was read.
+    /// Returns every problem, and each key that was read with its modification revision.
     pub(super) fn into_found(self) -> (Vec<Problem>, Vec<(String, Revision)>) {
         (self.found.problems, self.found.basis)
     }
 
-    /// Reads the tag of an enum with `read`. Also reads it if only maps are read, since the tag
-    /// decides which.
+    /// Reads the tag of an enum with `read`. The tag is also read if only maps are read, since it
+    /// decides which maps the enum has.
     pub(super) fn tag_value<T>(&mut self, read: impl FnOnce(&Table, &[u8]) -> std::result::Result<T, ValueError>) -> Option<T> {
         let (table, segment) = (self.table, self.segment(0)?);
         let stored = self.tree.get(&[&self.prefix, segment].concat());
@@ -166,7 +168,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// The default of a field without a key, if it has one.
+    /// Returns the default of a field without a key, if it has one.
     fn default<T>(&mut self, segment: &str, codec: &Codec<T>, default: Fallback<T>) -> Option<Option<T>> {
         let value = contained("the default", || Ok(default.value()));
         value.map_err(|reason| self.problem(segment, ProblemKind::Missing, format!("missing, and {}", codec.masked(reason)), None)).ok()
@@ -184,8 +186,8 @@ impl<'a> Decoder<'a> {
         if self.has_struct(segment, S::TABLE) { self.below(segment, Self::whole).map(Some) } else { Some(None) }
     }
 
-    /// Reads a nested struct with a default. The default applies if the struct does not exist, as one
-    /// that may be absent.
+    /// Reads a nested struct with a default. The default applies if the struct does not exist.
+    /// Whether it exists is decided as for a struct that may be absent.
     pub fn dir_or<S: Schema>(&mut self, field: usize, default: fn() -> S) -> Option<S> {
         self.dir_opt_or(field, Fallback::Always(default))?
     }
@@ -216,7 +218,8 @@ impl<'a> Decoder<'a> {
         Some(value)
     }
 
-    /// Whether a base has this field as `None`, or this directory without any key.
+    /// Whether the base of a live view has `None` for this field, or a struct without any key for
+    /// this directory.
     fn is_none(&self, segment: &str) -> bool {
         self.nones.as_ref().is_some_and(|nones| nones.contains(&[&self.prefix, segment].concat()))
     }
@@ -243,7 +246,8 @@ impl<'a> Decoder<'a> {
         self.fields(true)
     }
 
-    /// Records a problem for each unknown key in this directory. Returns whether there is none.
+    /// Records a problem for each unknown key in this directory. Returns true if there is no
+    /// unknown key.
     #[inline(never)]
     fn refuse_unknown_keys(&mut self, table: &'static Table) -> bool {
         if self.left.is_some() {
@@ -261,9 +265,9 @@ impl<'a> Decoder<'a> {
         self.found.problems.len() == before
     }
 
-    /// Reads the fields of a struct at this position. `is_whole`: whether all keys of the directory
-    /// belong to the struct. All that does not depend on the struct is in [`enter`](Self::enter) and
-    /// [`leave`](Self::leave), since this is compiled for each struct.
+    /// Reads the fields of a struct at this position. `is_whole`: true if all keys of the directory
+    /// belong to the struct. This function is compiled for each struct, so all code that does not
+    /// depend on the struct is in [`enter`](Self::enter) and [`leave`](Self::leave).
     fn fields<S: Schema>(&mut self, is_whole: bool) -> Option<S> {
         let outer = self.enter(S::TABLE);
         let value = S::decode(self);
@@ -279,8 +283,8 @@ impl<'a> Decoder<'a> {
         Outer { table: std::mem::replace(&mut self.table, table), read: self.found.basis.len() }
     }
 
-    /// Ends reading a struct, and records a failed validation. Returns `false` if the struct refuses
-    /// unknown keys and there are some.
+    /// Ends reading a struct, and records a failed validation. Returns `false` if the struct
+    /// refuses unknown keys and its directory has one.
     fn leave(&mut self, outer: Outer, verdict: std::result::Result<(), ValueError>, is_whole: bool) -> bool {
         let table = std::mem::replace(&mut self.table, outer.table);
         if let Err(reason) = verdict {
@@ -312,7 +316,7 @@ impl<'a> Decoder<'a> {
         complete.then(|| M::of(pairs))
     }
 
-    /// Reads only the keys of this directory as a map of structs.
+    /// Reads this directory as a map of structs, and returns only the map's keys.
     pub(crate) fn dir_keys<K: MapPath>(&mut self, table: &Table) -> Option<Vec<K>> {
         let children = self.children(table, K::LEVELS);
         let read = children.into_iter().filter(|child| !self.is_replaced(child, table)).collect::<Vec<_>>();
@@ -321,7 +325,7 @@ impl<'a> Decoder<'a> {
         Some(keys)
     }
 
-    /// The subdirectories in which the struct exists.
+    /// Returns the subdirectories in which the struct exists.
     pub(super) fn children(&self, table: &Table, levels: usize) -> Vec<&'a str> {
         let mut children: Vec<&'a str> = Vec::new();
         for (relative, _) in with_prefix(self.tree, &self.prefix) {
@@ -372,7 +376,7 @@ impl<'a> Decoder<'a> {
         Some(key.zip(self.value(name, stored, codec)))
     }
 
-    /// Reads one struct of a map. Returns `None` if the entry is read at another name, and
+    /// Reads one struct of a map. Returns `None` if the entry is read under another name, and
     /// `Some(None)` if it has a problem.
     pub(super) fn one_dir<K: MapPath, S: Schema>(&mut self, child: &str) -> Option<Option<(K, S)>> {
         if self.is_replaced(child, S::TABLE) {
@@ -383,13 +387,14 @@ impl<'a> Decoder<'a> {
         Some(key.zip(self.below(child, Self::whole::<S>)))
     }
 
-    /// Whether the struct in this directory of a map also exists in the directory with a plain `_`.
+    /// Whether the name of this map entry starts with an escaped `_`, and the same struct also
+    /// exists under the name with a plain `_`.
     pub(super) fn is_replaced(&self, child: &str, table: &Table) -> bool {
         is_replaced(child, |own| self.has_struct(own, table))
     }
 
     /// Adds the keys of a struct that is not read to the keys that were read. So a write that
-    /// removes the entry knows them.
+    /// removes the entry also knows these keys.
     fn note_keys(&mut self, table: &'static Table) -> Option<()> {
         let (tree, length) = (self.tree, self.prefix.len());
         for (relative, stored) in with_prefix(tree, &self.prefix.clone()) {
@@ -437,7 +442,8 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// Adds a key to the keys that were read. A value that is not in the store has none.
+    /// Adds a key to the keys that were read. Skips a value that is not in the store, and so has no
+    /// key there.
     fn note(&mut self, segment: &str, stored: &Stored) {
         if stored.written().is_none() {
             return;
@@ -466,8 +472,8 @@ impl<'a> Decoder<'a> {
         value
     }
 
-    /// Records a failed validation. The value is still used, since its struct may have further
-    /// problems.
+    /// Records a failed validation. The value is still used, so that further problems of its struct
+    /// are found.
     fn check<T>(&mut self, segment: &str, value: &T, codec: &Codec<T>, revision: Option<Revision>) {
         if self.validation == Validation::Run
             && let Err(reason) = codec.validate(value)
@@ -485,7 +491,7 @@ impl<'a> Decoder<'a> {
 /// The state of the enclosing struct, while a nested struct is read.
 struct Outer {
     table: &'static Table,
-    /// How many keys had been read before.
+    /// The number of keys that had been read before the nested struct.
     read: usize,
 }
 

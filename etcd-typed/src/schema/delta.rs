@@ -17,18 +17,19 @@ use crate::value::{Codec, ValueError};
 pub struct Change<T> {
     /// The key.
     pub key: Key,
-    /// The value before. `None` if there was no value, or it could not be decoded. For a field with
-    /// a default, a missing key counts as the default, unless the earlier value is unknown or was
-    /// not seen (`resynced`).
+    /// The value before the change. `None` if there was no value, or if the value could not be
+    /// decoded. For a field with a default, a missing key counts as the default, unless the earlier
+    /// value is unknown or was not seen (`resynced`).
     pub old: Option<T>,
-    /// The value now. `None` if it was deleted or has expired; a field with a default then has its
-    /// default.
+    /// The value after the change. `None` if the key was deleted or has expired; a field with a
+    /// default then has its default.
     pub new: Option<T>,
     /// The revision of the change. If `resynced`, the revision of the snapshot that showed the
     /// change.
     pub revision: Revision,
-    /// History was lost (compaction, the event window of v2, a restored server). The change is the
-    /// difference from the last known value, and values in between may have been missed.
+    /// Whether history was lost (compaction, the event window of v2, a restored server). The change
+    /// is then the difference from the last known value, and values in between may have been
+    /// missed.
     pub resynced: bool,
     /// Whether the field is marked `secret`.
     pub secret: bool,
@@ -40,19 +41,19 @@ impl<T> Change<T> {
         Self { key, old, new, revision, resynced: false, secret: false }
     }
 
-    /// Whether there was no value before and there is one now. Never true for a field with a
+    /// Whether the field had no value before and has one now. This is never true for a field with a
     /// default, which always has a value.
     pub fn is_created(&self) -> bool {
         self.old.is_none() && self.new.is_some()
     }
 
-    /// Whether there is no value any more.
+    /// Whether the field has no value any more.
     pub fn is_deleted(&self) -> bool {
         self.new.is_none()
     }
 
-    /// Whether there was a value before and there is one now. Both may be equal, if the same value
-    /// was written again.
+    /// Whether the field had a value before and has one now. Both may be equal, if a client wrote
+    /// the same value again.
     pub fn is_modified(&self) -> bool {
         self.old.is_some() && self.new.is_some()
     }
@@ -85,11 +86,11 @@ pub struct Keyed<K, C> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Update<C> {
-    /// The revision.
+    /// The revision at which the values changed.
     pub revision: Revision,
     /// The changes, in the order of the schema.
     pub changes: Vec<C>,
-    /// History was lost: the changes are the difference from the last known state. See
+    /// Whether history was lost. The changes are then the difference from the last known state. See
     /// [`Change::resynced`].
     pub resynced: bool,
 }
@@ -103,13 +104,13 @@ impl<C> Update<C> {
 
 /// The changed keys, as input of the `changes` function that the derive generates. That function
 /// makes one call for each directory or map, with the index of the field in the table, and one call
-/// for each group of adjacent leaves.
+/// for each group of adjacent leaves (fields with one value).
 #[derive(Debug)]
 pub struct Delta<'a> {
     directory: &'a Key,
     pub(super) table: &'static Table,
-    /// The position of the struct in the tree: empty, or segments that each end with `/`. Valid
-    /// between two calls.
+    /// The position of the struct in the tree: empty, or segments that each end with `/`. A method
+    /// may extend it, but restores it before it returns.
     prefix: String,
     /// The tree after the changes.
     after: &'a Tree,
@@ -117,10 +118,10 @@ pub struct Delta<'a> {
     changed: &'a ChangedKeys,
     revision: Revision,
     resynced: bool,
-    /// Whether the tree contains everything in the directory.
+    /// Whether the tree contains all keys of the directory.
     complete: bool,
-    /// Whether a missing earlier value means that there was none. Otherwise it may just not have
-    /// been seen.
+    /// True if a missing earlier value means that the key did not exist. Otherwise the key may have
+    /// existed without being seen.
     knows_before: bool,
     problems: &'a mut Vec<Problem>,
     /// A buffer to build keys in.
@@ -141,7 +142,7 @@ impl<'a> Delta<'a> {
         Self { directory, table, prefix, after, changed, revision, resynced, complete, knows_before, problems, scratch }
     }
 
-    /// The change of a field with one value.
+    /// Returns the change of a field with one value.
     pub(super) fn leaf<T>(&mut self, field: usize, codec: &Codec<T>, default: Fallback<T>) -> Option<Change<T>> {
         let (segment, before, after) = self.leaf_changed(field)?;
         let change = self.change(segment, before, after, *codec)?;
@@ -150,13 +151,13 @@ impl<'a> Delta<'a> {
         Some(Change { old, new, ..change })
     }
 
-    /// The change of a field that `decode` reads.
+    /// Returns the change of a field that `decode` reads.
     pub(super) fn leaf_with<T>(&mut self, field: usize, decode: impl Fn(&[u8]) -> Result<T, ValueError>) -> Option<Change<T>> {
         let (segment, before, after) = self.leaf_changed(field)?;
         self.changed_value(segment, before, after, false, |bytes| decode(bytes))
     }
 
-    /// The stored tag of the enum at this position, before and after the changes.
+    /// Returns the stored tag of the enum at this position, before and after the changes.
     pub(super) fn tags(&self) -> (Option<&'a [u8]>, Option<&'a [u8]>) {
         let tag = [self.prefix.as_str(), self.table.tag().map_or("", |tag| tag.segment)].concat();
         let (after, changed) = (self.after, self.changed);
@@ -165,7 +166,7 @@ impl<'a> Delta<'a> {
         (was.map(|stored| &*stored.value), now.map(|stored| &*stored.value))
     }
 
-    /// Whether keys may exist that this does not know.
+    /// Whether the directory may have keys that the tree does not contain.
     pub(super) fn is_partial(&self) -> bool {
         !self.complete
     }
@@ -198,7 +199,7 @@ impl<'a> Delta<'a> {
         Some((segment, before.map(|(_, stored)| stored), after.map(|(_, stored)| stored)))
     }
 
-    /// Adds the changes of a nested struct, optional or not.
+    /// Adds the changes of a nested struct, whether it is optional or not.
     pub fn dir<S: Schema, C>(&mut self, field: usize, make: fn(S::Change) -> C, out: &mut Vec<C>) {
         let Some(field) = self.table.fields.get(field) else { return };
         match field.presence {
@@ -237,8 +238,8 @@ impl<'a> Delta<'a> {
     }
 
     /// Adds the changes of a struct that may be absent. While it is absent, changes of leftover
-    /// keys are not reported. When it appears or disappears, all of its keys appear or disappear,
-    /// so that the changes lead from one state to the next.
+    /// keys are not reported. When it appears or disappears, all of its keys are reported as
+    /// created or deleted, so that the changes lead from one state to the next.
     fn present<S: Schema, C>(&mut self, make: fn(S::Change) -> C, out: &mut Vec<C>) {
         if !self.complete || self.changed.with_prefix(&self.prefix).next().is_none() {
             return self.whole::<S, C>(make, out);
@@ -261,8 +262,8 @@ impl<'a> Delta<'a> {
         self.between(was, is, |delta| delta.whole::<S, C>(make, out));
     }
 
-    /// Reads the changes of what existed before if `was`, and exists now if `is`: all of its keys
-    /// appear or disappear with it.
+    /// Reads the changes of a struct or variant that existed before if `was`, and exists now if
+    /// `is`. If only one of the two is true, all of its keys are reported as created or deleted.
     pub(super) fn between(&mut self, was: bool, is: bool, read: impl FnOnce(&mut Delta<'_>)) {
         if was && is {
             return read(self);
@@ -282,7 +283,7 @@ impl<'a> Delta<'a> {
         read(&mut whole);
     }
 
-    /// Adds the changes of this directory as a map of structs.
+    /// Adds the changes of this directory, which is a map of structs.
     pub(crate) fn all_dirs<K: MapPath, S: Schema, C>(&mut self, make: fn(Keyed<K, S::Change>) -> C, out: &mut Vec<C>) {
         let mut children: Vec<&'a str> = Vec::new();
         let changed = self.changed;
@@ -304,7 +305,8 @@ impl<'a> Delta<'a> {
         }
     }
 
-    /// Whether a struct is in the directory of an earlier version, and also in its own.
+    /// Whether the name of this map entry starts with an escaped `_`, as earlier versions wrote it,
+    /// and the same struct also exists under the name with a plain `_`.
     fn is_replaced(&self, child: &str, table: &Table) -> bool {
         is_replaced(child, |own| {
             let own = format!("{}{own}/", self.prefix);
@@ -312,12 +314,12 @@ impl<'a> Delta<'a> {
         })
     }
 
-    /// Adds the changes of this directory as a map of values.
+    /// Adds the changes of this directory, which is a map of values.
     pub(crate) fn all_entries<K: MapPath, V, C>(&mut self, codec: Codec<V>, make: fn(Keyed<K, Change<V>>) -> C, out: &mut Vec<C>) {
         let prefix = self.prefix.clone();
         let changed = self.changed;
         if prefix.is_empty() {
-            // All changed keys belong to this map.
+            // The map fills the whole directory, so all changed keys belong to it.
             out.reserve(changed.len());
         }
         for ChangedKey { name, before, now } in changed.with_prefix(&prefix) {
@@ -328,13 +330,14 @@ impl<'a> Delta<'a> {
             let Some(key) = self.map_key::<K>(segment) else { continue };
             let (mut before, mut now) = (before, now.or_else(|| self.after.get(name)));
             if let Some(own) = key::with_plain_underscores(segment).map(|own| format!("{prefix}{own}")) {
-                // The entry is also reported, or only stored, under its own name.
+                // The same entry also has a key with a plain `_`, which takes precedence. Its
+                // change, if there is one, is reported at that key.
                 if changed.contains_key(&own) || self.after.contains_key(&own) {
                     continue;
                 }
             } else if let Some(older) = key::with_escaped_underscores(segment).map(|older| format!("{prefix}{older}")) {
-                // Before or after this change, the entry may be read at the key of an earlier
-                // version.
+                // Before or after this change, the entry may be read at the key that an earlier
+                // version wrote.
                 let stored = self.after.get(&older);
                 before = before.or_else(|| changed.get(&older).map_or(stored, Option::as_ref));
                 now = now.or(stored);
@@ -353,8 +356,8 @@ impl<'a> Delta<'a> {
         }
     }
 
-    /// The change of one value. `None` if the new value cannot be decoded, which is recorded as a
-    /// problem.
+    /// Returns the change of one value. If the new value cannot be decoded, records a problem and
+    /// returns `None`.
     pub(crate) fn change<T>(
         &mut self,
         segment: &str,
@@ -377,7 +380,8 @@ impl<'a> Delta<'a> {
             None => None,
             Some(Ok(value)) => Some(value),
             Some(Err(reason)) => {
-                // In a resync, the value was written before the revision of the snapshot.
+                // In a resync, `self.revision` is the revision of the snapshot, but the value was
+                // written earlier.
                 let written = after.map_or(self.revision, |stored| stored.modified);
                 self.problem(segment, ProblemKind::Undecodable, reason.to_string(), written);
                 return None;
@@ -388,7 +392,7 @@ impl<'a> Delta<'a> {
         Some(Change { key, old, new, revision: self.revision, resynced: self.resynced, secret })
     }
 
-    /// The full key of a segment of the current struct.
+    /// Returns the full key of a segment of the current struct.
     fn key(&mut self, segment: &str) -> Key {
         if self.prefix.is_empty() {
             self.directory.descend_through(&mut self.scratch, segment)

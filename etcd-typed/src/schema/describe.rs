@@ -8,33 +8,34 @@ use super::{Encoded, split_first};
 use crate::key;
 use crate::value::{Limits, ValueError};
 
-/// The fields of a struct, as the derive found them. `Display` prints a table for people;
-/// `Serialize` returns the same for tools.
+/// The fields of a struct, as the derive macro reads them. `Display` prints a table for people;
+/// `Serialize` produces the same data for tools.
 #[derive(Debug, Serialize)]
 pub struct Table {
     /// The struct's name.
     pub name: &'static str,
     /// The documentation comment of the struct.
     pub doc: &'static str,
-    /// The pattern of its directory, such as `/{env}/checkout`, if the struct declares one.
+    /// The pattern of the struct's directory, such as `/{env}/checkout`, if the struct declares
+    /// one.
     pub prefix: Option<&'static str>,
     /// The fields, in the order of the struct.
     pub fields: &'static [Field],
-    /// What it means if the directory has a key that is not in the schema.
+    /// The treatment of keys in the directory that are not in the schema.
     #[serde(skip_serializing_if = "UnknownKeys::is_ignored")]
     pub unknown: UnknownKeys,
 }
 
-/// What it means if a struct's directory has a key that is not in the schema.
+/// The treatment of keys in a struct's directory that are not in the schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum UnknownKeys {
-    /// Only [`Dir::check`](crate::Dir::check) lists it. This is the default.
+    /// Only [`Dir::check`](crate::Dir::check) lists the key. This is the default.
     Ignored,
-    /// A live view also logs it, once (`#[serde(deny_unknown_fields)]`).
+    /// A live view also logs the key, once (`#[serde(deny_unknown_fields)]`).
     Reported,
-    /// The struct cannot be read (`#[etcd(strict)]`).
+    /// The struct cannot be read while such a key exists (`#[etcd(strict)]`).
     Refused,
 }
 
@@ -44,12 +45,12 @@ impl UnknownKeys {
     }
 }
 
-/// The keys that show when a struct expires, relative to its directory.
+/// The keys whose lease shows when a struct expires, relative to its directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Witnesses {
-    /// The first of these keys that exists.
+    /// The first of these keys that exists shows when the struct expires.
     First(Vec<&'static str>),
-    /// All of these keys, if they all exist and agree.
+    /// All of these keys together show when the struct expires, if they all exist and agree.
     Every(Vec<&'static str>),
 }
 
@@ -58,64 +59,66 @@ pub(crate) enum Witnesses {
 pub struct Field {
     /// The field's name.
     pub name: &'static str,
-    /// The segment below the struct's directory. Empty for a flattened field and for a variant.
+    /// The segment of the field's key, below the struct's directory. Empty for a flattened field
+    /// and for a variant.
     pub segment: &'static str,
-    /// Alternative segments, read if the first one does not exist.
+    /// Alternative segments, which are read if `segment` does not exist.
     pub aliases: &'static [&'static str],
     /// The documentation comment of the field.
     pub doc: &'static str,
-    /// What is stored at the segment.
+    /// The kind of data that is stored at the segment.
     pub kind: Kind,
-    /// What it means if the field has no key.
+    /// The effect on the field if its key does not exist.
     pub presence: Presence,
-    /// Whether its value is never shown.
+    /// Whether the field is marked `secret`, so that its value is never shown.
     pub secret: bool,
-    /// Whether its values are validated before they are written.
+    /// Whether values of the field are validated before they are written.
     pub validated: bool,
-    /// The limits of its values, from `range`, `length` and `one_of`.
+    /// The limits of the field's values, from `range`, `length` and `one_of`.
     #[serde(skip_serializing_if = "Limits::is_none")]
     pub limits: Limits,
 }
 
-/// What is stored at the segment of a field.
+/// The kind of data that is stored at the segment of a field.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Kind {
-    /// One value. Contains the name of its type, for people.
+    /// One value. Contains the name of the value type, for people.
     Leaf(&'static str),
     /// A directory with a struct.
     Dir(&'static Table),
     /// A struct whose keys are in the enclosing struct's own directory.
     Flatten(&'static Table),
-    /// The fields of one variant of an enum. Their keys are in the enum's own directory. They are read
-    /// while the tag, the first field of the enum's table, names this variant.
+    /// The fields of one variant of an enum. Their keys are in the enum's own directory. These
+    /// fields are read while the tag selects this variant. The tag is the first field of the enum's
+    /// table.
     Variant {
-        /// The values of the tag that name the variant: the one that is written, then its aliases.
+        /// The tag values that select this variant. The first is written; the others are its
+        /// aliases.
         tags: &'static [&'static str],
-        /// Whether every value of the tag that names no variant stands for this one
-        /// (`#[etcd(other)]`).
+        /// Whether this variant is also used for every unknown tag value (`#[etcd(other)]`).
         other: bool,
         /// The fields of the variant.
         table: &'static Table,
     },
     /// A directory with one subdirectory per struct.
     DirMap {
-        /// The name of the type of the map's keys, for people.
+        /// The name of the map's key type, for people.
         key: &'static str,
         /// The struct.
         table: &'static Table,
     },
     /// A directory with one key per value.
     Entries {
-        /// The name of the type of the map's keys, for people.
+        /// The name of the map's key type, for people.
         key: &'static str,
-        /// The name of the type of the values, for people.
+        /// The name of the map's value type, for people.
         value: &'static str,
     },
 }
 
-/// What it means if a field has no key.
+/// The effect on a field if its key does not exist.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -133,8 +136,8 @@ pub enum Presence {
 impl Table {
     pub(crate) const EMPTY: &'static Self = &Self { name: "", doc: "", prefix: None, fields: &[], unknown: UnknownKeys::Ignored };
 
-    /// The name of the struct's directory in metrics and events: the same for all directories of
-    /// the type.
+    /// Returns the name of the struct's directory in metrics and events. The name is the same for
+    /// all directories of the type.
     pub(crate) fn pattern(&self) -> &'static str {
         self.prefix.unwrap_or(self.name)
     }
@@ -144,30 +147,30 @@ impl Table {
         self.has(relative, |name| key::unescape(name).is_some())
     }
 
-    /// Whether a key, relative to the struct's directory, affects a read: every key of the schema,
-    /// and in maps also names that are not valid, which make the read fail.
+    /// Whether a key, relative to the struct's directory, affects a read. Every key of the schema
+    /// does. In a map, invalid names do too, since they make the read fail.
     pub(crate) fn reads(&self, relative: &str) -> bool {
         self.has(relative, |name| !key::is_reserved(name))
     }
 
-    /// Whether a key, relative to the struct's directory, is unknown in the directory itself, and not
-    /// in that of a nested struct, which decides for itself.
+    /// Whether a key, relative to the struct's directory, is unknown and belongs to this struct
+    /// itself. A key in the directory of a nested struct does not count here; the nested struct
+    /// decides about that key.
     pub(crate) fn is_unknown_here(&'static self, relative: &str) -> bool {
         !self.owns(relative) && self.struct_within(relative).is_none() && !relative.split('/').any(key::is_reserved)
     }
 
-    /// Whether the directory of a strict struct contains the key, which the struct does not know.
+    /// Whether the innermost struct around the key is strict and does not know the key.
     pub(crate) fn refuses(&'static self, relative: &str) -> bool {
         self.has_unknown(relative, UnknownKeys::Refused)
     }
 
-    /// Whether the directory of a struct that reports unknown keys contains the key, which the
-    /// struct does not know.
+    /// Whether the innermost struct around the key reports unknown keys and does not know the key.
     pub(crate) fn reports(&'static self, relative: &str) -> bool {
         self.has_unknown(relative, UnknownKeys::Reported)
     }
 
-    /// Whether this struct or one below it reports unknown keys.
+    /// Whether this struct or a struct below it reports unknown keys.
     pub(crate) fn has_reports(&self) -> bool {
         self.unknown == UnknownKeys::Reported
             || self.fields.iter().any(|field| match &field.kind {
@@ -182,7 +185,8 @@ impl Table {
             .is_some_and(|(prefix, table)| table.unknown == unknown && table.is_unknown_here(&relative[prefix.len()..]))
     }
 
-    /// `is_name` decides whether a segment is a name in a map.
+    /// Whether a key is in the schema. `is_name` decides whether a segment is accepted as a name in
+    /// a map.
     fn has(&self, relative: &str, is_name: fn(&str) -> bool) -> bool {
         let (first, rest) = split_first(relative);
         self.fields.iter().any(|field| match (&field.kind, rest) {
@@ -214,8 +218,8 @@ impl Table {
         })
     }
 
-    /// Whether a field with this key, relative to the struct's directory, has neither a default nor an
-    /// `Option`.
+    /// Whether the field with this key, relative to the struct's directory, is required: it is no
+    /// `Option` and has no default.
     pub(crate) fn is_required(&'static self, relative: &str) -> bool {
         self.structs_around(relative).pop().is_some_and(|(prefix, table)| {
             let mut is_required = false;
@@ -227,7 +231,7 @@ impl Table {
         })
     }
 
-    /// Every key outside of maps, including aliases, relative to the struct's directory.
+    /// Returns every key outside of maps, including aliases, relative to the struct's directory.
     pub(crate) fn fixed_keys(&self) -> Vec<String> {
         let mut keys = Vec::new();
         self.each_leaf("", &mut |prefix, field| keys.extend(field.segments().map(|segment| format!("{prefix}{segment}"))));
@@ -239,8 +243,8 @@ impl Table {
         keys
     }
 
-    /// The keys of fields without a value in `encoded`, including their aliases. If a field has a
-    /// value, its aliases are not read, so they may remain for older readers.
+    /// Returns the keys of fields without a value in `encoded`, including their aliases. If a field
+    /// has a value, its aliases are not read, so they may remain in the store for older readers.
     pub(crate) fn absent_keys(&self, encoded: &Encoded) -> Vec<String> {
         let mut keys = Vec::new();
         self.each_leaf("", &mut |prefix, field| {
@@ -253,15 +257,15 @@ impl Table {
         keys
     }
 
-    /// The directories of the maps, relative to the struct's directory.
+    /// Returns the directories of the maps, relative to the struct's directory.
     pub(crate) fn map_directories(&self) -> Vec<String> {
         let mut directories = Vec::new();
         self.add_map_directories("", &mut directories);
         directories
     }
 
-    /// The reason of a failed validation of the whole struct. It is hidden if it may contain a
-    /// secret.
+    /// Returns the reason why the validation of the whole struct failed, or a mask if the reason
+    /// may contain a secret.
     pub(crate) fn masked(&self, reason: ValueError) -> ValueError {
         if self.has_secret() { ValueError::new("*** (the struct has a secret in it: the reason is not shown)") } else { reason }
     }
@@ -273,15 +277,15 @@ impl Table {
         })
     }
 
-    /// The keys that show when the struct expires, since they are written together with it. These
-    /// are required keys. If the struct has none, these are all keys that a write of the whole
-    /// struct writes, since each of them alone may be a temporary override.
+    /// Returns the keys that show when the struct expires, since they are written together with it.
+    /// These are the required keys. If the struct has no required key, they are all keys that a
+    /// write of the whole struct writes, since each of them alone may be a temporary override.
     ///
-    /// Considers only the struct's own fields, without nested structs, maps and the fields of
-    /// variants, and without the field at `except`.
+    /// Considers only the struct's own fields, not nested structs, maps, the fields of variants and
+    /// the field at `except`.
     pub(crate) fn witnesses(&self, except: &str) -> Witnesses {
-        // One request accepts only a limited number of conditions, and all required keys expire
-        // together.
+        // One request accepts only a limited number of conditions. Four required keys are enough,
+        // since all required keys expire together.
         const REQUIRED: usize = 4;
         const EVERY: usize = 32;
         let mut required = Vec::new();
@@ -305,7 +309,8 @@ impl Table {
         }
     }
 
-    /// `variants`: whether to visit the fields of an enum's variants too.
+    /// Calls `visit` with each field of the struct that has one value. `variants`: true to visit
+    /// the fields of an enum's variants too.
     fn each_own_leaf(&self, variants: bool, visit: &mut impl FnMut(&Field)) {
         for field in self.fields {
             match &field.kind {
@@ -317,8 +322,8 @@ impl Table {
         }
     }
 
-    /// The structs that contain a key of the schema, from the outermost to the innermost. Each with
-    /// its relative directory (empty, or with a final `/`) and its table.
+    /// Returns the structs that contain a key of the schema, from the outermost to the innermost,
+    /// each with its relative directory (empty, or with a final `/`) and its table.
     pub(crate) fn structs_around(&'static self, relative: &str) -> Vec<(String, &'static Self)> {
         let mut found = vec![(String::new(), self)];
         let mut at = (0, self);
@@ -329,7 +334,7 @@ impl Table {
         found
     }
 
-    /// The aliases of the field with this key, relative to the struct's directory.
+    /// Returns the aliases of the field with this key, relative to the struct's directory.
     pub(crate) fn aliases_of(&'static self, relative: &str) -> Vec<String> {
         let mut aliases = Vec::new();
         if let Some((prefix, table)) = self.structs_around(relative).pop() {
@@ -342,8 +347,8 @@ impl Table {
         aliases
     }
 
-    /// The nested struct, or the struct in a map, that contains the key, and the length of its
-    /// directory in the key.
+    /// Returns the nested struct, or the struct in a map, that contains the key. Also returns the
+    /// length of the part of the key up to that struct's directory.
     fn struct_within(&self, relative: &str) -> Option<(usize, &'static Self)> {
         let (first, rest) = split_first(relative);
         let rest = rest?;
@@ -369,7 +374,7 @@ impl Table {
         }
     }
 
-    /// Visits every leaf outside of maps, with the directory of its struct.
+    /// Visits every field with one value that is not in a map, with the directory of its struct.
     pub(super) fn each_leaf(&self, prefix: &str, visit: &mut impl FnMut(&str, &Field)) {
         for field in self.fields {
             match &field.kind {
@@ -408,7 +413,7 @@ impl Table {
 }
 
 impl Field {
-    /// The segments that the field is read from, in order of preference.
+    /// Returns the segments that the field is read from, in order of preference.
     pub(crate) fn segments(&self) -> impl Iterator<Item = &'static str> {
         std::iter::once(self.segment).chain(self.aliases.iter().copied())
     }

@@ -1,4 +1,4 @@
-//! Reads the entries of a map one by one: a bad entry is left out, and does not fail the read.
+//! Reads the entries of a map one by one. A bad entry is left out and does not make the read fail.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,8 @@ use crate::revision::Revision;
 use crate::value::Codec;
 use crate::version::{Versioned, Versions};
 
-/// The good entries that were read so far, and the problems of the others. The revisions cover both.
+/// The good entries that were read so far, and the problems of the others. The revisions are those
+/// of all entries, good and bad.
 struct Each<K, V> {
     entries: BTreeMap<K, V>,
     problems: Vec<Problem>,
@@ -26,7 +27,7 @@ impl<K: MapPath, V> Each<K, V> {
         Self { entries: BTreeMap::new(), problems: Vec::new(), created: None, modified: Revision::ZERO }
     }
 
-    /// Covers these stored values, and returns the revision of the newest.
+    /// Includes the revisions of these stored values, and returns the revision of the newest.
     fn cover<'s>(&mut self, stored: impl Iterator<Item = &'s Stored>) -> Option<Revision> {
         let mut newest = None;
         for stored in stored {
@@ -37,7 +38,7 @@ impl<K: MapPath, V> Each<K, V> {
         newest
     }
 
-    /// Adds an entry, whose keys have these stored values.
+    /// Adds an entry. `stored`: the values of its keys.
     fn add<'s>(&mut self, directory: &Key, path: &str, value: Result<V, Vec<Problem>>, stored: impl Iterator<Item = &'s Stored>) {
         let newest = self.cover(stored);
         let problem = |(kind, reason)| Problem { key: directory.descend(path), kind, reason, revision: None };
@@ -130,7 +131,7 @@ fn plain<S>(value: Result<Versioned<S>>) -> Result<S, Vec<Problem>> {
     value.map(Versioned::into_inner).map_err(|error| error.problems().to_vec())
 }
 
-/// The subdirectories in which the struct exists.
+/// Returns the subdirectories in which the struct exists.
 fn children<'t>(tree: &'t Tree, table: &Table, levels: usize) -> Vec<&'t str> {
     let exists = |relative: &'t String| match split_levels(relative, levels) {
         Some((child, Some(rest))) if table.is_present_by(rest) => Some(child),
@@ -141,7 +142,8 @@ fn children<'t>(tree: &'t Tree, table: &Table, levels: usize) -> Vec<&'t str> {
     children
 }
 
-/// Whether the struct in this subdirectory is read in another one.
+/// Whether the name of this subdirectory starts with an escaped `_`, and the same struct also
+/// exists under the name with a plain `_`.
 fn is_replaced_dir(tree: &Tree, child: &str, table: &Table) -> bool {
     is_replaced(child, |own| {
         let own = format!("{own}/");

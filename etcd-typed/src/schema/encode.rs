@@ -10,21 +10,22 @@ use crate::key::Key;
 use crate::value::{Codec, ValueError, contained};
 
 /// Writes the fields of one struct. The derive generates one call for each directory or map, with
-/// the index of the field in the table, and one call for each group of adjacent leaves.
+/// the index of the field in the table, and one call for each group of adjacent leaves (fields with
+/// one value).
 #[derive(Debug)]
 pub struct Encoder<'a> {
     directory: &'a Key,
     pub(super) table: &'static Table,
-    /// The position of the struct: empty, or segments that each end with `/`. Valid between two
-    /// calls.
+    /// The position of the struct: empty, or segments that each end with `/`. A method may extend
+    /// it, but restores it before it returns.
     prefix: String,
     out: Encoded,
     validation: Validation,
-    /// The earlier form of the value, if the write leaves what does not differ from it.
+    /// The stored form before the write, if the write changes only the values that differ from it.
     kept: Option<&'a Encoded>,
     problems: Vec<Problem>,
-    /// If set, an `Option` with a default that is `None`, and a directory with a default that has no
-    /// key, are noted here instead of being a problem.
+    /// If set, collects two kinds of fields that have a default, instead of recording a problem: an
+    /// `Option` that is `None`, and a directory without any key.
     nones: Option<BTreeSet<String>>,
 }
 
@@ -34,18 +35,19 @@ impl<'a> Encoder<'a> {
         Self { directory, table: Table::EMPTY, prefix, out, validation, kept: None, problems, nones: None }
     }
 
-    /// Says that the write leaves what does not differ from `old`.
+    /// Declares that the write changes only the values that differ from `old`.
     pub(super) fn keeping(mut self, old: Option<&'a Encoded>) -> Self {
         self.kept = old;
         self
     }
 
-    /// From now on, notes the fields that are `None` although they have a default.
+    /// Collects the fields that are `None` although they have a default, instead of recording a
+    /// problem for each.
     pub(super) fn note_nones(&mut self) {
         self.nones = Some(BTreeSet::new());
     }
 
-    /// Returns the stored form, and the noted fields.
+    /// Returns the stored form, and the collected fields.
     pub(super) fn finish_with_nones(mut self) -> Result<(Encoded, BTreeSet<String>)> {
         let nones = self.nones.take().unwrap_or_default();
         self.finish().map(|encoded| (encoded, nones))
@@ -55,8 +57,9 @@ impl<'a> Encoder<'a> {
         if self.problems.is_empty() { Ok(self.out) } else { Err(Error::from_problems(self.problems)) }
     }
 
-    /// Writes the tag of an enum. `other`: whether it stands for every variant that this program does
-    /// not know. Then the stored tag has another value, which a write of this one would destroy.
+    /// Writes the tag of an enum. `other`: true if the variant stands for all variants that this
+    /// program does not know. Then the stored tag has another value, which this write would
+    /// overwrite.
     pub(super) fn tag(&mut self, tag: Bytes, other: bool) {
         let Some(segment) = self.segment(0) else { return };
         let key = [&self.prefix, segment].concat();
@@ -76,8 +79,8 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// Writes an `Option` field with a default that is `None`. Without a key a read would return
-    /// the default.
+    /// Writes an `Option` field that is `None` although it has a default. A read of a field without
+    /// a key would return the default.
     pub(super) fn leaf_none<T>(&mut self, field: usize, codec: &Codec<T>, default: fn() -> Option<T>) {
         let Some(segment) = self.segment(field).filter(|_| self.validation == Validation::Run) else { return };
         if let Some(nones) = &mut self.nones {
@@ -123,8 +126,8 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// Writes a directory without any key, although it has a default. Without a key a read would return
-    /// the default, so that must have no key either.
+    /// Writes a directory that has no key, although it has a default. A read of a directory without
+    /// a key returns the default, so the default must have no key either.
     fn dir_none<S: Schema>(&mut self, field: usize, default: Fallback<S>) {
         let Some(segment) = self.segment(field).filter(|_| self.validation == Validation::Run) else { return };
         if let Some(nones) = &mut self.nones {
@@ -147,7 +150,7 @@ impl<'a> Encoder<'a> {
         self.problem(segment, ProblemKind::Unencodable, &reason);
     }
 
-    /// The problems of a value at this position.
+    /// Returns the problems of a value at this position.
     pub(super) fn problems_of<S: Schema>(directory: &'a Key, prefix: String, value: &S) -> Vec<Problem> {
         let mut encoder = Self { prefix, ..Self::new(directory, Validation::Run) };
         encoder.whole(value);
@@ -185,7 +188,8 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// Writes a struct that exists only if it has a key. Without one, a read would not find it.
+    /// Writes a struct that exists only if it has a key. Records a problem if it has none, since a
+    /// read would not find the struct.
     pub(super) fn present<S: Schema>(&mut self, value: &S) {
         let before = (self.out.len(), self.problems.len());
         self.whole(value);

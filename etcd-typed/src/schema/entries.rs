@@ -1,5 +1,5 @@
 //! Reads a store's answer directly into the entries of a map of values, in one pass and without a
-//! tree. `decode.rs` reads maps inside of structs. Both read an entry in the same way.
+//! tree. `decode.rs` reads the maps inside of structs. Both modules read an entry in the same way.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +16,10 @@ use crate::version::{Versioned, Versions};
 pub(crate) struct Entries<K, V> {
     pairs: Vec<(K, V)>,
     problems: Vec<Problem>,
-    /// The entries whose names begin with an escaped `_`, by their names with a plain `_`. In the
-    /// order of the keys, an entry comes before one that replaces it.
+    /// The entries whose names begin with an escaped `_`, by their names with a plain `_`. In key
+    /// order, such an entry comes before the entry that replaces it.
     older: BTreeMap<String, Result<(K, V), Wrong>>,
-    /// The oldest creation revision of all entries.
+    /// The oldest creation revision of the entries.
     created: Option<Revision>,
     modified: Revision,
 }
@@ -55,7 +55,7 @@ impl<K: MapPath, V> Entries<K, V> {
         }
     }
 
-    /// Adds the entries that nothing replaces.
+    /// Adds the entries with an escaped `_` that no entry with a plain `_` replaces.
     fn add_older(&mut self) {
         if self.older.is_empty() {
             return;
@@ -66,8 +66,8 @@ impl<K: MapPath, V> Entries<K, V> {
         self.problems.sort_by(|a, b| a.key.as_bytes().cmp(b.key.as_bytes()));
     }
 
-    /// Returns the entries without those that have a problem, and the problems. The metadata covers
-    /// both.
+    /// Returns the entries without those that have a problem, and the problems. The metadata
+    /// includes the revisions of both.
     pub(crate) fn finish_per_entry(mut self, revision: Revision) -> (Versioned<BTreeMap<K, V>>, Vec<Problem>) {
         self.add_older();
         let (created, modified) = (self.created.unwrap_or_default(), self.modified);
@@ -88,7 +88,8 @@ impl<K: MapPath, V> Entries<K, V> {
         }
         let (created, modified) = (self.created.unwrap_or_default(), self.modified);
         let versions = Versions { revision, created, modified, ..Versions::default() };
-        // Nearly every answer is already sorted, and then this compares each entry only once.
+        // Nearly every answer is already sorted. Building the map then compares each entry only
+        // once.
         Ok(Versioned::new(self.pairs.into_iter().collect(), versions))
     }
 }
@@ -100,7 +101,7 @@ pub(crate) struct Wrong {
     pub(crate) second: Option<Problem>,
 }
 
-/// Reads the entry at a key. `None` if the key does not belong to the map.
+/// Reads the entry at a key. Returns `None` if the key does not belong to the map.
 pub(crate) fn entry<K: MapPath, V>(directory: &Key, codec: &Codec<V>, kv: &KeyValue) -> Option<Result<(K, V), Wrong>> {
     let segment = directory.below(&kv.key).filter(|relative| is_entry(relative, K::LEVELS))?;
     let problem = |(kind, reason)| Problem { key: directory.descend(segment), kind, reason, revision: Some(kv.modified) };

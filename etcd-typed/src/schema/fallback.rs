@@ -3,7 +3,7 @@
 /// The value of a field without a key.
 #[derive(Debug)]
 pub enum Fallback<T> {
-    /// There is none.
+    /// The field has no default.
     None,
     /// The default of the field.
     Always(fn() -> T),
@@ -20,7 +20,7 @@ impl<T> Clone for Fallback<T> {
 impl<T> Copy for Fallback<T> {}
 
 impl<T> Fallback<T> {
-    /// The default, if there is one. It runs code of the caller, which may panic.
+    /// Returns the default, if the field has one. A default is code of the caller, which may panic.
     pub(crate) fn value(self) -> Option<T> {
         match self {
             Self::None => None,

@@ -5,8 +5,8 @@
 use super::{Change, Decoder, Delta, Encoder, Fallback, Field, Kind, Presence};
 use crate::value::{Codec, Limits};
 
-/// Adjacent fields with one value each: a tuple of `Leaf` and `LeafOpt`, and the index of the first
-/// in the table.
+/// Adjacent fields with one value each: a tuple of `Leaf`, `LeafOpt` and `LeafOptOr`, and the index
+/// of the first field in the table.
 #[derive(Debug)]
 pub struct LeafTuple<L> {
     pub(crate) first: usize,
@@ -22,7 +22,7 @@ impl<L> LeafTuple<L> {
 }
 
 impl<L: Tuple> LeafTuple<L> {
-    /// Reads every field and records every problem. Returns `None` if there was one.
+    /// Reads every field and records every problem. Returns `None` if a field has a problem.
     // Without inlining, structs whose fields have the same types share this function.
     #[inline(never)]
     pub fn decode(&self, decoder: &mut Decoder<'_>) -> Option<L::Values> {
@@ -48,28 +48,28 @@ pub struct Leaf<T> {
 }
 
 impl<T> Leaf<T> {
-    /// A required field.
+    /// Creates a required field.
     pub const fn new(codec: Codec<T>) -> Self {
         Self { codec, default: Fallback::None }
     }
 
-    /// A field with a default.
+    /// Creates a field with a default.
     pub const fn or(codec: Codec<T>, default: fn() -> T) -> Self {
         Self { codec, default: Fallback::Always(default) }
     }
 
-    /// Its row in the table, without the parts that only the derive knows.
+    /// Returns the field's row in the table, without the parts that only the derive macro knows.
     pub const fn row(&self, name: &'static str, segment: &'static str) -> Field {
         row(name, segment, &self.codec, Presence::Required)
     }
 
-    /// The codec of its values.
+    /// Returns the codec of the field's values.
     pub const fn codec(&self) -> &Codec<T> {
         &self.codec
     }
 
-    /// A default with this source text, which is hidden for a secret: the default of a secret
-    /// applies to everyone who sets no other value.
+    /// Returns the presence of a field whose default has this source text. The text is hidden for a
+    /// secret, since everyone who sets no other value uses the default.
     pub const fn presence(&self, default: &'static str) -> Presence {
         Presence::Default(if self.codec.is_secret() { "***" } else { default })
     }
@@ -82,17 +82,17 @@ pub struct LeafOpt<T> {
 }
 
 impl<T> LeafOpt<T> {
-    /// An `Option` field.
+    /// Creates an `Option` field.
     pub const fn new(codec: Codec<T>) -> Self {
         Self { codec }
     }
 
-    /// Its row in the table, without the parts that only the derive knows.
+    /// Returns the field's row in the table, without the parts that only the derive macro knows.
     pub const fn row(&self, name: &'static str, segment: &'static str) -> Field {
         row(name, segment, &self.codec, Presence::Optional)
     }
 
-    /// The codec of its values.
+    /// Returns the codec of the field's values.
     pub const fn codec(&self) -> &Codec<T> {
         &self.codec
     }
@@ -106,22 +106,23 @@ pub struct LeafOptOr<T> {
 }
 
 impl<T> LeafOptOr<T> {
-    /// An `Option` field with a default.
+    /// Creates an `Option` field with a default.
     pub const fn new(codec: Codec<T>, default: fn() -> Option<T>) -> Self {
         Self { codec, default }
     }
 
-    /// Its row in the table, without the parts that only the derive knows.
+    /// Returns the field's row in the table, without the parts that only the derive macro knows.
     pub const fn row(&self, name: &'static str, segment: &'static str) -> Field {
         row(name, segment, &self.codec, Presence::Optional)
     }
 
-    /// The codec of its values.
+    /// Returns the codec of the field's values.
     pub const fn codec(&self) -> &Codec<T> {
         &self.codec
     }
 
-    /// A default with this source text, which is hidden for a secret.
+    /// Returns the presence of a field whose default has this source text. The text is hidden for a
+    /// secret.
     pub const fn presence(&self, default: &'static str) -> Presence {
         Presence::OptionalOr(if self.codec.is_secret() { "***" } else { default })
     }
@@ -148,10 +149,10 @@ pub trait OneLeaf {
     /// The type of the struct's field.
     type Value: 'static;
 
-    /// The codec of the stored value.
+    /// Returns the codec of the stored value.
     fn codec(&self) -> &Codec<Self::Stored>;
 
-    /// The default of the field, if nothing is stored.
+    /// Returns the value of the field if its key does not exist.
     fn default(&self) -> Fallback<Self::Stored>;
 
     /// Reads the field.
@@ -229,7 +230,7 @@ impl<T: 'static> OneLeaf for LeafOptOr<T> {
     }
 }
 
-/// Adjacent leaves: tuples of up to twelve.
+/// A tuple of up to twelve adjacent leaves.
 pub trait Tuple {
     /// The values of the struct's fields.
     type Values;
@@ -286,7 +287,8 @@ tuple!(A a 0, B b 1, X c 2, D d 3, E e 4, F f 5, G g 6, H h 7, I i 8, J j 9);
 tuple!(A a 0, B b 1, X c 2, D d 3, E e 4, F f 5, G g 6, H h 7, I i 8, J j 9, K k 10);
 tuple!(A a 0, B b 1, X c 2, D d 3, E e 4, F f 5, G g 6, H h 7, I i 8, J j 9, K k 10, L l 11);
 
-/// A separate function is compiled once per change enum instead of once per variant.
+/// Adds a change. As a separate function it is compiled once per change enum instead of once per
+/// variant.
 #[inline(never)]
 fn push<C>(out: &mut Vec<C>, change: C) {
     out.push(change);

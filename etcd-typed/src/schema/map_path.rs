@@ -1,4 +1,4 @@
-//! The keys of maps: one segment of a path, or several.
+//! The key types of maps. A key is one segment of a path, or several.
 
 use std::fmt;
 
@@ -30,11 +30,11 @@ pub trait MapPath: Ord + Clone + fmt::Debug + Send + Sync + 'static {
     #[doc(hidden)]
     const LEVELS: usize;
 
-    /// The name of the type, for people.
+    /// Returns the name of the type, for people.
     #[doc(hidden)]
     fn type_name() -> String;
 
-    /// The stored path of this key, relative to the map.
+    /// Returns the stored path of this key, relative to the map.
     ///
     /// # Errors
     ///
@@ -47,7 +47,7 @@ pub trait MapPath: Ord + Clone + fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Why the path is not a key.
+    /// The reason why the path is not a key.
     #[doc(hidden)]
     fn of_path(path: &str) -> Result<Self, (ProblemKind, String)>;
 }
@@ -72,8 +72,8 @@ impl<K: MapKey> MapPath for K {
     }
 }
 
-/// Splits a path after this many segments. `None` if it has fewer, or if one of them is reserved.
-/// The rest is `None` if the path has no more.
+/// Splits a path after this many segments. Returns `None` if the path has fewer segments, or if one
+/// of them is reserved. The second part is `None` if the path has no further segments.
 pub(crate) fn split_levels(relative: &str, levels: usize) -> Option<(&str, Option<&str>)> {
     let end = relative.match_indices('/').nth(levels.checked_sub(1)?).map(|(at, _)| at);
     let (path, rest) = match end {
@@ -85,23 +85,23 @@ pub(crate) fn split_levels(relative: &str, levels: usize) -> Option<(&str, Optio
     (is_own && path.split('/').count() == levels).then_some((path, rest))
 }
 
-/// Whether this path is that of an entry in a map of values with keys of this many segments.
+/// Whether this path is the path of an entry in a map of values whose keys have this many segments.
 pub(crate) fn is_entry(relative: &str, levels: usize) -> bool {
     matches!(split_levels(relative, levels), Some((_, None)))
 }
 
-/// Whether this path of an entry is one that this library writes.
+/// Whether this library would write an entry at this path.
 pub(crate) fn is_written(path: &str) -> bool {
     path.split('/').all(|segment| key::unescape(segment).is_some()) && !is_mixed(path)
 }
 
-/// Whether a `_` at the start of one segment is escaped, and one at the start of another is not. A
-/// store has one of the two forms for all segments.
+/// Whether one segment starts with an escaped `_` and another one with a plain `_`. A store uses
+/// the same form for all segments.
 fn is_mixed(path: &str) -> bool {
     path.contains('/') && path.split('/').any(|segment| segment.starts_with('_')) && key::with_plain_underscores(path).is_some()
 }
 
-/// The name with a plain `_` of an entry whose name begins with an escaped one.
+/// Returns the name with a plain `_`, if the name of this entry begins with an escaped `_`.
 pub(crate) fn own_entry<K: MapPath>(path: &str) -> Option<String> {
     key::with_plain_underscores(path).filter(|_| is_entry(path, K::LEVELS))
 }
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tuple_is_one_escaped_segment_per_part() {
+    fn tuple_key_has_one_escaped_segment_per_part() {
         type Three = (String, String, u64);
         let key: Three = ("a/b".to_owned(), "_c".to_owned(), 7);
         assert_eq!(key.path().unwrap(), "a%2Fb/_c/7");
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn path_is_split_after_its_levels() {
+    fn path_is_split_after_given_segments() {
         assert_eq!(split_levels("a/b/c/d", 2), Some(("a/b", Some("c/d"))));
         assert_eq!(split_levels("a/b", 2), Some(("a/b", None)));
         assert_eq!(split_levels("a", 1), Some(("a", None)));

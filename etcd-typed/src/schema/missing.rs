@@ -1,5 +1,5 @@
-//! Which fields of a value a directory does not contain: what `seed` writes, and what a live view takes
-//! from its base.
+//! Finds the fields of a value that a directory does not contain. `seed` writes these fields, and a
+//! live view takes them from its base.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,18 +11,20 @@ use crate::error::Result;
 use crate::key::Key;
 use crate::revision::Revision;
 
-/// A field that a directory may lack: a field with one value, or a map.
+/// A field that may be missing in a directory: a field with one value, or a map.
 #[derive(Debug)]
 pub(crate) struct FieldKeys {
-    /// The key that the field is written to, relative to the directory, or the directory of the map.
+    /// The key to which the field is written, relative to the directory. For a map, the directory
+    /// of the map.
     pub(crate) key: String,
-    /// The keys that the field is also read from.
+    /// The keys of the field's aliases.
     pub(crate) aliases: Vec<String>,
     pub(crate) is_map: bool,
 }
 
 impl FieldKeys {
-    /// Whether the directory has the field: one of its keys, or for a map any key of the schema.
+    /// Whether the directory has the field: one of its keys, or for a map any key of the schema
+    /// below the map's directory.
     pub(crate) fn is_in(&self, table: &'static Table, tree: &Tree) -> bool {
         if self.is_map {
             return with_prefix(tree, &format!("{}/", self.key)).any(|(relative, _)| table.owns(relative));
@@ -30,26 +32,27 @@ impl FieldKeys {
         tree.contains_key(&self.key) || self.aliases.iter().any(|alias| tree.contains_key(alias))
     }
 
-    /// Whether a value may give the field to the directory. It may not if the field is in an enum of
-    /// which the directory stores another variant than the value has. `tag` returns the tag of an enum
-    /// in the value.
+    /// Whether the directory may take this field from another value. It may not if the field is in
+    /// an enum, and the directory stores another variant than the value has. `tag` returns the tag
+    /// of an enum in the value.
     pub(crate) fn fits<'v>(&self, table: &'static Table, tree: &Tree, tag: impl Fn(&str) -> Option<&'v Bytes>) -> bool {
         fits(table, &self.probe(), tree, tag)
     }
 
-    /// Whether each enum around the field has a variant with this field in the directory.
+    /// Whether the field belongs to the variant that the directory stores, for each enum around the
+    /// field.
     fn is_of_stored_variant(&self, table: &'static Table, tree: &Tree) -> bool {
         let variant = |of: &EnumAround| of.table.variant(&tree.get(&of.tag_at(&self.key))?.value);
         let probe = self.probe();
         table.enums_around(&probe, 0, true).iter().all(|of| of.variant_has(variant(of), &probe))
     }
 
-    /// A key of the field.
+    /// Returns a key of the field. For a map, returns the key of an entry with any name.
     fn probe(&self) -> String {
         if self.is_map { format!("{}/x", self.key) } else { self.key.clone() }
     }
 
-    /// The keys of a value that belong to this field.
+    /// Returns the keys of a value that belong to this field.
     pub(crate) fn of<'k, V>(&self, value: &'k BTreeMap<String, V>) -> impl Iterator<Item = (&'k String, &'k V)> + use<'k, V> {
         let (first, is_map) = (if self.is_map { format!("{}/", self.key) } else { self.key.clone() }, self.is_map);
         value.range(first.clone()..).take_while(move |(key, _)| if is_map { key.starts_with(&first) } else { **key == first })
@@ -65,22 +68,22 @@ fn fits<'v>(table: &'static Table, key: &str, tree: &Tree, tag: impl Fn(&str) ->
     })
 }
 
-/// A value that a live view uses where the store has nothing.
+/// The value from which a live view takes the fields that the store does not have.
 #[derive(Debug)]
 pub(crate) struct Base {
     table: &'static Table,
     fields: Vec<FieldKeys>,
-    /// The stored form of the value. `None` for an `Option` with a default that is `None`, and for a
-    /// directory with a default whose fields are all `None`.
+    /// The stored form of the value. `None` marks an `Option` that is `None` although it has a
+    /// default, and a directory whose fields are all `None` although it has a default.
     keys: BTreeMap<String, Option<Bytes>>,
 }
 
 /// The contents of a directory, completed from a [`Base`].
 pub(crate) struct Completed {
     pub(crate) tree: Tree,
-    /// The fields without a key that do not have their default.
+    /// The fields that have no key, but do not have their default either.
     pub(crate) nones: Arc<BTreeSet<String>>,
-    /// The fields that the store does not have.
+    /// The fields that were taken from the base, since the store does not have them.
     pub(crate) from_base: BTreeSet<String>,
 }
 
@@ -100,8 +103,8 @@ impl Base {
         Ok(Self { table: S::TABLE, fields: S::TABLE.field_keys(), keys: stored.chain(nones.into_iter().map(|key| (key, None))).collect() })
     }
 
-    /// The fields of a completed directory, in the order of their keys. Leaves out the fields of
-    /// variants that an enum does not have.
+    /// Returns the fields of a completed directory, in the order of their keys. Leaves out the
+    /// fields of variants that the directory does not store.
     pub(crate) fn fields<'a>(&'a self, completed: &'a Completed) -> impl Iterator<Item = &'a FieldKeys> {
         self.fields.iter().filter(|field| field.is_of_stored_variant(self.table, &completed.tree))
     }
@@ -116,7 +119,7 @@ impl Base {
             let values = field.of(&self.keys).filter_map(|(key, value)| Some((key, value.as_ref()?)));
             tree.extend(values.map(|(key, value)| (key.clone(), Stored::of_base(value.clone()))));
         }
-        // A key that exists is read, whether it is among these or not.
+        // A read uses every key that exists, even if the key is in `nones`.
         let of_store = |key: &String| present.iter().any(|field| field.is_map && field.of(&self.keys).any(|(of, _)| of == key));
         let is_none = |key: &String, value: &Option<Bytes>| value.is_none() && !of_store(key) && fits(self.table, key, stored, tag);
         nones.extend(self.keys.iter().filter(|(key, value)| is_none(key, value)).map(|(key, _)| key.clone()));
@@ -125,19 +128,21 @@ impl Base {
 }
 
 impl Stored {
-    /// A value that is not in the store.
+    /// Creates a value that is not in the store.
     fn of_base(value: Bytes) -> Self {
         Self { value, created: Revision::ZERO, modified: Revision::ZERO, version: None, lease: None, ttl: None }
     }
 
-    /// When the value was written. `None` for a value that is not in the store.
+    /// Returns the revision at which the value was written, or `None` for a value that is not in
+    /// the store.
     pub(super) fn written(&self) -> Option<Revision> {
         Some(self.modified).filter(|modified| *modified != Revision::ZERO)
     }
 }
 
 impl Table {
-    /// Every field outside of maps with one value, and every map, in the order of their keys.
+    /// Returns every field with one value that is not in a map, and every map, in the order of
+    /// their keys.
     pub(crate) fn field_keys(&self) -> Vec<FieldKeys> {
         let mut fields = Vec::new();
         self.each_leaf("", &mut |prefix, field| {

@@ -1,4 +1,4 @@
-//! `Box<S>` and `Arc<S>` of a struct, in the directory of the struct.
+//! `Schema` for `Box<S>` and `Arc<S>`. Both are stored like the struct `S`.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Decides whether a struct exists that may be absent (an entry of a map of structs, or an optional
-//! directory), and which keys belong to it.
+//! Decides whether an optional struct exists, and which keys belong to it. Such a struct is an
+//! entry of a map of structs, or an optional directory.
 
 use super::{Encoded, Kind, Presence, Table, Tree, is_written, split_first, split_levels, with_prefix};
 use crate::key;
@@ -8,7 +8,7 @@ use crate::key;
 /// optional directory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Removable<'r> {
-    /// Relative to the directory in which the search began.
+    /// The directory, relative to the directory in which the search began.
     pub(crate) directory: &'r str,
     /// The struct in the directory.
     table: &'static Table,
@@ -22,7 +22,8 @@ impl Removable<'_> {
         with_prefix(tree, &prefix).any(|(relative, _)| self.table.is_present_by(&relative[prefix.len()..]))
     }
 
-    /// Whether the struct exists if these keys are stored, under its own name or the escaped one.
+    /// Whether these stored keys show that the struct exists, under its own name or under a name
+    /// that has its leading `_` escaped or unescaped.
     pub(crate) fn is_among(&self, stored: &[&String]) -> bool {
         let is_in = |directory: &str| {
             let relative = |key: &'_ &&String| {
@@ -45,8 +46,8 @@ impl Removable<'_> {
     }
 }
 
-/// Why no read uses a key of the schema: it is left over from a struct that no longer exists.
-/// `around` lists the directories around the key.
+/// Returns the reason why no read uses this key of the schema, if it is left over from a struct
+/// that no longer exists. `around` lists the directories around the key.
 pub(crate) fn left_over(around: &[Removable<'_>], tree: &Tree) -> Option<String> {
     let absent = around.iter().find(|removable| removable.table.has_required() && !removable.is_in(tree))?;
     let mut required = Vec::new();
@@ -59,8 +60,8 @@ pub(crate) fn left_over(around: &[Removable<'_>], tree: &Tree) -> Option<String>
     ))
 }
 
-/// The directories around a key of a map of structs that are removed as a whole, from the outermost
-/// to the innermost.
+/// Returns the directories around a key in a map of structs that are removed as a whole, from the
+/// outermost to the innermost.
 pub(crate) fn removable_in_map<'r>(table: &'static Table, levels: usize, relative: &'r str) -> Vec<Removable<'r>> {
     let mut found = Vec::new();
     table.add_entry(relative, 0, levels, &mut found);
@@ -68,22 +69,23 @@ pub(crate) fn removable_in_map<'r>(table: &'static Table, levels: usize, relativ
 }
 
 impl Table {
-    /// Whether this key shows that the struct exists. `removable`: whether the struct is an entry of a
-    /// map or optional. An enum exists by its tag.
+    /// Whether this key shows that the struct exists. `removable`: true if the struct is an entry
+    /// of a map, or is optional. Only its tag shows that an enum exists.
     pub(crate) fn exists_by(&self, removable: bool, relative: &str) -> bool {
         if removable || self.tag().is_some() { self.is_present_by(relative) } else { self.owns(relative) }
     }
 
     /// Whether a stored key, relative to the struct's directory, shows that the struct exists.
     ///
-    /// If the struct has required keys, only these count: an older program may have deleted only
-    /// the required keys that it knows, and left others. If the struct has none, every key of the
-    /// struct counts.
+    /// If the struct has required keys, only these count. An older program may have deleted only
+    /// the required keys that it knows, and left other keys. If the struct has no required key,
+    /// every key of the struct counts.
     pub(crate) fn is_present_by(&self, relative: &str) -> bool {
         self.makes_present(relative, self.has_required())
     }
 
-    /// `required`: whether only required keys count.
+    /// Implements [`is_present_by`](Self::is_present_by). `required`: true if only required keys
+    /// count.
     fn makes_present(&self, relative: &str, required: bool) -> bool {
         let (first, rest) = split_first(relative);
         self.fields.iter().any(|field| match (&field.kind, rest) {
@@ -129,7 +131,7 @@ impl Table {
         }
     }
 
-    /// The directories around a key that are removed as a whole, relative to the struct's
+    /// Returns the directories around a key that are removed as a whole, relative to the struct's
     /// directory, from the outermost to the innermost.
     pub(crate) fn removable_around<'r>(&self, relative: &'r str) -> Vec<Removable<'r>> {
         let mut found = Vec::new();
@@ -137,8 +139,8 @@ impl Table {
         found
     }
 
-    /// `start` is where this struct's directory ends in the key. Returns whether the key is in one
-    /// of its subdirectories.
+    /// Adds the directories around the key. `start` is the offset in the key at which this struct's
+    /// directory ends. Returns true if the key is in one of the struct's subdirectories.
     fn add_removable<'r>(&self, relative: &'r str, start: usize, found: &mut Vec<Removable<'r>>) -> bool {
         let (first, Some(_)) = split_first(&relative[start..]) else { return false };
         let end = start + first.len();
@@ -160,8 +162,8 @@ impl Table {
         })
     }
 
-    /// `start` is where the map's directory ends in the key. `self` is the struct in the map's
-    /// entries.
+    /// Adds the directory of a map entry and the directories below it. `start` is the offset in the
+    /// key at which the map's directory ends. `self` is the struct in the map's entries.
     fn add_entry<'r>(&'static self, relative: &'r str, start: usize, levels: usize, found: &mut Vec<Removable<'r>>) {
         if let Some((child, Some(_))) = split_levels(&relative[start..], levels)
             && is_written(child)

@@ -1,13 +1,13 @@
-//! Which keys a schema reads, and which secrets it needs. A snapshot file needs both to replace a
-//! server.
+//! Lists the keys that a schema reads, and finds the secrets that it needs. A snapshot file
+//! contains no secrets, so it can replace a server only for a schema that needs none.
 
 use super::{Field, Kind, Presence, Table};
 
-/// The keys of one field, in the order in which they are tried: its own key first, then its
-/// aliases.
+/// The keys of one field, in the order in which a read tries them: the field's own key first, then
+/// its aliases.
 ///
-/// A key is relative to the directory of the view. An empty segment matches any name in a map:
-/// `pools//size`. A schema never has an empty segment of its own.
+/// A key is relative to the view's directory. An empty segment matches any name in a map:
+/// `pools//size`. The segments of a schema itself are never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Look {
     pub(crate) keys: Vec<String>,
@@ -18,15 +18,15 @@ pub(crate) struct Look {
 /// A secret that a view needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NeededSecret {
-    /// Its place, relative to the directory of the view.
+    /// The key of the secret, relative to the view's directory.
     pub(crate) place: String,
-    /// Whether this secret alone may decide that a map entry or an optional struct exists.
+    /// True if this secret alone may decide whether a map entry or an optional struct exists.
     pub(crate) tells_existence: bool,
 }
 
 impl Table {
-    /// Every key that a read uses, without secret fields. `prefix` is the position of the struct:
-    /// empty, or with a final `/`.
+    /// Returns every key that a read uses, without secret fields. `prefix` is the position of the
+    /// struct: empty, or with a final `/`.
     pub(crate) fn looks(&self, prefix: &str, is_in_map: bool) -> Vec<Look> {
         let within = |directory: String, table: &Self, is_in_map| table.looks(&directory, is_in_map);
         let of_field = |field: &Field| {
@@ -43,9 +43,9 @@ impl Table {
         self.fields.iter().flat_map(of_field).collect()
     }
 
-    /// The first secret without which the struct cannot be read, or would be read as another value:
-    /// a required field, the values of a map, or a field that alone decides whether a map entry or
-    /// an optional struct exists.
+    /// Returns the first secret that a read needs: without this secret, the struct could not be
+    /// read, or would be read as another value. It is a required field, the values of a map, or a
+    /// field that alone decides whether a map entry or an optional struct exists.
     pub(crate) fn needed_secret(&self) -> Option<NeededSecret> {
         self.fields.iter().find_map(|field| match &field.kind {
             Kind::Leaf(_) => (field.secret && field.presence == Presence::Required).then(|| NeededSecret::at(field.segment)),
@@ -54,7 +54,7 @@ impl Table {
             Kind::Dir(table) => Some(table.needed_secret()?.below(field.segment)),
             Kind::DirMap { key, table } => Some(table.entry_secret()?.below(&format!("{}/<{key}>", field.segment))),
             Kind::Flatten(table) => table.needed_secret(),
-            // A key that is a secret in one variant is treated as one in all of them.
+            // A key that is secret in one variant is treated as secret in all variants.
             Kind::Variant { table, .. } => table.needed_secret().or_else(|| {
                 let mut required = Vec::new();
                 table.add_required("", &mut required);

@@ -1,4 +1,4 @@
-//! `Serialize` of [`Versioned`], with durations as they are stored.
+//! `Serialize` for [`Versioned`]. Durations have the same form as in the store.
 
 use serde::ser::{Error, SerializeStruct};
 use serde::{Serialize, Serializer};

@@ -1,4 +1,5 @@
-//! Enums: the tag, the first field of an enum's table, names the variant whose fields are read.
+//! Enums. The tag is the first field of an enum's table. Its value selects the variant whose fields
+//! are read.
 
 use bytes::Bytes;
 
@@ -8,20 +9,20 @@ use crate::value::ValueError;
 /// An enum whose directory contains a key.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EnumAround {
-    /// Where the enum's directory ends in the key: 0, or after a `/`.
+    /// The offset in the key at which the enum's directory ends: 0, or after a `/`.
     pub(crate) start: usize,
     pub(crate) table: &'static Table,
-    /// Whether the enum has its directory for itself. A flattened enum shares it with a struct.
+    /// True if the enum has its own directory. A flattened enum shares the directory with a struct.
     pub(crate) fills: bool,
 }
 
 impl EnumAround {
-    /// The key of the tag, if the enum's directory contains `key`.
+    /// Returns the key of the tag, if the enum's directory contains `key`.
     pub(crate) fn tag_at(&self, key: &str) -> String {
         [&key[..self.start], self.table.tag().map_or("", |tag| tag.segment)].concat()
     }
 
-    /// Whether a variant has the key `key`. Every variant has the key of the tag.
+    /// Whether the key `key` belongs to this variant. The key of the tag belongs to every variant.
     pub(crate) fn variant_has(&self, variant: Option<usize>, key: &str) -> bool {
         let relative = &key[self.start..];
         let fields = self.table.fields.iter().enumerate();
@@ -34,13 +35,13 @@ impl EnumAround {
 }
 
 impl Table {
-    /// The tag of an enum. `None` for a struct.
+    /// Returns the tag field of an enum, or `None` for a struct.
     pub(crate) fn tag(&self) -> Option<&'static Field> {
         let is_enum = self.fields.iter().any(|field| matches!(field.kind, Kind::Variant { .. }));
         self.fields.first().filter(|_| is_enum)
     }
 
-    /// The index of the variant that a stored tag names.
+    /// Returns the index of the variant that a stored tag selects.
     pub(crate) fn variant(&self, stored: &[u8]) -> Option<usize> {
         let text = std::str::from_utf8(stored).ok().map(str::trim);
         let position = |is: &dyn Fn(&[&str], bool) -> bool| {
@@ -49,7 +50,7 @@ impl Table {
         position(&|tags, _| text.is_some_and(|text| tags.contains(&text))).or_else(|| position(&|_, other| other))
     }
 
-    /// The value of the tag that is written for a variant.
+    /// Returns the value of the tag that is written for a variant.
     pub(crate) fn tag_of(&self, variant: usize) -> Option<&'static str> {
         match self.fields.get(variant)?.kind {
             Kind::Variant { tags, .. } => tags.first().copied(),
@@ -57,8 +58,8 @@ impl Table {
         }
     }
 
-    /// What a change says about a stored tag: the name that is written for its variant, or the
-    /// stored text if only the `other` variant takes it.
+    /// Returns the name that a change reports for a stored tag: the tag value that is written for
+    /// the variant, or the stored text if it selects only the `other` variant.
     fn tag_name(&self, stored: &[u8]) -> Result<String, ValueError> {
         let variant = self.variant(stored).and_then(|at| self.fields.get(at));
         match variant.map(|field| &field.kind) {
@@ -68,12 +69,12 @@ impl Table {
         }
     }
 
-    /// The problem of a tag that names no variant.
+    /// Returns the error for a tag that selects no variant.
     pub(crate) fn no_variant(&self) -> ValueError {
         ValueError::new(format_args!("not {}", self.tag_type()))
     }
 
-    /// The values of the tag, for people.
+    /// Returns the list of valid tag values, for people.
     pub(crate) fn tag_type(&self) -> &'static str {
         match self.tag().map(|tag| &tag.kind) {
             Some(Kind::Leaf(type_name)) => type_name,
@@ -81,7 +82,7 @@ impl Table {
         }
     }
 
-    /// Whether the struct is an enum, or has one in it.
+    /// Whether the struct is an enum, or contains one at any depth.
     pub(crate) fn has_enums(&self) -> bool {
         self.fields.iter().any(|field| match &field.kind {
             Kind::Variant { .. } => true,
@@ -90,8 +91,8 @@ impl Table {
         })
     }
 
-    /// The enums whose directories contain a key, from the outermost to the innermost. `start` is
-    /// where this struct's directory ends in the key.
+    /// Returns the enums whose directories contain a key, from the outermost to the innermost.
+    /// `start` is the offset in the key at which this struct's directory ends.
     pub(crate) fn enums_around(&'static self, relative: &str, start: usize, fills: bool) -> Vec<EnumAround> {
         let mut found = Vec::new();
         self.add_enums(relative, start, fills, &mut found);
@@ -146,7 +147,8 @@ impl Encoder<'_> {
     }
 }
 
-/// Why no read uses a key of the schema: the tag of an enum around it names another variant.
+/// Returns the reason why no read uses this key of the schema, if the tag of an enum around the key
+/// selects another variant.
 pub(super) fn of_other_variant(around: &[EnumAround], key: &str, tree: &Tree) -> Option<String> {
     around.iter().find_map(|of| {
         let tag = of.tag_at(key);
@@ -173,14 +175,15 @@ impl Delta<'_> {
         out.extend(self.leaf_with(0, |bytes| table.tag_name(bytes)).map(make));
     }
 
-    /// Adds the changes of a variant's fields. While the tag names another variant, the keys of this
-    /// one are not read, and their changes are not reported. When the tag begins or ceases to name
-    /// it, all of its fields appear or disappear.
+    /// Adds the changes of a variant's fields. While the tag selects another variant, the keys of
+    /// this variant are not read, and their changes are not reported. When the tag changes to or
+    /// from this variant, all of its fields are reported as created or deleted.
     pub fn variant<I, C>(&mut self, field: usize, read: impl FnOnce(&mut Delta<'_>, &mut Vec<I>), make: fn(I) -> C, out: &mut Vec<C>) {
         let Some(table) = variant_table(self.table, field) else { return };
         let (of, (was, is)) = (self.table, self.tags());
         let names = |tag: Option<&[u8]>| tag.is_some_and(|tag| of.variant(tag) == Some(field));
-        // Without the tag, a change cannot be attributed to one variant.
+        // If the tag is unknown, a change cannot be attributed to one variant, so it is reported
+        // for each.
         let is_untold = self.is_partial() && was.is_none() && is.is_none();
         let (was, is) = (names(was) || is_untold, names(is) || is_untold);
         let mut changes = Vec::new();

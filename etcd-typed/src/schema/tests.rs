@@ -115,7 +115,7 @@ fn encode_runs_every_validation() {
 }
 
 #[test]
-fn problems_at_root_name_root_keys() {
+fn problems_at_root_have_root_keys() {
     let error = encode(&Key::root(), &Inner { size: 10 }).unwrap_err();
     assert_eq!(seen(error.problems()), [("/", "ten")]);
     let error = encode(&Key::root(), &Inner { size: 5 }).unwrap_err();
@@ -168,7 +168,7 @@ fn valid_value_has_no_problems() {
 }
 
 #[tokio::test]
-async fn check_finds_what_a_write_would_refuse() {
+async fn check_reports_problems_that_a_write_refuses() {
     let encoded = encode_unchecked(&app(), &bad()).unwrap();
     let pairs: Vec<_> = encoded.iter().map(|(key, value)| (key.as_str(), &*String::from_utf8(value.to_vec()).unwrap().leak())).collect();
     let tree = stored(&pairs);
@@ -375,7 +375,7 @@ struct Twenty {
 /// The limits are the counts of rustc 1.95 (40 and 32) plus four, as a reserve for other versions
 /// of the standard library. One more allocation per field would exceed them.
 #[test]
-fn field_allocates_only_its_results() {
+fn reading_and_writing_allocate_only_results() {
     let directory = Key::parse("/twenty").unwrap();
     let name = || "thirty-one bytes of a text, here".to_owned();
     let value = Twenty { a0: 1_000, b0: name(), b1: name(), b2: name(), b3: name(), b4: name(), b5: name(), ..Twenty::default() };
@@ -463,7 +463,7 @@ proptest::proptest! {
 
 #[cfg(feature = "snapshot")]
 #[test]
-fn secret_of_one_variant_is_needed() {
+fn needed_secret_is_found_in_enum_variant() {
     #[derive(EtcdSchema, Debug)]
     #[etcd(crate = crate)]
     enum Store {

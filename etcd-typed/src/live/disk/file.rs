@@ -1,5 +1,5 @@
-//! The file with a view's last good state: its content, and the checks when it is read.
-//! `replace.rs` replaces it.
+//! The file with a view's last good state: its content, and the checks when the file is read.
+//! `replace.rs` contains the code that replaces the file on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,11 +21,11 @@ use crate::schema::{Look, Stored};
 use crate::store::{Identity, KeyValue, Store};
 use crate::watch::{Reason, Snapshot};
 
-/// The version of the format. A file of another version is refused. (Version 1 did not list the
-/// keys that were looked for; version 2 was never released.)
+/// The version of the file format. A file of another version is refused. (Version 1 did not list
+/// the keys that its writer looked for. Version 2 was never released.)
 const FORMAT: u32 = 3;
 
-/// The file of a view's state, and the view to which it belongs.
+/// The path of a view's file, and a description of the view to which the file belongs.
 pub(super) struct StateFile {
     pub(super) path: PathBuf,
     pub(super) store: Arc<dyn Store>,
@@ -33,7 +33,8 @@ pub(super) struct StateFile {
     pub(super) keeping: Keeping,
 }
 
-/// A state to write. Persistent, so that it shares unchanged parts with the states after it.
+/// A state to write. Its tree is persistent: it shares unchanged parts with the trees of later
+/// states.
 #[derive(Clone)]
 pub(super) struct Kept {
     pub(super) revision: Revision,
@@ -45,7 +46,7 @@ pub(super) struct Kept {
 /// The stored values by relative key.
 pub(super) type KeptTree = RedBlackTreeMapSync<String, Stored>;
 
-/// Why a file cannot be used.
+/// The reason why a file cannot be used.
 pub(super) enum Unusable {
     /// The file cannot be read.
     Unreadable(io::Error),
@@ -58,7 +59,7 @@ pub(super) enum Unusable {
     Format(u32),
     /// The file belongs to another view or another cluster.
     Foreign { is_of: String, wanted: String },
-    /// The file has no information about this key, which a read of this field looks at.
+    /// A read of this field uses this key, but the writer of the file did not keep the key.
     Unknown { field: String, key: String },
 }
 
@@ -67,8 +68,8 @@ pub(super) enum Unusable {
 #[serde(deny_unknown_fields)]
 struct Document {
     etcd_typed_snapshot: u32,
-    /// The checksum of the document without this field, only if the file was written in place. It
-    /// is near the beginning, so that an incomplete file still has it.
+    /// The checksum of the document without this field. It exists only if the file was written in
+    /// place. This field is near the beginning, so that an incomplete file still has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     check: Option<String>,
     store: String,
@@ -90,8 +91,8 @@ struct Header {
     etcd_typed_snapshot: u32,
 }
 
-/// One key. Its revisions are kept, so that a value from the view works in a compare-and-swap. Its
-/// lease is not, since it may have ended.
+/// One key. The file keeps its revisions, so that a value from the view works in a
+/// compare-and-swap. The file does not keep its lease, since the lease may have ended.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -135,12 +136,12 @@ impl StateFile {
         })
     }
 
-    /// Removes the unfinished files of ended processes beside it.
+    /// Removes the unfinished files that ended processes left in the file's directory.
     pub(super) fn tidy(&self) {
         replace::tidy(&self.path);
     }
 
-    /// Refuses a path that is something other than a file. A path that does not exist is accepted.
+    /// Returns an error if something other than a file exists at the path.
     pub(super) fn check_kind(&self) -> Result<(), Unusable> {
         match replace::existing(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(Unusable::Unreadable(error)),
@@ -148,7 +149,7 @@ impl StateFile {
         }
     }
 
-    /// Reads the state as if it came from a watch.
+    /// Reads the state, and returns it in the form of a mirror, as if it came from a watch.
     pub(super) fn read(&self) -> Result<Mirror, Unusable> {
         let document = self.document()?;
         // A field may have become a secret, or left the schema, since the file was written.
@@ -158,8 +159,8 @@ impl StateFile {
         Ok(Mirror::new(self.directory.clone(), snapshot))
     }
 
-    /// Whether the file holds this state, or a later one that another process with the same view
-    /// wrote.
+    /// Whether the file holds this state, or a later state of the same cluster that another process
+    /// with the same view wrote.
     pub(super) fn holds(&self, kept: &Kept) -> Result<bool, Unusable> {
         match self.document() {
             Ok(document) => Ok(document.revision >= kept.revision.get() && document.cluster == kept.origin.cluster),
@@ -198,9 +199,9 @@ impl StateFile {
         }
     }
 
-    /// Refuses a file of another cluster. If both IDs are known, they decide. A client without an
-    /// answer knows only its endpoints: if the file was written with none of them, it may belong to
-    /// any cluster.
+    /// Refuses a file of another cluster. If both cluster IDs are known, they are compared. A
+    /// client that has had no answer knows only its endpoints. If none of these was used when the
+    /// file was written, the file may belong to any cluster, and is refused.
     fn compare_origin(&self, document: &Document) -> Result<(), Unusable> {
         let ours = self.store.identity();
         if let (Some(theirs), Some(ours)) = (&document.cluster, &ours.cluster) {
@@ -216,14 +217,15 @@ impl StateFile {
     }
 }
 
-/// Finds a key that a read of the view looks at, but about which the file has no information.
+/// Finds a key that a read of the view uses, but that the file's writer did not keep.
 fn unknown(looks: &[Look], document: &Document) -> Option<Unusable> {
     let key_of = |look: &Look| {
         for key in &look.keys {
             if !document.keys.contains(key) {
                 return Some(key.clone());
             }
-            // A read stops at this key. In a map the other keys may belong to more entries.
+            // A read uses the first key that exists, so it does not use the keys after this one. In
+            // a map the other keys are still needed, since they may belong to further entries.
             if !look.is_in_map && document.entries.contains_key(key) {
                 return None;
             }
@@ -235,8 +237,8 @@ fn unknown(looks: &[Look], document: &Document) -> Option<Unusable> {
 }
 
 impl Document {
-    /// Returns the length and a hash (FNV-1a) of the document. The document must have no checksum
-    /// in it.
+    /// Returns the checksum of the document: its length and a hash (FNV-1a). The document must not
+    /// contain a checksum yet.
     fn sum(&self) -> serde_json::Result<String> {
         struct Sum(u64, u64);
         impl Write for Sum {
@@ -263,7 +265,7 @@ fn describe(view: &str, directory: &str, store: &str) -> String {
     format!("{view} in {directory} ({store})")
 }
 
-/// Shows a key with `*` for the names in a map.
+/// Returns a key for messages, with `*` in place of the names in a map.
 fn shown(key: &str) -> String {
     let segments: Vec<_> = key.split('/').map(|segment| if segment.is_empty() { "*" } else { segment }).collect();
     segments.join("/")

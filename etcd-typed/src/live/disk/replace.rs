@@ -1,12 +1,13 @@
 //! Replaces the content of a file.
 //!
-//! A new file is written beside the target and renamed, so that a reader finds the old content or
-//! the new one, complete, even after a crash. Links are followed to their target. If no file can be
-//! renamed to the target (a bind mount, a read-only directory), the target is overwritten; the
-//! writer then adds a checksum, with which a reader detects an incomplete file.
+//! A new file is written beside the target and renamed to the target. So a reader finds either the
+//! old content or the new content, and each is complete, even after a crash. Links are followed to
+//! their target. If no file can be renamed to the target (a bind mount, a read-only directory), the
+//! target is overwritten. Then the writer adds a checksum, with which a reader detects an
+//! incomplete file.
 //!
-//! A killed process leaves its unfinished file. A writer holds a lock on the file, which ends with
-//! the process, so [`tidy`] recognizes the unfinished files of ended processes.
+//! A killed process leaves its unfinished file behind. A writer holds a lock on its file, and the
+//! lock ends with the process. So [`tidy`] recognizes the unfinished files of ended processes.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -21,11 +22,11 @@ const SUFFIX: &str = ".tmp";
 /// The maximum number of links to follow, as on Linux.
 const LINKS: usize = 40;
 
-/// How many names for a new file are tried. The next one is needed if [`tidy`] in another process
-/// is about to remove the file.
+/// The number of names that are tried for a new file. Another name is needed if [`tidy`] in another
+/// process is about to remove the file.
 const ATTEMPTS: usize = 8;
 
-/// How the content gets into the file.
+/// The way in which the content is written to the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Manner {
     /// The content is replaced at once, by a rename.
@@ -34,7 +35,7 @@ pub(super) enum Manner {
     InPlace,
 }
 
-/// Identifies a file and its last write, to detect that another process replaced it.
+/// Identifies a file and its last write, so that a replacement by another process is detected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     length: u64,
@@ -59,7 +60,7 @@ pub(super) fn replace(path: &Path, mut write: impl FnMut(Manner, &mut dyn Write)
     match put(&target, former.as_ref(), &mut write) {
         Err(error) if former.is_some() && is_about_the_place(&error) => {
             overwrite(&target, &mut write).map_err(|second| match second.kind() {
-                // No write is permitted there at all: the first error says more.
+                // The target cannot be written at all. The first error says more about the cause.
                 ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => error,
                 _ => second,
             })
@@ -72,7 +73,8 @@ pub(super) fn replace(path: &Path, mut write: impl FnMut(Manner, &mut dyn Write)
 ///
 /// # Errors
 ///
-/// `InvalidInput` if it is not a file: reading a FIFO would wait forever.
+/// `InvalidInput` if the path is not a regular file. For example, a read of a FIFO would wait
+/// forever.
 pub(super) fn existing(path: &Path) -> io::Result<Option<Metadata>> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_file() => Ok(Some(metadata)),
@@ -85,8 +87,8 @@ pub(super) fn existing(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// Returns the path to which a link leads, even if it does not exist. A rename to the link itself
-/// would replace the link.
+/// Returns the path to which a link leads, even if there is no file at that path. A rename to the
+/// path of the link would replace the link itself.
 fn follow(path: &Path) -> io::Result<PathBuf> {
     let mut at = path.to_owned();
     for _ in 0..LINKS {
@@ -107,7 +109,8 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Whether a rename to this path is impossible, although the existing file may still be writable.
+/// Whether this error means that no file can be renamed to the path, although the existing file may
+/// still be writable.
 fn is_about_the_place(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -124,8 +127,8 @@ fn put(target: &Path, former: Option<&Metadata>, write: &mut impl FnMut(Manner, 
     write(Manner::AtOnce, &mut out)?;
     out.flush()?;
     drop(out);
-    // Otherwise the name could reach the disk before the content. If the name itself reaches the
-    // disk later, the old file is still found, which is complete.
+    // Without this, the new name could reach the disk before the content. If a crash loses the
+    // rename, the old file is still there, and complete.
     file.as_file().sync_all()?;
     let stamp = Stamp::of(&file.as_file().metadata()?);
     // The lock is held until the file has its final name.
@@ -133,8 +136,8 @@ fn put(target: &Path, former: Option<&Metadata>, write: &mut impl FnMut(Manner, 
     Ok(stamp)
 }
 
-/// Creates a locked file. It is in the target's directory, since a rename is atomic only within a
-/// file system. On Unix only its owner may read it.
+/// Creates a locked file in the target's directory, since a rename is atomic only within a file
+/// system. On Unix only its owner may read the file.
 fn unfinished(directory: &Path) -> io::Result<NamedTempFile> {
     for _ in 0..ATTEMPTS {
         let file = tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).tempfile_in(directory)?;
@@ -150,8 +153,8 @@ fn is_named(file: &NamedTempFile) -> bool {
     fs::symlink_metadata(file.path()).is_ok()
 }
 
-/// Overwrites the file. It is emptied first, so that a crash leaves only the beginning of the new
-/// content, and nothing of the old one.
+/// Overwrites the file. The file is emptied first, so that after a crash it has only the beginning
+/// of the new content, and nothing of the old content.
 fn overwrite(target: &Path, write: &mut impl FnMut(Manner, &mut dyn Write) -> io::Result<()>) -> io::Result<Stamp> {
     let file = OpenOptions::new().write(true).open(target)?;
     if lock(&file) == Lock::Taken {
@@ -174,7 +177,8 @@ pub(super) fn tidy(path: &Path) {
     for entry in entries.flatten() {
         let name = entry.file_name();
         let is_ours = name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX));
-        // The type of the entry itself: a link is not our file.
+        // `file_type` does not follow links. This module never creates a link, so a link is left
+        // alone.
         if is_ours && entry.file_type().is_ok_and(|kind| kind.is_file()) {
             remove_if_dead(&entry.path());
         }
@@ -183,8 +187,8 @@ pub(super) fn tidy(path: &Path) {
 
 fn remove_if_dead(path: &Path) {
     let Ok(file) = OpenOptions::new().read(true).write(true).open(path) else { return };
-    // The lock is held until the file is removed. A process that has just created the file gets the
-    // lock after that, and sees that its file is gone.
+    // The lock is held until the file is removed. If another process has just created the file,
+    // that process gets the lock afterwards, and sees that its file no longer exists.
     if lock(&file) == Lock::Ours {
         let _ = fs::remove_file(path);
     }
@@ -216,8 +220,8 @@ fn lock(_: &File) -> Lock {
     Lock::Unknown
 }
 
-/// Gives a new file the permissions and the owner of the old one. If the owner cannot be set, group
-/// and others get no permissions.
+/// Gives a new file the permissions and the owner of the old one. If the owner cannot be set, the
+/// group and other users get no permissions.
 #[cfg(unix)]
 fn keep_permissions(file: &File, former: &Metadata) -> io::Result<()> {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};

@@ -16,7 +16,7 @@ use crate::telemetry::{self, Pattern};
 /// The minimum time between two writes of a file.
 const BETWEEN_WRITES: Duration = Duration::from_secs(1);
 
-/// How often a file is checked while there is nothing to write.
+/// The time between two checks of a file while there is nothing to write.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// The longest wait before a failed write is repeated.
@@ -27,17 +27,18 @@ pub(super) struct Writer {
     status: FileStatus,
     pattern: Pattern,
     newest: watch::Receiver<Kept>,
-    /// Shows whether the file is still the one that was written last.
+    /// The stamp of the last write. It shows whether another process has replaced the file since.
     stamp: Option<Stamp>,
     backoff: Backoff,
 }
 
-/// The result of a check of the file.
+/// The result of a file check.
 enum Found {
     Held(Option<Stamp>),
     /// The file must be written again.
     Lost,
-    /// The file belongs to another view now, whose writer would overwrite ours.
+    /// The file now belongs to another view. If this view wrote the file again, the two writers
+    /// would overwrite each other.
     Foreign(Unusable),
 }
 
@@ -48,14 +49,14 @@ impl Writer {
     }
 
     /// Writes the newest state, one write at a time, until the view is dropped and its last state
-    /// is written. After the drop a failed write gets one more attempt.
+    /// is written. If a write fails after the drop, it is tried once more.
     pub(super) async fn run(mut self) {
         let file = self.file.clone();
-        // If the runtime ends first, the unfinished files stay.
+        // If the runtime ends before this work, the unfinished files remain, which does no harm.
         let _ = spawn_blocking(move || file.tidy()).await;
         while let Some(since) = self.work().await {
             while !self.write(since).await {
-                // An error means that the view was dropped after its last state.
+                // An error means that the view was dropped, and that no newer state will come.
                 let is_last = self.newest.has_changed().is_err();
                 sleep(self.backoff.next_delay()).await;
                 if is_last {
@@ -68,8 +69,8 @@ impl Writer {
         }
     }
 
-    /// Waits until the file does not hold the newest state, and returns since when. Returns `None`
-    /// when the view was dropped.
+    /// Waits until the file does not hold the newest state, and returns the time since when this is
+    /// so. Returns `None` when the view was dropped and its last state has been received.
     async fn work(&mut self) -> Option<Instant> {
         loop {
             tokio::select! {
@@ -108,12 +109,12 @@ impl Writer {
                 self.fail(now(), std::io::Error::other(unusable.to_string()));
                 false
             }
-            // The runtime ended; this task continues on another one.
+            // The runtime ended. This task continues on another runtime.
             Err(_) => false,
         }
     }
 
-    /// Writes the newest state. Returns whether that succeeded.
+    /// Writes the newest state. Returns true if the write succeeded.
     async fn write(&mut self, since: Instant) -> bool {
         let (file, kept) = (self.file.clone(), self.newest.borrow_and_update().clone());
         match spawn_blocking(move || file.write(&kept)).await {
@@ -126,7 +127,7 @@ impl Writer {
                 self.fail(since, error);
                 false
             }
-            // The runtime ended before the write. This task continues on another one.
+            // The runtime ended before the write. This task continues on another runtime.
             Err(_) => {
                 self.newest.mark_changed();
                 false
@@ -134,7 +135,8 @@ impl Writer {
         }
     }
 
-    /// Records that the file has not held the state since then, or since an earlier report.
+    /// Records that the file has not held the state since `since`, or since the time of an earlier
+    /// report.
     fn fail(&self, since: Instant, error: std::io::Error) {
         telemetry::view_not_kept(self.pattern, &self.file.path, &error);
         self.status.set(since, error);

@@ -1,10 +1,12 @@
-//! `Heads`: the current revision of the store, which the views of one client read together.
+//! `Heads`: the current revision of the store (the head). All views of one client share the reads
+//! of it.
 //!
-//! Every answer of a store contains the store's revision, whichever key was read. So one linearizable
-//! read tells all views of the client how far the store is. The views ask at common times, the beats:
-//! the first one that wakes up reads, and the others wait for its answer. No view depends on another
-//! one, though: if the answer does not come within [`PATIENCE`], or the reading view is dropped or
-//! has no right to read its key, the next view reads.
+//! Every answer of a store contains the store's revision, whichever key was read. So one
+//! linearizable read is enough to tell all views of the client the store's revision. The views ask
+//! at common times, called beats: the first view that wakes up reads, and the others wait for its
+//! answer. No view depends on another view, though. If the answer does not arrive within
+//! [`PATIENCE`], if the reading view is dropped, or if it has no permission to read its key, the
+//! next view reads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,19 +20,20 @@ use crate::runtime::sleep;
 
 /// The time between two beats.
 pub(super) const EVERY: Duration = Duration::from_secs(10);
-/// How long a view waits for the answer to another view's read.
+/// The time for which a view waits for the answer to another view's read.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Shared by all views of one client.
+/// The current revision of the store (the head), the reads of it, and the beats. All views of one
+/// client share them.
 pub(in crate::live) struct Heads(watch::Sender<State>);
 
 struct State {
-    /// One beat. The others follow it every [`EVERY`].
+    /// The time of one beat. All other beats are a multiple of [`EVERY`] later.
     first: Instant,
     head: Option<Head>,
-    /// When the last read failed, if it would have failed for every view.
+    /// The time at which the last read failed, if the error concerns every view.
     failed: Option<Instant>,
-    /// The read in progress: when it was sent, and its number.
+    /// The read in progress: the time at which it was sent, and its number.
     reading: Option<(Instant, u64)>,
     last_number: u64,
 }
@@ -38,27 +41,28 @@ struct State {
 /// The newest known revision of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// When the read was sent. Every write that the store acknowledged before this time is part of
-    /// `revision`.
+    /// The time at which the read was sent. Every write that the store acknowledged before this
+    /// time is part of `revision`.
     pub(super) asked: Instant,
     pub(super) revision: Revision,
 }
 
-/// What a view that needs the head does next.
+/// The next step of a view that needs the head.
 pub(super) enum HeadStep {
-    /// It uses the head that is known.
+    /// The view uses this head, which is already known.
     Known(Head),
-    /// It reads the head, and tells the other views.
+    /// The view reads the head, and passes the answer to the other views.
     Read(Reading),
-    /// It waits, because another view reads the head.
+    /// The view waits, because another view reads the head.
     Wait,
-    /// It tries again later, because another view's read failed at this time.
+    /// The view tries again later, because another view's read failed at this time.
     Failed(Instant),
-    /// Nothing: no view reads the head, and this view may not.
+    /// The view does nothing: no view reads the head, and this view may not read it.
     Nobody,
 }
 
-/// The duty to read the head. If it is dropped without an answer, another view takes the duty.
+/// The duty of one view to read the head. If the duty is dropped without an answer, the next view
+/// that asks gets it.
 pub(super) struct Reading {
     heads: Arc<Heads>,
     asked: Instant,
@@ -70,20 +74,20 @@ impl Heads {
         Self(watch::Sender::new(State { first: Instant::now(), head: None, failed: None, reading: None, last_number: 0 }))
     }
 
-    /// Moves the beats so that one is now. Only used while the client has no view.
+    /// Moves the beats so that one of them is now. Called only while the client has no view.
     pub(super) fn restart(&self) {
         self.0.send_modify(|state| state.first = Instant::now());
     }
 
-    /// The first beat after this time.
+    /// Returns the first beat after this time.
     pub(super) fn beat_after(&self, time: Instant) -> Instant {
         let first = self.0.borrow().first;
         let beats = time.saturating_duration_since(first).as_nanos() / EVERY.as_nanos() + 1;
         u32::try_from(beats).ok().and_then(|beats| first.checked_add(EVERY.checked_mul(beats)?)).unwrap_or(time + EVERY)
     }
 
-    /// Rounds `time` down to a whole number of seconds after a beat. Views that ask between two beats
-    /// ask at such times, so that they ask together.
+    /// Rounds `time` down to a whole number of seconds after a beat. Views that ask between two
+    /// beats use such times, so that they ask together.
     pub(super) fn second_before(&self, time: Instant) -> Instant {
         let first = self.0.borrow().first;
         first + Duration::from_secs(time.saturating_duration_since(first).as_secs())
@@ -94,8 +98,8 @@ impl Heads {
         Changes(self.0.subscribe())
     }
 
-    /// Returns what a view does to get a head whose read was sent at `since` or later. `may_read`
-    /// allows it to read the head itself.
+    /// Returns the next step of a view that needs a head whose read was sent at `since` or later.
+    /// `may_read` says whether the view may read the head itself.
     pub(super) fn step(self: &Arc<Self>, since: Instant, may_read: bool) -> HeadStep {
         let mut step = HeadStep::Nobody;
         self.0.send_if_modified(|state| {
@@ -119,7 +123,7 @@ impl Heads {
 }
 
 impl Reading {
-    /// When the view took the duty. The read is sent at this time or later.
+    /// Returns the time at which the view took the duty. The read is sent at this time or later.
     pub(super) fn asked(&self) -> Instant {
         self.asked
     }
@@ -133,8 +137,9 @@ impl Reading {
         });
     }
 
-    /// If the store does not answer, the read fails for the other views too, so that they need not
-    /// try. Any other error may concern only the key of this view.
+    /// Ends the duty after a failed read. If the store does not answer, the failure counts for all
+    /// views, so that the others do not try too. Any other error may concern only the key of this
+    /// view.
     pub(super) fn failed(self, error: &Error) {
         if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) {
             self.heads.0.send_modify(|state| state.failed = Some(Instant::now()));
@@ -155,7 +160,7 @@ impl Drop for Reading {
     }
 }
 
-/// A receiver for the changes of [`Heads`], for one view.
+/// One view's receiver for changes of [`Heads`].
 pub(super) struct Changes(watch::Receiver<State>);
 
 impl Changes {
@@ -190,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_view_reads_for_all() {
+    async fn one_view_reads_head_for_all_views() {
         let heads = Arc::new(Heads::new());
         let since = Instant::now();
         assert!(matches!(heads.step(since, false), HeadStep::Nobody));
@@ -200,7 +205,7 @@ mod tests {
         reading.answered(Revision::new(7));
         assert!(tokio::time::timeout(Duration::ZERO, changes.wait()).await.is_ok());
         assert_eq!(revision(heads.step(since, false)), 7);
-        // The answer does not tell what happens after its read.
+        // The answer says nothing about writes after its read, so a later time needs another read.
         advance(Duration::from_millis(1)).await;
         drop(read(heads.step(Instant::now(), true)));
         assert_eq!(revision(heads.step(since, true)), 7);
@@ -232,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn views_share_beats() {
+    async fn views_read_head_at_common_times() {
         pause();
         let heads = Heads::new();
         let first = Instant::now();

@@ -1,16 +1,16 @@
 //! `Proof`: proves that the mirror has everything that the server has.
 //!
 //! A linearizable read returns the revision of the store. If the mirror has this revision, it has
-//! everything that the store had when the read was sent. The views of a client share this read, see
+//! everything that the store had when the read was sent. All views of a client share this read, see
 //! [`Heads`].
 //!
-//! If the mirror is behind, the missing events may be on their way, or the store may have changed
-//! only other directories. So after a moment the task asks the store which keys of the directory were
-//! modified after the mirror's revision, and how many keys the directory has. If no key was modified
-//! and the number is that of the mirror, the mirror is complete. This answer is small even for a
-//! million keys, but the server reads the whole directory for it. So the task asks less often about a
-//! large directory, see [`period`]. The v3 store sends these requests of many views as one request.
-//! A store that has no such request (v2) lists the directory instead.
+//! If the mirror is behind, the missing events may still be on their way, or only keys of other
+//! directories may have changed. So after a moment the task asks the store which keys of the
+//! directory were modified after the mirror's revision, and how many keys the directory has. If no
+//! key was modified and the number of keys is equal, the mirror is complete. This answer is small
+//! even for a million keys, but the server reads the whole directory for it. So the task sends this
+//! request less often for a large directory, see [`period`]. The v3 store combines these requests
+//! of many views into one. A store that has no such request (v2) lists the directory instead.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -26,24 +26,26 @@ use crate::revision::Revision;
 use crate::runtime::sleep_until;
 use crate::store::{BoxFuture, Range, RangeReply, Span, Store};
 
-/// Added to [`EVERY`] for each key of the directory; the sum is the time between two reads of the
-/// whole directory. etcd reads a million keys a second, so these reads take 0.1 % of its time.
+/// The time that is added to [`EVERY`] for each key of the directory. The sum is the time between
+/// two reads of the whole directory. etcd reads a million keys a second, so these reads take 0.1 %
+/// of its time.
 const FOR_EACH_KEY: Duration = Duration::from_millis(1);
 /// The delay between a failed request and the next attempt.
 const AGAIN: Duration = Duration::from_secs(1);
 /// If a directory is due to be read within this time, it is read now, so that the reads of several
 /// views fall on the same beat.
 const TOGETHER: Duration = Duration::from_secs(1);
-/// How long the task waits for events that may be on their way, before it asks the store for them.
+/// The time for which the task waits for events that may be on their way, before it asks the store
+/// for changed keys.
 const ARRIVES: Duration = Duration::from_millis(50);
-/// The maximum number of listings, [`BETWEEN_LISTINGS`] apart, that may differ from a mirror that
-/// receives no event.
+/// The number of listings, [`BETWEEN_LISTINGS`] apart, that may differ from a mirror that receives
+/// no event. After that the watch counts as broken.
 const LISTINGS: u32 = 5;
 /// The time between two listings that differ from the mirror.
 const BETWEEN_LISTINGS: Duration = Duration::from_secs(1);
 
-/// The longest time between two proofs of a directory with this number of keys. It is reached on a
-/// store with constant writes outside of the directory.
+/// Returns the longest time between two proofs of a directory with this number of keys. Proofs are
+/// that far apart if other directories of the store change all the time.
 pub(super) fn period(keys: u64) -> Duration {
     EVERY.saturating_add(FOR_EACH_KEY.saturating_mul(u32::try_from(keys).unwrap_or(u32::MAX)))
 }
@@ -54,18 +56,18 @@ pub(super) struct Proof {
     heads: Arc<Heads>,
     changes: Changes,
     phase: Phase,
-    /// When the mirror last got a newer revision.
+    /// The time at which the mirror last got a newer revision.
     moved: Instant,
-    /// When the next proof begins.
+    /// The time at which the next proof begins.
     due: Instant,
-    /// When the last request was sent for which the server reads the whole directory.
+    /// The time at which the last request was sent for which the server reads the whole directory.
     read_at: Option<Instant>,
     /// The revision that a caller waits for, and the time at which the task asks the store for it.
     wanted: Option<(Instant, Revision)>,
-    /// Whether a caller waits for the proof.
+    /// True if a caller waits for the proof.
     urgent: bool,
-    /// Whether the store may have another history than the mirror. Then equal revisions prove nothing,
-    /// and only a full listing does.
+    /// True if the store may have another history than the mirror. Then equal revisions prove
+    /// nothing, and only a listing of all keys does.
     doubts: bool,
 }
 
@@ -76,10 +78,10 @@ enum Phase {
         /// The revision that the mirror had when the request was sent.
         from: Revision,
         question: Question,
-        /// How many requests for the contents of the directory this proof has sent, including this
-        /// one.
+        /// The number of requests for the contents of the directory that this proof has sent,
+        /// including this one.
         listings: u32,
-        /// Set if other views wait for the answer too.
+        /// Set if this view reads for all views of the client, which wait for the answer.
         shared: Option<Reading>,
         reply: BoxFuture<'static, Result<RangeReply>>,
     },
@@ -92,17 +94,17 @@ enum Phase {
     },
 }
 
-/// What the task asks the store.
+/// The question that the task asks the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Question {
-    /// The revision of the store. The request reads a range that has room for only one key, because
-    /// etcd counts all keys of a range, whatever the limit.
+    /// Asks for the revision of the store. The request reads a range in which only one key is
+    /// possible, because etcd counts all keys of a range, whatever the limit.
     Head,
-    /// Which keys of the directory were modified after the mirror's revision, and how many keys the
-    /// directory has.
+    /// Asks which keys of the directory were modified after the mirror's revision, and how many
+    /// keys the directory has.
     Modified,
-    /// All keys. Used if the store may have another history, which revisions do not show, and for
-    /// stores that cannot answer the other questions.
+    /// Asks for all keys. This question is used if the store may have another history, which
+    /// revisions do not show, and for stores that cannot answer the other questions.
     All,
 }
 
@@ -111,10 +113,10 @@ enum Question {
 pub(super) enum Outcome {
     /// There is no result yet.
     Open,
-    /// The mirror has everything that the store had at the time `asked`, and everything that
-    /// happened in the directory up to `revision`.
+    /// The mirror has everything that the store had at the time `asked`, and every change in the
+    /// directory up to `revision`.
     Proved { asked: Instant, revision: Revision },
-    /// The store has another history than the mirror, or its watch does not deliver what happens.
+    /// The mirror is wrong: the store has another history, or the watch misses events.
     Disproved,
     /// The request to the store failed.
     Failed(Error),
@@ -127,7 +129,7 @@ impl Proof {
         Self { store, span, heads, changes, phase: Phase::Idle, moved: now, due, read_at: None, wanted: None, urgent: false, doubts: false }
     }
 
-    /// Called when the mirror changed, or only its revision did.
+    /// Called after the mirror or its revision has changed.
     pub(super) fn moved(&mut self) {
         self.moved = Instant::now();
     }
@@ -138,8 +140,9 @@ impl Proof {
         self.urgent = true;
     }
 
-    /// The watch delivered an event at a revision that a listing covers. Either the listing contained
-    /// the event already, or the store has another history. Begins a listing that finds out which.
+    /// Called when the watch delivers an event at a revision that a listing covers. Either the
+    /// listing already contained the event, or the store has another history. Begins a new listing,
+    /// which decides between the two.
     pub(super) fn doubt(&mut self) {
         self.doubts = true;
         self.ask();
@@ -150,18 +153,19 @@ impl Proof {
         self.doubts
     }
 
-    /// The mirror was read again from the store, so that the doubt is settled.
+    /// Called after the mirror was read again from the store. The mirror then has the same history
+    /// as the store.
     pub(super) fn believe(&mut self) {
         self.doubts = false;
     }
 
-    /// A caller waits for this revision.
+    /// Called when a caller waits for this revision.
     pub(super) fn want(&mut self, revision: Revision) {
         let (at, wanted) = self.wanted.unwrap_or_else(|| (Instant::now() + ARRIVES, revision));
         self.wanted = Some((at, wanted.max(revision)));
     }
 
-    /// The mirror has reached this revision.
+    /// Called when the mirror has reached this revision.
     pub(super) fn seen(&mut self, revision: Revision) -> Outcome {
         match &mut self.phase {
             _ if self.doubts => Outcome::Open,
@@ -170,7 +174,7 @@ impl Proof {
                 self.rest();
                 Outcome::Proved { asked, revision }
             }
-            // The watch does deliver events, so the listings are counted from the start.
+            // The watch delivers events, so the count of listings starts again.
             Phase::Behind { listings, .. } => {
                 *listings = (*listings).min(1);
                 Outcome::Open
@@ -179,7 +183,7 @@ impl Proof {
         }
     }
 
-    /// Continues the proof until something happens. Cancel safe.
+    /// Continues the proof until a step of it has an outcome. The future is cancel safe.
     pub(super) async fn next(&mut self, mirror: Option<&Mirror>) -> Outcome {
         let Some(mirror) = mirror else { return pending().await };
         match &mut self.phase {
@@ -201,7 +205,7 @@ impl Proof {
                 let reply = reply.await;
                 match (shared.take(), &reply) {
                     (Some(shared), Ok(reply)) => shared.answered(reply.revision),
-                    // An error of another question may concern only this directory.
+                    // The error of any other question may concern only this directory.
                     (Some(shared), Err(error)) if *question == Question::Head => shared.failed(error),
                     (_, _) => {}
                 }
@@ -227,9 +231,10 @@ impl Proof {
         }
     }
 
-    /// Asks for the revision of the store, together with the other views of the client.
+    /// Gets the revision of the store in a read that all views of the client share.
     async fn ask_together(&mut self, mirror: &Mirror) -> Outcome {
-        // On a store without past revisions this lists the whole directory, so it waits its period.
+        // On a store without past revisions this read lists the whole directory, so it is sent only
+        // once per period.
         let wait = if self.has_past() { Duration::ZERO } else { self.wait(mirror) };
         loop {
             self.changes.see();
@@ -254,8 +259,8 @@ impl Proof {
             self.phase = Phase::Behind { asked, head: revision, listings: 0, until: Instant::now() + ARRIVES };
             Outcome::Open
         } else if revision < mirror.revision() && self.moved <= asked {
-            // The mirror had a later revision already before the head was read, so the store may have
-            // another history. Only an answer to this view's own request proves that.
+            // The mirror already had a later revision before the head was read, so the store may
+            // have another history. Only an answer to this view's own request proves that.
             self.read(mirror, 0, None);
             Outcome::Open
         } else {
@@ -291,8 +296,9 @@ impl Proof {
         let arrived = mirror.revision() >= head && !self.doubts;
         let agrees = match question {
             Question::Head => false,
-            // No key of the store is newer than the mirror, so the mirror has all keys of the store.
-            // The number is equal, so it has no others.
+            // No key in the store was modified after the mirror's revision, so the mirror has every
+            // key that the store has. The numbers of keys are equal, so the mirror has no other
+            // keys.
             Question::Modified => reply.kvs.is_empty() && reply.count == Some(mirror.count()) && !self.doubts,
             Question::All => mirror.agrees(&reply.kvs, !self.has_past()),
         };
@@ -306,7 +312,8 @@ impl Proof {
         Outcome::Open
     }
 
-    /// Sends the request of this stage: first for the head of the store, then for the modified keys.
+    /// Sends the request for this stage of the proof: first for the head of the store, then for the
+    /// modified keys.
     fn read(&mut self, mirror: &Mirror, listings: u32, shared: Option<Reading>) {
         let question = match listings {
             _ if self.doubts || !self.has_past() => Question::All,
@@ -328,7 +335,7 @@ impl Proof {
         self.phase = Phase::Reading { asked, from, question, listings, shared, reply };
     }
 
-    /// The delay before the next read of the whole directory, if no caller waits for it.
+    /// Returns the delay before the next read of the whole directory, if no caller waits for it.
     fn wait(&self, mirror: &Mirror) -> Duration {
         let wait = self.read_at.map_or(Duration::ZERO, |at| period(mirror.count()).saturating_sub(at.elapsed()));
         if wait < TOGETHER { Duration::ZERO } else { wait }
@@ -338,21 +345,21 @@ impl Proof {
         self.store.capabilities().past_revisions
     }
 
-    /// Waits until the next beat.
+    /// Ends this proof. The next one begins at the next beat.
     fn rest(&mut self) {
         self.phase = Phase::Idle;
         self.urgent = false;
         self.due = self.heads.beat_after(Instant::now());
     }
 
-    /// Waits for this time, but at most until the next beat.
+    /// Ends this proof. The next one begins after this time, but no later than the next beat.
     fn rest_for(&mut self, wait: Duration) {
         self.rest();
         self.due = self.due.min(self.heads.second_before(Instant::now() + wait));
     }
 }
 
-/// The first key that can exist in a span.
+/// Returns the first key that can exist in a span.
 fn first_key(span: &Span) -> Bytes {
     match span {
         Span::Key(key) | Span::Between { start: key, .. } => Bytes::copy_from_slice(key.as_bytes()),
@@ -381,7 +388,7 @@ mod tests {
         }
     }
 
-    /// Returns an empty store, which has the revision 1, and the proofs of two views of it.
+    /// Returns an empty store, whose revision is 1, and the proofs of two views of it.
     fn bench() -> (Arc<dyn Store>, [Proof; 2]) {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let heads = Arc::new(Heads::new());
@@ -391,7 +398,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn lost_history_disproves_every_view() {
+    async fn every_view_detects_lost_history() {
         let (_, [mut one, mut other]) = bench();
         let mirror = mirror(7);
         let outcomes = tokio::join!(outcome(&mut one, &mirror), outcome(&mut other, &mirror));
@@ -399,7 +406,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn earlier_read_proves_view_with_newer_revision() {
+    async fn shared_read_proves_mirror_with_newer_revision() {
         let (_, [mut one, mut other]) = bench();
         let began = Instant::now();
         assert!(matches!(outcome(&mut one, &mirror(1)).await, Outcome::Proved { .. }));

@@ -19,23 +19,23 @@ use crate::value::Codec;
 #[derive(Debug, Default)]
 pub(in crate::schema) struct Gathered<'a>(HashMap<String, Part<'a>>);
 
-/// A map of which some entries were read.
+/// A map of which earlier steps have read some entries.
 #[derive(Debug)]
 struct Part<'a> {
-    /// A `Vec` of key-value pairs.
+    /// The entries that were read so far: a `Vec` of pairs of a map key and a value.
     pairs: Box<dyn Any + Send>,
     /// False if an entry has a problem.
     complete: bool,
     found: Found,
-    /// What remains to be read.
+    /// The entries that are still to be read.
     rest: Rest<'a>,
 }
 
 #[derive(Debug)]
 enum Rest<'a> {
-    /// For a map of values: all keys after this one.
+    /// In a map of values, every key after this one is still to be read.
     After(Bound<&'a str>),
-    /// For a map of structs: these subdirectories.
+    /// In a map of structs, these subdirectories are still to be read.
     Children(VecDeque<&'a str>),
     Nothing,
 }
@@ -59,7 +59,8 @@ impl<'a> Gathered<'a> {
         is_all
     }
 
-    /// Takes a map that was read here: its metadata, and its entries unless one has a problem.
+    /// Takes a map that earlier steps have read: its metadata and its entries. The entries are
+    /// `None` if one of them has a problem.
     #[expect(clippy::type_complexity, reason = "an alias would hide the two parts")]
     pub(super) fn take_map<M: Map>(&mut self, prefix: &str) -> Option<(Found, Option<Vec<(M::Key, M::Value)>>)> {
         if self.0.is_empty() {
@@ -105,7 +106,7 @@ impl<'a> Decoder<'a> {
                 let below = format!("{}{child}/", decoder.prefix);
                 let keys = with_prefix(decoder.tree, &below).take(AT_ONCE + 1).count();
                 if keys > AT_ONCE && !decoder.is_replaced(child, M::Value::TABLE) {
-                    // A large entry: read its maps first.
+                    // The entry is large, so read its maps first, in several steps.
                     decoder.below(child, Self::whole::<M::Value>);
                     if decoder.left == Some(0) {
                         return None;
@@ -121,7 +122,8 @@ impl<'a> Decoder<'a> {
     }
 
     /// Reads more of the map at this position. `one` reads the next entry and returns how many keys
-    /// it read. It returns `None` if no more entries can be read, now or at all.
+    /// it read. It returns `None` at the end of the map, or if no more keys may be read in this
+    /// step.
     fn gather<M: Map>(
         &mut self,
         begin: impl FnOnce(&Self) -> Rest<'a>,

@@ -1,5 +1,5 @@
-//! Translates requests of the store to etcd messages, and answers back. Pure: no connection is
-//! involved.
+//! Translates requests of the store to etcd messages, and the answers back. The code here uses no
+//! connection.
 
 use std::time::Duration;
 
@@ -52,7 +52,8 @@ pub(super) fn bounds_within(span: &Span, after: Option<&Bytes>, until: Option<&B
         None if end == ALL => return (start, end),
         None => end,
     };
-    // An end before the start could have a special meaning in etcd.
+    // etcd could give an end before the start a special meaning, so the end is never before the
+    // start.
     let end = end.max(start.clone());
     (start, end)
 }
@@ -117,7 +118,7 @@ pub(super) fn seconds(ttl: Duration) -> i64 {
     i64::try_from(whole).unwrap_or(i64::MAX).max(1)
 }
 
-/// A transaction as the cheapest request that performs it.
+/// The cheapest request that performs a transaction.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Request {
     Range(wire::RangeRequest),
@@ -125,13 +126,13 @@ pub(super) enum Request {
     Delete(wire::DeleteRangeRequest),
     Txn {
         request: wire::TxnRequest,
-        /// Whether the transaction changes nothing, whichever list is performed.
+        /// True if neither list of the transaction changes anything.
         reads_only: bool,
     },
 }
 
 impl Request {
-    /// Replaces the id of a planned lease by that of a granted one.
+    /// Replaces the id of a planned lease by the id of a granted lease.
     pub(super) fn put_in_place(&mut self, planned: LeaseId, given: LeaseId) {
         let (planned, given) = (lease_number(planned), lease_number(given));
         let attach = |put: &mut wire::PutRequest| {
@@ -169,7 +170,7 @@ pub(super) struct NewLease {
     pub(super) then: bool,
 }
 
-/// Translates a transaction, after the checks that need no server.
+/// Checks a transaction as far as this is possible without a server, and translates it.
 pub(super) fn plan(txn: &Txn, max_operations: usize, max_value: usize) -> Result<RequestPlan> {
     for (what, count) in [("compares", txn.compares.len()), ("operations", txn.then.len().max(txn.otherwise.len()))] {
         if count > max_operations {
@@ -186,8 +187,8 @@ pub(super) fn plan(txn: &Txn, max_operations: usize, max_value: usize) -> Result
     let compare = txn.compares.iter().map(translate_compare).collect::<Result<Vec<_>>>()?;
     let mut success = translate_ops(&txn.then, true, max_value, &mut leases)?;
     let failure = translate_ops(&txn.otherwise, false, max_value, &mut leases)?;
-    // Without compares the second list is never performed. It is sent all the same, because the
-    // server validates it.
+    // Without compares the second list is never performed. It is still sent, because the server
+    // validates it.
     if compare.is_empty() && failure.is_empty() && success.len() == 1 {
         let request = match success.pop().and_then(|op| op.request) {
             Some(wire::Request::Range(range)) => Request::Range(range),
@@ -211,8 +212,8 @@ fn translate_compare(compare: &Compare) -> Result<wire::Compare> {
     }
     let never = (Less, T::Version, TargetUnion::Version(0));
     let (result, target, union) = match &compare.condition {
-        // In a compare, etcd treats a missing key, and a span without keys, as a key whose numbers
-        // are all zero.
+        // In a compare, etcd treats a missing key, and a span without keys, like a key whose
+        // numbers are all zero.
         Condition::Absent => (Equal, T::Create, TargetUnion::CreateRevision(0)),
         Condition::Present => (Greater, T::Version, TargetUnion::Version(0)),
         Condition::Created(Revision::ZERO) | Condition::Modified(Revision::ZERO) => never,
@@ -266,7 +267,7 @@ fn translate_op(op: &Op, then: bool, max_value: usize, leases: &mut Vec<NewLease
         }
         Op::Newest { below, before, limit } => {
             if *limit == 0 {
-                // A limit of zero means no limit to etcd.
+                // For etcd, a limit of zero means no limit.
                 return Err(Error::new(ErrorKind::Invalid, "a limit of zero keys for `Op::Newest`").at(below));
             }
             let (key, range_end) = bounds(&Span::Below(below.clone()));
@@ -276,8 +277,8 @@ fn translate_op(op: &Op, then: bool, max_value: usize, leases: &mut Vec<NewLease
                 limit: i64::try_from(*limit).unwrap_or(i64::MAX),
                 sort_order: SortOrder::Descend.into(),
                 sort_target: SortTarget::Create.into(),
-                // Zero would mean no bound. A store begins at revision 1, so no key was created
-                // before 2.
+                // Zero means no bound, so a bound is at least 1. Such a bound excludes every key,
+                // since a store begins at revision 1 and no key was created before revision 2.
                 max_create_revision: before.map_or(0, |before| number(before.previous()).max(1)),
                 ..Default::default()
             })
@@ -345,8 +346,8 @@ pub(super) fn range_committed(answer: wire::RangeResponse) -> Committed {
 pub(super) fn txn_committed(mut answer: wire::TxnResponse, request: &wire::TxnRequest) -> Result<Committed> {
     let revision = header_revision(answer.header.as_ref());
     let asked = if answer.succeeded { &request.success } else { &request.failure };
-    // `read_only_txn.rs` may have sent an empty transaction at the end of the list, whose response is
-    // last.
+    // `read_only_txn.rs` may have added an empty transaction at the end of the list. Its response
+    // is the last one.
     let sent_as_write = !answer.succeeded && answer.responses.len() > asked.len();
     answer.responses.pop_if(|last| sent_as_write && last.response.is_none());
     if asked.len() != answer.responses.len() {
@@ -371,7 +372,8 @@ fn op_result(op: &RequestOp, result: ResponseOp, revision: Revision) -> Result<O
     }
 }
 
-/// The error for a transaction that was performed but whose answer is unusable.
+/// Returns the error for a transaction that was performed, but whose answer does not fit the
+/// request.
 fn misfit() -> Error {
     Error::new(ErrorKind::Server, "the answer to a transaction does not fit its request").outcome_unknown()
 }
@@ -389,7 +391,7 @@ pub(super) fn range_reply(answer: wire::RangeResponse, revision: Revision) -> Ra
     RangeReply { revision, kvs: kvs.into_iter().map(key_value).collect(), more, compact, ..RangeReply::default() }
 }
 
-/// Returns the key if a transaction is about a single one, for its errors.
+/// Returns the key of a transaction that concerns only one key, so that errors can contain the key.
 pub(super) fn only_key(txn: &Txn) -> Option<&Key> {
     let spans = txn.compares.iter().map(|compare| compare.span.key());
     let ops = txn.then.iter().chain(&txn.otherwise).map(|op| match op {

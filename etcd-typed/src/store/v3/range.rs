@@ -1,4 +1,4 @@
-//! Reads a span in pages at one revision, with as few and as large pages as possible.
+//! Reads a span in pages at one revision. The pages are as few and as large as possible.
 
 use std::sync::Arc;
 
@@ -14,11 +14,13 @@ use super::wire::RangeRequest;
 use crate::error::Result;
 use crate::store::{BoxFuture, Consistency, Range, RangeReply, Span};
 
-/// The keys in the first page of a read without a limit. Smaller pages cost the server far more,
-/// because it counts all remaining keys for each page (3 times as much at 1000 keys a page).
+/// The number of keys in the first page of a read without a limit. Smaller pages cost the server
+/// far more, because it counts all remaining keys for each page (3 times as much at 1000 keys a
+/// page).
 const FIRST_PAGE: i64 = 10_000;
 
-/// How often a read of several pages restarts because its revision was compacted meanwhile.
+/// The maximum number of times that a read of several pages restarts because its revision was
+/// compacted meanwhile.
 const RESTARTS: u32 = 8;
 
 /// Implements [`Store::range`](crate::store::Store::range).
@@ -44,8 +46,8 @@ pub(super) fn range(reads: Arc<CoalescedReads>, range: Range) -> BoxFuture<'stat
     })
 }
 
-/// Reads the current value of one key, without pages. The small future saves memory when thousands
-/// of reads wait at once.
+/// Reads the current value of one key, without pages. This future is small, which saves memory when
+/// thousands of reads wait at once.
 fn present(reads: Arc<CoalescedReads>, range: &Range) -> impl Future<Output = Result<RangeReply>> + Send + use<> {
     let how = how(range);
     let (key, range_end) = bounds(&range.span);
@@ -67,7 +69,7 @@ fn how(range: &Range) -> How {
     }
 }
 
-/// Why reading the pages stopped.
+/// The reason why the read of the pages stopped.
 enum Stop {
     Failed(Failure),
     /// A later page could not be read at the revision of the first page.
@@ -78,11 +80,11 @@ async fn pages(reads: &Arc<CoalescedReads>, range: &Range) -> Result<RangeReply,
     let how = how(range);
     let asked = range.limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
     if asked == Some(0) {
-        // A limit of zero means no limit to etcd.
+        // For etcd, a limit of zero means no limit.
         return Err(Stop::Failed(Failure::new(Row::InvalidRequest, "a page with a limit of zero keys")));
     }
     if range.revision.is_some_and(|at| at.get() == 0) {
-        // Revision zero means the newest to etcd.
+        // For etcd, revision zero means the newest revision.
         return Err(Stop::Failed(Failure::new(Row::Compacted, "revision zero cannot be read: it is before the first one")));
     }
     let (sort_order, sort_target) = if asked.is_some() { sorted(range.order) } else { (0, 0) };
@@ -103,7 +105,8 @@ async fn pages(reads: &Arc<CoalescedReads>, range: &Range) -> Result<RangeReply,
             sort_order,
             sort_target,
             count_only: range.count_only,
-            // Zero would mean no bound. No key was modified before revision 2.
+            // Zero means no bound. A bound of 1 includes every key, since no key was modified
+            // before revision 2.
             min_mod_revision: range.modified_after.map_or(0, |after| number(after.next())),
             ..RangeRequest::default()
         };
@@ -130,7 +133,8 @@ async fn pages(reads: &Arc<CoalescedReads>, range: &Range) -> Result<RangeReply,
         let last = answer.kvs.last().map(|kv| kv.key.clone());
         reply.kvs.extend(answer.kvs.into_iter().map(key_value));
         reply.more = answer.more;
-        // A server that reports more keys but returns none would cause an endless loop.
+        // Without the check of `last`, a server that reports more keys but returns none would cause
+        // an endless loop.
         if asked.is_some() || !answer.more || last.is_none() {
             if asked.is_none() {
                 range.order.sort(&mut reply.kvs);
@@ -141,12 +145,13 @@ async fn pages(reads: &Arc<CoalescedReads>, range: &Range) -> Result<RangeReply,
     }
 }
 
-/// Returns the size of a page that should fit. Uses the length of the answer that did not fit if
-/// known, otherwise half the page.
+/// Returns the size of a page whose answer should fit. The size is computed from the length of the
+/// answer that did not fit. If that length is not known, it is half the page.
 fn smaller(page: i64, failure: &Failure) -> i64 {
     let fitting = failure.answer_length().and_then(|(length, limit)| {
         let (length, limit) = (i64::try_from(length).ok()?, i64::try_from(limit).ok()?);
-        // Aim at half of the average that would fit, because values differ in length.
+        // Use half of the number of keys that would fit on average, because values differ in
+        // length.
         page.checked_mul(limit)?.checked_div(length)?.checked_div(2)
     });
     fitting.unwrap_or(page).clamp(1, page / 2)
