@@ -110,8 +110,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
 
     /// Attaches the keys of this client's candidates to a lease that the caller keeps. Without this
     /// call each campaign gets its own lease. The lease sets the time to live; [`ttl`](Self::ttl)
-    /// has no effect. [`NamedLock::lease`](crate::NamedLock::lease) describes what else the lease can
-    /// serve, and what happens when a guard or the lease ends.
+    /// has no effect. [`NamedLock::lease`](crate::NamedLock::lease) describes what else the lease
+    /// can serve, and what happens when a guard or the lease ends.
     ///
     /// # Errors
     ///
@@ -198,10 +198,10 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// When the leadership is lost, the future of `run` is dropped at its current await point. The
     /// candidate then campaigns again with the same value, at the end of the queue, after a delay
-    /// set by the [`RetryPolicy`](crate::RetryPolicy). The delay grows as long as each leadership is
-    /// lost soon after it began. A campaign that fails because no server can be reached is also
-    /// repeated, without limit. [`telemetry`] reports each failure, and each loss with its reason; see also
-    /// [`on_loss`](Self::on_loss).
+    /// set by the [`RetryPolicy`](crate::RetryPolicy). The delay grows as long as each leadership
+    /// is lost soon after it began. A campaign that fails because no server can be reached is also
+    /// repeated, without limit. [`telemetry`] reports each failure, and each loss with its reason;
+    /// see also [`on_loss`](Self::on_loss).
     ///
     /// `run` gets the leadership, for [`fence`](Guard::fence), [`proclaim`](Leader::proclaim) and
     /// writes that are [guarded by it](crate::EntryWrite::guarded_by). The leadership ends when the
@@ -225,9 +225,9 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     /// # Errors
     ///
     /// The errors of [`campaign`](Self::campaign), except for `Unavailable`, `Timeout` and
-    /// `Server`, after which the candidate campaigns again. Any output of `run` ends the leadership,
-    /// also an `Err` if `run` returns a `Result`. A failure to resign is not reported: the leadership
-    /// then ends in the background, or when its time to live has passed.
+    /// `Server`, after which the candidate campaigns again. Any output of `run` ends the
+    /// leadership, also an `Err` if `run` returns a `Result`. A failure to resign is not reported:
+    /// the leadership then ends in the background, or when its time to live has passed.
     ///
     /// # Cancel safety
     ///
@@ -248,8 +248,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
                     let begun = Instant::now();
                     let leader = &term.0;
                     let output = leader.while_held(run(leader.clone())).await;
-                    // If `run` returned because a guarded write was refused, the leadership was lost,
-                    // so the candidate must campaign again.
+                    // If `run` returned because a guarded write was refused, the leadership was
+                    // lost, so the candidate must campaign again.
                     let lost = match output {
                         Ok(output) if leader.is_held() => {
                             // The work is done. If the release fails, the lease's task tries again,
@@ -269,8 +269,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
                         backoff.reset();
                     }
                 }
-                // A proxy reports `Server` while servers restart. A certificate that was valid before
-                // will be renewed. A watch waits out the same errors.
+                // A proxy reports `Server` while servers restart. A certificate that was valid
+                // before will be renewed. A watch waits out the same errors.
                 Err(error) if error.is_retryable() || error.kind() == ErrorKind::Server || (led && error.is_outage()) => {
                     telemetry::campaign_failed(KIND, &error);
                 }
@@ -358,13 +358,13 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
 
     /// Takes over a leadership that another process handed over with [`Leader::into_token`]. The
     /// value stays, and the leadership gets the time to live that is set here. A guard that still
-    /// exists, in this process or elsewhere, loses the leadership. Adopting does not join the queue,
-    /// so it waits for no candidate.
+    /// exists, in this process or elsewhere, loses the leadership. Adopting does not join the
+    /// queue, so it waits for no candidate.
     ///
     /// # Errors
     ///
-    /// `GuardLost` if the leadership is no longer held, `Invalid` for a token of another election or
-    /// a lock.
+    /// `GuardLost` if the leadership is no longer held, `Invalid` for a token of another election
+    /// or a lock.
     ///
     /// # Cancel safety
     ///
@@ -379,8 +379,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// # Errors
     ///
-    /// `GuardLost` if the leadership is no longer held, `Invalid` for a token of another election or
-    /// a lock.
+    /// `GuardLost` if the leadership is no longer held, `Invalid` for a token of another election
+    /// or a lock.
     pub async fn renew(&self, token: &Token, ttl: Duration) -> Result<Token> {
         self.valid_queue()?.renew(token, ttl).await
     }

@@ -102,7 +102,7 @@ pub struct Lease {
 
 /// An order to the task of a lease.
 enum Order {
-    /// Run this future to its end. It owns the lease, which no call uses any more.
+    /// Run this future to its end. The future owns the lease, which no call uses any more.
     Finish(BoxFuture<'static, ()>),
     /// Revoke the lease and send back the result.
     Revoke(oneshot::Sender<Result<()>>),
@@ -193,7 +193,8 @@ impl Lease {
     /// Revokes the lease as [`revoke`](Self::revoke) does, for a lease with several owners.
     async fn end(&self) -> Result<()> {
         let (answer, answered) = oneshot::channel();
-        // The lease's task must revoke the lease; otherwise the task would report its end as a loss.
+        // The lease's task must revoke the lease; otherwise the task would report its end as a
+        // loss.
         if self.order(Order::Revoke(answer))
             && let Some(Ok(result)) = self.task().attend(PATIENCE, answered).await
         {
@@ -409,9 +410,9 @@ impl LeaseKeeper {
         }
     }
 
-    /// Waits until `at`, and then tries to renew the lease. Returns the time at which the request was
-    /// sent, and its answer. The answer is `None` if the lease is a spare one that the pool does not
-    /// need. Cancel-safe.
+    /// Waits until `at`, and then tries to renew the lease. Returns the time at which the request
+    /// was sent, and its answer. The answer is `None` if the lease is a spare one that the pool
+    /// does not need. Cancel-safe.
     async fn attempt(&self, at: Instant) -> (Moment, Option<Result<Duration>>) {
         sleep_until(at).await;
         let sent = Moment::now();
@@ -426,8 +427,8 @@ impl LeaseKeeper {
     }
 }
 
-/// Returns the time of the next renewal: a third of the time to live after the last answered request
-/// was sent.
+/// Returns the time of the next renewal: a third of the time to live after the last answered
+/// request was sent.
 fn third(sent: Moment, ttl: Duration) -> Instant {
     Instant::now() + (ttl / 3).saturating_sub(Moment::now().since(sent))
 }

@@ -221,8 +221,8 @@ impl NamedLock {
         self.valid_queue()?.adopt(token, Some(self.value())).await.map(Lock)
     }
 
-    /// Sets the time to live of a lock that no process keeps alive. The time to live starts anew now.
-    /// Returns the token that replaces the old one.
+    /// Sets the time to live of a lock that no process keeps alive. The time to live starts anew
+    /// now. Returns the token that replaces the old one.
     ///
     /// # Errors
     ///
@@ -256,9 +256,9 @@ impl NamedLock {
 /// A lock that is held; dropping it releases the lock. It derefs to [`Guard`], which has more
 /// methods.
 ///
-/// Dropping it releases the lock in a background task. If that fails (no runtime is left, the server
-/// does not answer), the lock is free when the time to live has passed. [`release`](Self::release)
-/// waits for the answer and returns it.
+/// Dropping it releases the lock in a background task. If that fails (no runtime is left, the
+/// server does not answer), the lock is free when the time to live has passed.
+/// [`release`](Self::release) waits for the answer and returns it.
 #[derive(Debug)]
 #[must_use = "a lock is released when its guard is dropped"]
 pub struct Lock(Guard);

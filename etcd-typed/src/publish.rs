@@ -5,8 +5,9 @@
 //! Each publication has one task, which owns the lease and makes the decisions. A watch event only
 //! makes the task read the key: each decision needs a linearizable answer, so late or repeated
 //! events do no harm. A value is ours if its key is attached to our lease, whose ID is random.
-//! Values with the same time to live share leases, but two values with the same key never share one.
-//! With a lease of the caller they may; the key then belongs to the newest value of this client.
+//! Values with the same time to live share leases, but two values with the same key never share
+//! one. With a lease of the caller they may; the key then belongs to the newest value of this
+//! client.
 
 mod guard;
 mod keeper;
@@ -44,8 +45,8 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Puts the value, replacing whatever the key holds, and starts the task that keeps it. Dropping
-    /// the future drops the share in the lease, so that no value stays.
+    /// Puts the value, replacing whatever the key holds, and starts the task that keeps it.
+    /// Dropping the future drops the share in the lease, so that no value stays.
     pub(crate) async fn publish(self, value: Bytes) -> Result<Publication> {
         // Dropping `lease` retires it, unless `leave` says that the value was not put.
         let lease = self.share().await?;
@@ -110,8 +111,8 @@ pub(crate) struct Publication {
     key: Key,
     shared: Arc<SharedStatus>,
     sets: mpsc::UnboundedSender<Set>,
-    /// Ends the task when it is used or dropped. If a sender is sent here, the task sends the result
-    /// of the withdrawal to it.
+    /// Ends the task when it is used or dropped. If a sender is sent here, the task sends the
+    /// result of the withdrawal to it.
     end: Option<oneshot::Sender<oneshot::Sender<Result<()>>>>,
     task: Task,
     lease_pool: Arc<LeasePool>,

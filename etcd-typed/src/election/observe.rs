@@ -1,5 +1,5 @@
-//! `LeaderChanges`: a stream of the current leader and its changes. `watch.rs` resumes the watch when
-//! a server fails.
+//! `LeaderChanges`: a stream of the current leader and its changes. `watch.rs` resumes the watch
+//! when a server fails.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -82,8 +82,8 @@ async fn candidates_lead_in_order_with_growing_fences() {
     assert!(election.leader().await.unwrap().is_none());
 }
 
-/// The waiter's lease ends while it waits. Go's `Election.Campaign` and the server's election service
-/// do not notice this.
+/// The waiter's lease ends while it waits. Go's `Election.Campaign` and the server's election
+/// service do not notice this.
 #[tokio::test(start_paused = true)]
 async fn expired_candidate_never_wins() {
     let (store, election) = bench();

@@ -31,8 +31,9 @@ impl AdoptLease {
     /// Lets the other component keep the lease alive. The guard only asks the server how long the
     /// lease has left, three times within that time, and reports the end of the lease.
     ///
-    /// The server answers in whole seconds, and the guard subtracts a margin. So the other component
-    /// must renew the lease while at least 3 s are left; otherwise the guard reports a loss too early.
+    /// The server answers in whole seconds, and the guard subtracts a margin. So the other
+    /// component must renew the lease while at least 3 s are left; otherwise the guard reports a
+    /// loss too early.
     pub fn kept_by_other(mut self) -> Self {
         self.manner = Manner::Observe;
         self

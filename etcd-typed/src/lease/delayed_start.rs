@@ -15,8 +15,8 @@ use crate::runtime::{Runtimes, current, sleep_until};
 #[derive(Default)]
 pub(crate) struct DelayedStarts(Mutex<Queues>);
 
-/// A queue for each runtime, since an undriven runtime must not delay the work of another runtime. A
-/// runtime has a task as long as it has a queue.
+/// A queue for each runtime, since an undriven runtime must not delay the work of another runtime.
+/// A runtime has a task as long as it has a queue.
 type Queues = HashMap<Option<Id>, VecDeque<Due>>;
 
 struct Due {

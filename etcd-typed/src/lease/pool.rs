@@ -23,8 +23,8 @@ pub(super) const IDLE: Duration = Duration::from_secs(60);
 
 /// How many spare leases are kept alive, over all times to live. A burst of releases may leave more
 /// spare leases. The additional ones can be reused until their next renewal is due, and are then
-/// revoked. So a program that acquires and releases many locks repeatedly needs no new leases, and a
-/// program that once held many locks soon costs the server little.
+/// revoked. So a program that acquires and releases many locks repeatedly needs no new leases, and
+/// a program that once held many locks soon costs the server little.
 const MOST: usize = 16;
 
 /// Shared by all clones of a client.

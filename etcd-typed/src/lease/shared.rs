@@ -147,7 +147,8 @@ impl Share {
         }
     }
 
-    /// Returns whether no other key is attached to the lease. If so, closes the lease for other keys.
+    /// Returns whether no other key is attached to the lease. If so, closes the lease for other
+    /// keys.
     pub(crate) fn is_sole(&self) -> bool {
         let mut members = self.group.members();
         let sole = members.keys.len() == 1;

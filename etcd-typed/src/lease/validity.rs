@@ -20,8 +20,8 @@ use crate::revision::LeaseId;
 use crate::runtime::{Patience, Task, current, sleep};
 use crate::telemetry;
 
-/// The longest wait between two looks at the clock. Timers stop while the machine sleeps, so a timer
-/// for the whole time could fire too late.
+/// The longest wait between two looks at the clock. Timers stop while the machine sleeps, so a
+/// timer for the whole time could fire too late.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Whether a lease is held. Shared by the lease's guard, its task, and all code that depends on the

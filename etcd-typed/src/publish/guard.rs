@@ -10,8 +10,8 @@ use crate::key::Key;
 use crate::revision::Revision;
 use crate::telemetry::{Operation, Pattern};
 
-/// The guard of a published value, which stays in the store as long as this guard exists. Created by
-/// [`Entry::publish`](crate::Entry::publish).
+/// The guard of a published value, which stays in the store as long as this guard exists. Created
+/// by [`Entry::publish`](crate::Entry::publish).
 ///
 /// # When the value is lost
 ///
@@ -32,9 +32,9 @@ use crate::telemetry::{Operation, Pattern};
 /// # When the guard is dropped
 ///
 /// The value is deleted in the background, unless the key holds another publisher's value. If the
-/// deletion fails (no runtime is left, or the server does not answer), the value disappears when the
-/// time to live has passed.
-/// [`withdraw`](Self::withdraw) waits for the deletion and returns its result.
+/// deletion fails (no runtime is left, or the server does not answer), the value disappears when
+/// the time to live has passed. [`withdraw`](Self::withdraw) waits for the deletion and returns its
+/// result.
 #[must_use = "the value is withdrawn when this guard is dropped"]
 pub struct Published<T> {
     publication: Publication,
@@ -58,7 +58,8 @@ impl<T: Send + Sync + 'static> Published<T> {
         self.publication.key()
     }
 
-    /// Whether the value is published, by the clock and by what this client knows. Sends no request.
+    /// Whether the value is published, by the clock and by what this client knows. Sends no
+    /// request.
     #[must_use]
     pub fn is_published(&self) -> bool {
         self.status().is_published()
@@ -75,11 +76,11 @@ impl<T: Send + Sync + 'static> Published<T> {
     ///
     /// # Errors
     ///
-    /// The errors of [`Entry::set`](crate::Entry::set), and `Conflict` while the key holds the value
-    /// of another client. `LeaseLost` if the value is on a lease of the caller that has ended; in
-    /// this case the value does not come back. If the error is about the value itself (`Invalid`,
-    /// `Encode`, `TooLarge`, `Unsupported`), the old value stays published. After every other error
-    /// the new value is still published as soon as possible.
+    /// The errors of [`Entry::set`](crate::Entry::set), and `Conflict` while the key holds the
+    /// value of another client. `LeaseLost` if the value is on a lease of the caller that has
+    /// ended; in this case the value does not come back. If the error is about the value itself
+    /// (`Invalid`, `Encode`, `TooLarge`, `Unsupported`), the old value stays published. After every
+    /// other error the new value is still published as soon as possible.
     ///
     /// # Cancel safety
     ///

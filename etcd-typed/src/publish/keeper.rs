@@ -39,7 +39,7 @@ pub(super) struct ValueKeeper {
     lease: Option<KeyLease>,
     /// A retired lease that the key may still be attached to.
     left: Option<KeyLease>,
-    /// Whether a request with an unknown outcome may still attach the key to this lease.
+    /// Whether a request with an unknown outcome may still attach the key to `lease`.
     unsure: bool,
     /// The previous lease, which was lost. Set as long as the key may still be attached to it.
     former: Option<LeaseId>,
@@ -257,8 +257,8 @@ impl ValueKeeper {
             if let Some(lease) = &mut self.lease
                 && !lease.end().await?
             {
-                // The caller's lease stays. If the older value appears, the watch reports it, and the
-                // next attempt overwrites it.
+                // The caller's lease stays. If the older value appears, the watch reports it, and
+                // the next attempt overwrites it.
                 if let KeyLease::Shared(_) = lease {
                     return Err(Error::new(
                         ErrorKind::Unavailable,
@@ -403,7 +403,8 @@ impl ValueKeeper {
         }
     }
 
-    /// Gives up a retired lease. The value stays in the store until it is attached to another lease.
+    /// Gives up a retired lease. The value stays in the store until it is attached to another
+    /// lease.
     fn move_on(&mut self) {
         self.left = self.lease.take();
         self.there = None;
@@ -523,7 +524,7 @@ struct Hints {
     blind: bool,
 }
 
-/// A reason to look at the key.
+/// A reason to read the key.
 enum Hint {
     Step(Step),
     /// The key cannot be watched.

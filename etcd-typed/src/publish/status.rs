@@ -30,8 +30,8 @@ pub enum PublishedStatus {
         since: std::time::Instant,
         /// Why the value was lost: its lease ended, its key was deleted, the server refuses to show
         /// the key ([`Unverified`](LostReason::Unverified)), or the key holds another publisher's
-        /// value ([`TakenOver`](LostReason::TakenOver)). In the last case this value is put back when
-        /// the other value is deleted.
+        /// value ([`TakenOver`](LostReason::TakenOver)). In the last case this value is put back
+        /// when the other value is deleted.
         reason: LostReason,
         /// The error of the latest attempt to put the value back.
         error: Option<Arc<Error>>,
@@ -127,8 +127,8 @@ impl SharedStatus {
         }
     }
 
-    /// Reports whether the task has a runtime. Called when a runtime took over the task, and when the
-    /// last runtime ended.
+    /// Reports whether the task has a runtime. Called when a runtime took over the task, and when
+    /// the last runtime ended.
     pub(super) fn task_moved(&self, task: &Task) {
         self.telemetry.stranded(|| task.is_stranded());
     }

@@ -1,4 +1,5 @@
-//! `Contender`: a key in a queue, and which keys below a queue's prefix are in the queue.
+//! `Contender`: a key in a queue. This module decides which keys below a queue's prefix are in the
+//! queue.
 
 use bytes::Bytes;
 

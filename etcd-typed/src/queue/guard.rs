@@ -1,4 +1,4 @@
-//! `Guard`: proves that its owner holds a lock or a leadership.
+//! `Guard`: the value that the holder of a lock or a leadership owns.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -156,8 +156,8 @@ impl Guard {
     /// Runs `work` as long as the guard is held. When the guard is lost, `work` is dropped at its
     /// current await point.
     ///
-    /// The clock is checked before each poll of `work`, so `work` does not continue after a pause in
-    /// which the lease may have run out. Code that blocks its thread cannot be stopped.
+    /// The clock is checked before each poll of `work`, so `work` does not continue after a pause
+    /// in which the lease may have run out. Code that blocks its thread cannot be stopped.
     ///
     /// # Errors
     ///
@@ -207,8 +207,8 @@ impl Guard {
         self.claim.lost()
     }
 
-    /// Releases the guard and waits for the answer. Every owner of a clone of the guard's `Arc` sees
-    /// at once that the guard is no longer held.
+    /// Releases the guard and waits for the answer. Every owner of a clone of the guard's `Arc`
+    /// sees at once that the guard is no longer held.
     pub(crate) async fn release(&self) -> Result<()> {
         let before = self.claim.hold.reason();
         // From here on dropping the member deletes the key.

@@ -1,6 +1,6 @@
 //! `Hold`: whether a guard is still held. The guard ends with its lease. It also ends when its key
-//! is gone, and when it is released, after which the lease may serve another guard. A lease that the
-//! caller keeps does not end with the guard.
+//! is gone, and when it is released, after which the lease may serve another guard. A lease that
+//! the caller keeps does not end with the guard.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -21,7 +21,7 @@ pub(super) struct Hold(Arc<Inner>);
 
 struct Inner {
     validity: Validity,
-    /// Why the guard ended, unless its lease ended.
+    /// Why the guard ended. `None` while the guard is held, and if only its lease has ended.
     ended: watch::Sender<Option<LostReason>>,
     /// The error that ended the guard.
     cause: OnceLock<Arc<Error>>,

@@ -215,7 +215,8 @@ impl Drop for BorrowedKey {
 /// Separates the lease's id from the random rest of a key's name, if the lease may have other keys.
 const BORROWED: char = '-';
 
-/// Returns whether a key in a queue has a lease that may have other keys. The key's name shows this.
+/// Returns whether a key in a queue has a lease that may have other keys. The key's name shows
+/// this.
 pub(super) fn is_on_borrowed_lease(key: &Key) -> bool {
     let name = key.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     let Some((lease, rest)) = std::str::from_utf8(name).ok().and_then(|name| name.split_once(BORROWED)) else { return false };

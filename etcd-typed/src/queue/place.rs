@@ -1,5 +1,5 @@
-//! `Place`: decides a contender's next request from the answers so far. It sends nothing itself; the
-//! model in the tests runs it against a queue in all orders of events.
+//! `Place`: decides a contender's next request from the answers so far. It sends nothing itself;
+//! the model in the tests runs it against a queue in all orders of events.
 
 #[cfg(test)]
 mod model;
@@ -60,8 +60,8 @@ pub(super) enum Input {
     WasThere { fence: Revision },
     /// Our key exists unchanged. The value says which contender is before ours.
     Looked(Before),
-    /// The predecessor, which was the verified holder, released the queue. Our key existed unchanged
-    /// at the same revision.
+    /// The predecessor, which was the verified holder, released the queue. Our key existed
+    /// unchanged at the same revision.
     Left(Rank),
     /// The predecessor may be gone, or the time of the wait is over: check again.
     Stirred,

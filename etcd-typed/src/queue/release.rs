@@ -28,7 +28,8 @@ pub(super) struct Joining {
     pub(super) key: Key,
     /// The operations that create the key and read its predecessor.
     pub(super) make: Vec<Op>,
-    /// The sender for the result. If it is dropped without a result, the request may have been sent.
+    /// The sender for the result. If it is dropped without a result, the request may have been
+    /// sent.
     pub(super) answer: oneshot::Sender<Joined>,
 }
 
@@ -50,8 +51,8 @@ pub(super) struct Released {
     pub(super) handed: Option<Handed>,
 }
 
-/// The part of an answer that shows that the first key of a queue was deleted. It contains a read of
-/// another key of this client at the same revision.
+/// The part of an answer that shows that the first key of a queue was deleted. It contains a read
+/// of another key of this client at the same revision.
 #[derive(Debug)]
 pub(super) struct Handed {
     pub(super) left: Rank,
@@ -77,7 +78,8 @@ impl Release {
             match store.commit(Txn { compares, then, otherwise: Vec::new() }).await {
                 Ok(mut committed) if committed.succeeded => {
                     let results = committed.results.split_off(own.min(committed.results.len()));
-                    // If the contender no longer waits, its lease ends, which deletes its key.
+                    // If the contender no longer waits, it has dropped its `Member`, which deletes
+                    // the key.
                     let _ = answer.send(Joined::Made(Committed { results, ..committed }));
                     return Ok(left(committed, next));
                 }

@@ -18,8 +18,8 @@ use crate::runtime;
 use crate::store::{Compare, Condition, Expiry, Op, Span, Txn};
 
 impl ContenderQueue {
-    /// Takes over a guard by attaching its key to a new lease, so that the previous holder loses the
-    /// guard. If the key stayed on its lease, the previous guard would stay held.
+    /// Takes over a guard by attaching its key to a new lease, so that the previous holder loses
+    /// the guard. If the key stayed on its lease, the previous guard would stay held.
     pub(crate) async fn adopt(&self, token: &Token, value: Option<Bytes>) -> Result<Guard> {
         self.names(token)?;
         if self.lease.is_some() {
@@ -27,7 +27,7 @@ impl ContenderQueue {
             return Err(Error::new(ErrorKind::Unsupported, message).at(&self.directory));
         }
         let adopt = async {
-            // Takes a new lease and no spare one, which the server may have forgotten.
+            // A spare lease is not used, since the server may have forgotten it.
             let lease = self.lease_pool.grant(self.ttl).await.map_err(|error| error.at(&token.key))?;
             let clean = self.attach(token, &lease, value).await?;
             self.end_lease(token).await;
@@ -71,7 +71,8 @@ impl ContenderQueue {
         Ok(())
     }
 
-    /// Ends the lease that the token's key was attached to, unless other keys may be attached to it.
+    /// Ends the lease that the token's key was attached to, unless other keys may be attached to
+    /// it.
     async fn end_lease(&self, token: &Token) {
         if !is_on_borrowed_lease(&token.key) {
             // A failure does no harm: no key is attached to the lease any more, and it runs out by
@@ -80,8 +81,8 @@ impl ContenderQueue {
         }
     }
 
-    /// Attaches a guard's key to another lease. The creation revision of the key stays. Returns true
-    /// if all requests were answered, so that the server cannot apply one of them later.
+    /// Attaches a guard's key to another lease. The creation revision of the key stays. Returns
+    /// true if all requests were answered, so that the server cannot apply one of them later.
     async fn attach(&self, token: &Token, lease: &Lease, value: Option<Bytes>) -> Result<bool> {
         let mut attempts = Attempts::new(self.lease_pool.retry());
         loop {

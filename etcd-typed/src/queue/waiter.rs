@@ -200,8 +200,8 @@ impl<'t> Waiter<'t> {
         }
     }
 
-    /// Lets a holder of this client create our key in its release request. Under contention a holder
-    /// is often about to release.
+    /// Lets a holder of this client create our key in its release request. Under contention a
+    /// holder is often about to release.
     ///
     /// Returns `None` if no holder did so. In this case no request for our key was sent.
     async fn join(&mut self, make: &[Op]) -> Option<Result<Committed>> {
@@ -262,8 +262,8 @@ impl<'t> Waiter<'t> {
         })
     }
 
-    /// Reads the whole directory, on a store whose transactions cover only one key. Deletes the keys
-    /// before ours whose time to live has passed.
+    /// Reads the whole directory, on a store whose transactions cover only one key. Deletes the
+    /// keys before ours whose time to live has passed.
     async fn look_at_all(&mut self, fence: Revision) -> Result<Input> {
         loop {
             let reply = self.store().range(Range::of(Span::Below(self.queue.directory.clone()))).await?;

@@ -215,8 +215,8 @@ async fn lock_is_shared_with_go() {
     }
 }
 
-/// The prefix of the queue is the namespace followed by the name, byte for byte. Either client may be
-/// the first in the queue.
+/// The prefix of the queue is the namespace followed by the name, byte for byte. Either client may
+/// be the first in the queue.
 #[tokio::test]
 #[ignore = "needs Go and Node: tests/beside/run"]
 async fn queues_of_any_namespace_are_shared_with_go() {
@@ -272,8 +272,8 @@ async fn keys_of_any_namespace_are_shared_with_go() {
     }
 }
 
-/// Go's client names its key by the lease alone, and treats an existing key with this name as its own.
-/// So this library uses another name for keys on a shared lease.
+/// Go's client names its key by the lease alone, and treats an existing key with this name as its
+/// own. So this library uses another name for keys on a shared lease.
 #[tokio::test]
 #[ignore = "needs Go and Node: tests/beside/run"]
 async fn go_session_on_our_lease_shares_queue() {

@@ -71,8 +71,8 @@ impl Bench {
         until(async || lock.queue().await.unwrap().len() == count).await;
     }
 
-    /// Starts a task that acquires the lock, and returns when its key is in the queue. `ahead` is the
-    /// number of keys before it.
+    /// Starts a task that acquires the lock, and returns when its key is in the queue. `ahead` is
+    /// the number of keys before it.
     async fn waits(&self, lock: &NamedLock, ahead: usize) -> JoinHandle<etcd_typed::Result<Lock>> {
         let waiter = lock.clone();
         let waits = tokio::spawn(async move { waiter.acquire().await });

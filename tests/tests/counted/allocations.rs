@@ -1,9 +1,10 @@
 //! Counts the allocations of a get and of a set. Everything runs on the counting thread, so all
 //! allocations of the client count, including those of the connection's task.
 //!
-//! The cost is the smallest count of several runs, since some runs also grow a buffer or a table, or
-//! handle a due timer. The bounds are the counts with rustc 1.95 and the versions in `Cargo.lock` (5,
-//! 10, 23 and 35 in memory; 18, 21, 36 and 54 on v3), plus a tenth, which other versions may need.
+//! The cost is the smallest count of several runs, since some runs also grow a buffer or a table,
+//! or handle a due timer. The bounds are the counts with rustc 1.95 and the versions in
+//! `Cargo.lock` (5, 10, 23 and 35 in memory; 18, 21, 36 and 54 on v3), plus a tenth, which other
+//! versions may need.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

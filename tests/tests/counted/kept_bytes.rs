@@ -108,8 +108,8 @@ fn unread_watches_keep_only_their_events_on_v2() {
     unread_watches_keep_only_their_events(&etcd.url_v2(), &runtime);
 }
 
-/// Writes more than the queue of a watch can hold: many large events, or transactions with many small
-/// events.
+/// Writes more than the queue of a watch can hold: many large events, or transactions with many
+/// small events.
 fn unread_watch_bytes_are_bounded(address: &str, runtime: &Runtime, transactions: bool) {
     let client = runtime.block_on(Client::connect(address)).unwrap();
     let map = client.entries::<String, Bytes>("/bounded").unwrap();
@@ -161,8 +161,8 @@ struct Table {
     rows: BTreeMap<String, String>,
 }
 
-/// In addition to the result, reading a map needs memory for its pages. Reading a whole struct needs
-/// memory for the server's answer and for a tree of its keys.
+/// In addition to the result, reading a map needs memory for its pages. Reading a whole struct
+/// needs memory for the server's answer and for a tree of its keys.
 #[test]
 fn reads_take_few_extra_bytes() {
     const ROWS: usize = 60_000;

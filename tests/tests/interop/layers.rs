@@ -1,6 +1,7 @@
-//! Three public programs have a layer of their own above another etcd client. The layers are rewritten
-//! here with this library: a configuration store with history, an election with hooks, and a registry
-//! with several levels. In each test `etcdctl` acts as the old version of the program.
+//! Three public programs have a layer of their own above another etcd client. The layers are
+//! rewritten here with this library: a configuration store with history, an election with hooks,
+//! and a registry with several levels. In each test `etcdctl` acts as the old version of the
+//! program.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

@@ -1,5 +1,5 @@
-//! `diff` and `check` on every store: the contents of their reports. A write must change exactly the
-//! keys that its diff listed.
+//! `diff` and `check` on every store: the contents of their reports. A write must change exactly
+//! the keys that its diff listed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -59,8 +59,8 @@ fn in_order(app: &App) -> Result<(), &'static str> {
     if app.low <= app.high { Ok(()) } else { Err("`low` is above `high`") }
 }
 
-/// Returns a struct with a value for every field. The bytes are not UTF-8 if the store can keep such
-/// values.
+/// Returns a struct with a value for every field. The bytes are not UTF-8 if the store can keep
+/// such values.
 fn app_on(client: &Client) -> App {
     App {
         low: 2,
@@ -165,9 +165,9 @@ async fn diff_lists_what_set_would_change(bench: Bench) {
     assert!(high.is_modified());
     assert!(!format!("{diff:?}").contains("hunter"), "{diff:?}");
 
-    // While the field's own key exists, its aliases are not read, so `set` leaves them. If the field
-    // is `None` in the new struct, `set` deletes the aliases too; otherwise the field would be read
-    // from an alias.
+    // While the field's own key exists, its aliases are not read, so `set` leaves them. If the
+    // field is `None` in the new struct, `set` deletes the aliases too; otherwise the field would
+    // be read from an alias.
     bench.put("/app/title", "old").await;
     assert_eq!(dir.diff(&bench.value()).await.unwrap().to_string(), format!("- {}: old\n", bench.full("/app/title")));
     value.banner = Some("new".to_owned());
@@ -421,8 +421,8 @@ fn set_changes_what_diff_listed(runtime: &Runtime, client: &Client, cases: u32) 
                 }
             }
             prop_assert!(dir.diff(&value).await.unwrap().is_empty(), "after the set there is no difference");
-            // A set keeps unknown keys. It also keeps names in a map that are not the stored form of
-            // a map key, with the keys below them. There must be no other problem.
+            // A set keeps unknown keys. It also keeps names in a map that are not the stored form
+            // of a map key, with the keys below them. There must be no other problem.
             let problems = dir.check().await.unwrap().problems;
             let foreign: Vec<_> =
                 problems.iter().filter(|problem| problem.kind == ProblemKind::ForeignKey).map(|problem| problem.key.clone()).collect();

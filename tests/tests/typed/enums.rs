@@ -1,6 +1,6 @@
-//! An enum with data is stored as a directory. The tag says which variant's fields are read. A write
-//! of another variant, a switch, removes all keys below the directory. A write of one field requires
-//! that the stored variant has this field.
+//! An enum with data is stored as a directory. The tag says which variant's fields are read. A
+//! write of another variant, a switch, removes all keys below the directory. A write of one field
+//! requires that the stored variant has this field.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

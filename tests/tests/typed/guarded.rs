@@ -311,8 +311,8 @@ async fn conflict_is_not_reported_as_lost_guard(bench: Bench) {
     assert_eq!(refused(&lock).await, expected);
     assert!(lock.is_held());
 
-    // If the guard is lost and another condition fails too, the write returns `GuardLost`. Each write
-    // has a guard that has not noticed its loss yet.
+    // If the guard is lost and another condition fails too, the write returns `GuardLost`. Each
+    // write has a guard that has not noticed its loss yet.
     let before = bench.stored().await;
     for at in 0..expected.len() {
         let lock = bench.lock_named(&format!("both-{at}")).await;
@@ -341,8 +341,8 @@ async fn conflict_is_not_reported_as_lost_guard(bench: Bench) {
     assert_eq!(bench.stored().await, before);
 }
 
-/// A refused write marks its guard as lost, which ends `while_held`. The guard's client can read and
-/// watch in this test.
+/// A refused write marks its guard as lost, which ends `while_held`. The guard's client can read
+/// and watch in this test.
 async fn refused_write_ends_while_held(bench: Bench) {
     bench.fill().await;
     let lock = bench.other.lock(&format!("/locks/{}/told", bench.env)).acquire().await.unwrap();

@@ -386,8 +386,8 @@ async fn unreadable_previous_value_is_reported(bench: Bench) {
     assert!(previous.existed() && !format!("{previous:?}").contains("hunter2"), "{previous:?}");
 }
 
-/// v2 has no leases, so the client emulates them. A lease whose last entry is removed stays held, and
-/// new entries can be attached to it.
+/// v2 has no leases, so the client emulates them. A lease whose last entry is removed stays held,
+/// and new entries can be attached to it.
 #[tokio::test]
 async fn removed_entry_keeps_lease_on_v2() {
     let etcd = etcd_typed_tests::shared("removals").await;

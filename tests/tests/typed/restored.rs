@@ -1,6 +1,7 @@
 //! The server is replaced by a backup between the read and the transaction of a write. The writer
-//! must notice the backup, although every key in it is older than the read. The tests use the memory
-//! store: they delay its commits, and meanwhile empty the store and write the keys of the backup.
+//! must notice the backup, although every key in it is older than the read. The tests use the
+//! memory store: they delay its commits, and meanwhile empty the store and write the keys of the
+//! backup.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

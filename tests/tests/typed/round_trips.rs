@@ -1,5 +1,5 @@
-//! The cost of each call of a handle, in store calls, which are counted, and in requests to a server,
-//! according to the server's metrics.
+//! The cost of each call of a handle, in store calls, which are counted, and in requests to a
+//! server, according to the server's metrics.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -512,8 +512,8 @@ async fn v3_server_receives_one_request_per_call() {
 
     client.entry::<u32>("/wire").unwrap().set(&1).await.unwrap();
     assert_eq!(sent().await, one("Put"));
-    // A write of a field keeps the field's lease, so it is a transaction with the condition that the
-    // key has no lease.
+    // A write of a field keeps the field's lease, so it is a transaction with the condition that
+    // the key has no lease.
     mapped.limit.set(&1).await.unwrap();
     assert_eq!(sent().await, one("Txn"));
     mapped.limit.get().await.unwrap();

@@ -1,6 +1,6 @@
 //! Programs with two versions of a schema write and remove the same keys in random order, on every
-//! store. Both programs can always read and write the keys, and their live views and streams stay up
-//! to date.
+//! store. Both programs can always read and write the keys, and their live views and streams stay
+//! up to date.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

@@ -1,5 +1,5 @@
-//! Nested structs, called sections here, that have a default: `#[serde(default)]` on a section, and an
-//! optional section that is present by default.
+//! Nested structs, called sections here, that have a default: `#[serde(default)]` on a section, and
+//! an optional section that is present by default.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -126,8 +126,8 @@ async fn changes_of_section_are_typed(bench: Bench) {
     assert!(matches!(&update.changes[..], [ServerChange::Smtp(SmtpChange::Host(change))] if change.is_created()), "{update:?}");
 }
 
-/// A section without a key is read as its default. So a write of a section without a key is refused,
-/// unless the default has no key either.
+/// A section without a key is read as its default. So a write of a section without a key is
+/// refused, unless the default has no key either.
 #[tokio::test]
 async fn section_without_key_is_refused_on_memory() {
     #[derive(EtcdSchema, Clone, Debug, Default, PartialEq)]
@@ -183,7 +183,8 @@ async fn view_validates_default_of_section_on_memory() {
     assert_eq!(dir.check().await.unwrap().problems.len(), 1);
 }
 
-/// With serde's `default` on the struct, an absent section gets its value in the struct's `Default`.
+/// With serde's `default` on the struct, an absent section gets its value in the struct's
+/// `Default`.
 #[tokio::test]
 async fn default_of_struct_applies_to_sections_on_memory() {
     #[derive(EtcdSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]

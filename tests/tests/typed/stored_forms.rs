@@ -344,8 +344,8 @@ async fn v2_non_utf8_value_is_refused() {
     assert_eq!(client.entry::<PathBuf>("/one").unwrap().get().await.unwrap_err().kind(), ErrorKind::Decode);
 }
 
-/// A stored value, its meaning, and a function that returns whether another text decodes to the same
-/// value.
+/// A stored value, its meaning, and a function that returns whether another text decodes to the
+/// same value.
 struct Form {
     kind: &'static str,
     stored: String,

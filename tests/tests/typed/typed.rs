@@ -1,5 +1,5 @@
-//! Every method of the handles, on every store. If v2 does not support a call, the tests assert that
-//! it refuses the call. `semantics.rs` tests the rules that do not depend on the store.
+//! Every method of the handles, on every store. If v2 does not support a call, the tests assert
+//! that it refuses the call. `semantics.rs` tests the rules that do not depend on the store.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

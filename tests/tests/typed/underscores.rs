@@ -1,5 +1,5 @@
-//! Names that begin with `_`. They are stored unchanged on v3 and in memory, and with an escaped `_`
-//! on v2. Names that an earlier version of this library escaped on v3 are still read.
+//! Names that begin with `_`. They are stored unchanged on v3 and in memory, and with an escaped
+//! `_` on v2. Names that an earlier version of this library escaped on v3 are still read.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -132,8 +132,8 @@ async fn struct_with_maps_is_stored_in_form_of_store(bench: Bench) {
     dir.update(|fleet| fleet.servers.get_mut("_s").unwrap().host = "i".to_owned()).non_atomic().await.unwrap();
     assert_eq!((bench.paths("/fleet").await, dir.get().await.unwrap().into_inner()), (names.to_vec(), fleet(1, "i")));
     assert_eq!(dir.check().await.unwrap().problems, []);
-    // On a store that shows such names, `_b` of another program is an entry of the map, and `_other`
-    // is an unknown key.
+    // On a store that shows such names, `_b` of another program is an entry of the map, and
+    // `_other` is an unknown key.
     bench.put("/fleet/files/_b", "2").await;
     bench.put("/fleet/_other", "3").await;
     let shown = usize::from(!bench.hides());

@@ -1,6 +1,6 @@
-//! Writes random structs with every kind of directory by every method, on every store. A struct that
-//! a write accepts is read back equal, and a live view shows it. A write is refused if a part of the
-//! struct would have no key.
+//! Writes random structs with every kind of directory by every method, on every store. A struct
+//! that a write accepts is read back equal, and a live view shows it. A write is refused if a part
+//! of the struct would have no key.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

@@ -1,5 +1,5 @@
-//! Maps that are read per entry: a bad entry does not affect the other entries. The tests run on every
-//! store. Tests with files and paused time run on the memory store.
+//! Maps that are read per entry: a bad entry does not affect the other entries. The tests run on
+//! every store. Tests with files and paused time run on the memory store.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -217,8 +217,8 @@ async fn foreign_key_is_left_out_in_memory() {
     assert_eq!((&read.entries, names(&read.problems)), (&map([("a", 1)]), vec!["50%"]));
 }
 
-/// After lost history the watch starts again from the current state. The view still has the last good
-/// values.
+/// After lost history the watch starts again from the current state. The view still has the last
+/// good values.
 #[tokio::test(start_paused = true)]
 async fn last_good_value_survives_lost_history_in_memory() {
     let store = MemoryStore::new();
@@ -294,8 +294,8 @@ async fn file_contains_last_good_values_in_memory() {
     let whole = soon(bench.ports().live().or_snapshot(&ports_file)).await.map(drop).unwrap_err();
     assert!(whole.to_string().contains("per entry"), "{whole}");
 
-    // When the server is available again, the view and the file still have the last good values from
-    // the file.
+    // When the server is available again, the view and the file still have the last good values
+    // from the file.
     store.faults().start();
     until(|| names(live.status().problems()) == ["a", "c"]).await;
     assert_eq!(**live.get(), map([("a", 1), ("b", 2), ("d", 4)]));

@@ -248,8 +248,8 @@ async fn last_good_escaped_entry_survives_rewound_history_in_memory() {
     assert_eq!(pools.get().get(&("_a".to_owned(), 1)), Some(&Pool { low: 8, high: 10 }));
 }
 
-/// While the value at the plain key is bad, the file keeps the value that the view shows, also if the
-/// value at the escaped key changes.
+/// While the value at the plain key is bad, the file keeps the value that the view shows, also if
+/// the value at the escaped key changes.
 #[tokio::test(start_paused = true)]
 async fn file_contains_last_good_escaped_entry_in_memory() {
     let store = MemoryStore::new();

@@ -65,8 +65,8 @@ fn memory() -> (MemoryStore, Client) {
     (store.clone(), Client::with_store(store))
 }
 
-/// For each fault, prepares a call, starts the fault, and asserts that the call ends within the time
-/// limit.
+/// For each fault, prepares a call, starts the fault, and asserts that the call ends within the
+/// time limit.
 async fn keeps_limit<P, F>(name: &str, mut prepare: impl FnMut(Client) -> P)
 where
     P: Future<Output = F>,
@@ -250,7 +250,8 @@ async fn struct_write_ends_within_call_limit() {
     .await;
 }
 
-/// A non-atomic write may take longer than the limit of a call, as long as each step stays within it.
+/// A non-atomic write may take longer than the limit of a call, as long as each step stays within
+/// it.
 #[tokio::test(start_paused = true)]
 async fn call_limit_applies_to_each_non_atomic_step() {
     let (store, client) = memory();

@@ -1,5 +1,5 @@
-//! Reading a directory of any size yields to other tasks. The tests count the values that are decoded
-//! between two polls of another task.
+//! Reading a directory of any size yields to other tasks. The tests count the values that are
+//! decoded between two polls of another task.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -15,8 +15,8 @@ use futures_util::FutureExt;
 use tokio::task::{JoinHandle, yield_now};
 
 const ROWS: usize = 20_000;
-/// The largest allowed number of values that are decoded without a yield. It is three times the number
-/// after which decoding yields, since a struct in a map starts before its map yields.
+/// The largest allowed number of values that are decoded without a yield. It is three times the
+/// number after which decoding yields, since a struct in a map starts before its map yields.
 const MOST: usize = 3 * 256;
 
 thread_local! {

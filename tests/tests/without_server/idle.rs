@@ -1,5 +1,5 @@
-//! The cost of an idle client. The number of its calls depends on the locks, values and views that it
-//! holds now, not on those that it held before. The tests use the memory store with paused time.
+//! The cost of an idle client. The number of its calls depends on the locks, values and views that
+//! it holds now, not on those that it held before. The tests use the memory store with paused time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -31,8 +31,8 @@ fn client_and_faults() -> (Client, CountingStore, Faults) {
     (Client::with_store(counting.clone()), counting, faults)
 }
 
-/// Waits until the background work of earlier calls has finished. Then returns the number of calls in
-/// an idle minute.
+/// Waits until the background work of earlier calls has finished. Then returns the number of calls
+/// in an idle minute.
 async fn idle(counting: &CountingStore) -> Counts {
     sleep(TTL).await;
     counting.take();

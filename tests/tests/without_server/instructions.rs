@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
 
-/// Decodes the keys and values in a store's answer to a struct with twenty fields and its revisions.
+/// Decodes the keys and values in a store's answer to a struct with twenty fields and its
+/// revisions.
 #[test]
 fn decode_stays_within_instruction_bound() {
     let decode = each("read", 200) - each("range", 200);

@@ -1,13 +1,14 @@
-//! Checks the layers of the library: a module imports only modules of lower layers, and the files of
-//! a module do not import each other in a circle. The layers are the rows of the table in DESIGN.md,
-//! which this test reads. A module without a row fails the test, so each new module needs a row.
+//! Checks the layers of the library: a module imports only modules of lower layers, and the files
+//! of a module do not import each other in a circle. The layers are the rows of the table in
+//! DESIGN.md, which this test reads. A module without a row fails the test, so each new module
+//! needs a row.
 //!
 //! Inside a module, the rules are:
 //!
 //! - A file may use the files below it, and the files above it: `queue.rs` and `queue/guard.rs` may
 //!   use each other, and so may `live/upstream.rs` and `live/upstream/proof.rs`.
-//! - Files with the same parent use each other in one direction only. A file counts together with all
-//!   files below it. So there is an order in which the files can be read.
+//! - Files with the same parent use each other in one direction only. A file counts together with
+//!   all files below it. So there is an order in which the files can be read.
 //! - A name belongs to the file that defines it: `super::Guard` in `queue/token.rs` counts as a use
 //!   of `queue/guard.rs`, although `queue.rs` re-exports the name.
 
@@ -42,8 +43,8 @@ fn row(line: &str) -> Row {
     Row { modules, purpose: purpose.to_owned() }
 }
 
-/// A step of a pictured path: a module, and what the module does. The first and the last step may have
-/// a name that is not a module.
+/// A step of a pictured path: a module, and what the module does. The first and the last step may
+/// have a name that is not a module.
 type Step = Option<(&'static str, &'static str)>;
 
 /// The paths in the second picture. Each has a name, a flag that is true if the path leads from the
@@ -117,8 +118,8 @@ fn fault(from: &str, to: &str) -> Option<String> {
 /// The modules of the library with their texts, without test modules.
 struct Source {
     texts: BTreeMap<String, String>,
-    /// For each name that a module re-exports from a child: the defining module, and the name in it.
-    /// The root is the module `""`.
+    /// For each name that a module re-exports from a child: the defining module, and the name in
+    /// it. The root is the module `""`.
     exports: BTreeMap<(String, String), (String, String)>,
 }
 
@@ -142,8 +143,8 @@ impl Source {
         Self::new(modules(src).into_iter().map(|(module, path)| (module, without_tests(&read(&path)).to_owned())).collect())
     }
 
-    /// Returns the names that a path below `base` imports, each with the module that it comes from and
-    /// its name in that module.
+    /// Returns the names that a path below `base` imports, each with the module that it comes from
+    /// and its name in that module.
     fn names(&self, base: &str, path: &str) -> Vec<(String, (String, String))> {
         let path = path.trim();
         if let Some(list) = path.strip_prefix('{') {
@@ -186,8 +187,8 @@ impl Source {
         found
     }
 
-    /// Returns the modules that define the names in a path below `base`. The path may contain a list
-    /// of names in braces.
+    /// Returns the modules that define the names in a path below `base`. The path may contain a
+    /// list of names in braces.
     fn targets(&self, base: &str, path: &str) -> Vec<String> {
         if let Some(list) = path.strip_prefix('{') {
             return items(list).into_iter().flat_map(|path| self.targets(base, path.trim())).collect();
@@ -223,8 +224,8 @@ fn join(base: &str, name: &str) -> String {
     if base.is_empty() { name.to_owned() } else { format!("{base}::{name}") }
 }
 
-/// Returns the circles of files with the same parent. Each file counts together with all files below
-/// it.
+/// Returns the circles of files with the same parent. Each file counts together with all files
+/// below it.
 fn circles(uses: &BTreeSet<(String, String)>) -> Vec<String> {
     let mut siblings: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
     for (from, to) in uses {

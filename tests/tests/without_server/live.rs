@@ -1,6 +1,6 @@
-//! Live views of the memory store, with injected faults and paused time: the states that a view shows
-//! and refuses, its reports, and its cost in store calls. `live_servers.rs` and `live_fire.rs` test
-//! views of real servers.
+//! Live views of the memory store, with injected faults and paused time: the states that a view
+//! shows and refuses, its reports, and its cost in store calls. `live_servers.rs` and
+//! `live_fire.rs` test views of real servers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -58,8 +58,8 @@ fn limits() -> Limits {
     Limits { low: 1, high: 10, name: "a".to_owned(), pool: Pool { size: 4, wait: None }, quotas }
 }
 
-/// A time limit that is longer than any backoff and than the time between two reads that prove a view
-/// up to date. Time is paused.
+/// A time limit that is longer than any backoff and than the time between two reads that prove a
+/// view up to date. Time is paused.
 const LONG: Duration = Duration::from_secs(120);
 
 /// Figures about the answers to reads.
@@ -403,7 +403,7 @@ async fn view_of_struct_map_follows_its_structs() {
 }
 
 #[test]
-fn view_without_runtime_continues_on_next() {
+fn view_without_runtime_continues_on_next_runtime() {
     let bench = bench();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (dir, mut live) = runtime.block_on(bench.open());
@@ -454,7 +454,7 @@ fn views_are_send_and_sync() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn debug_shows_directory_and_status_only() {
+async fn debug_of_view_shows_only_directory_and_status() {
     let bench = bench();
     let (_, live) = bench.open().await;
     let text = format!("{live:?} {:?} {:?}", live.stream(), live.reader());

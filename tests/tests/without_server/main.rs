@@ -1,5 +1,5 @@
-//! Tests that start no server: of pure functions, of the memory store (mostly with paused time), and
-//! of the library's source code.
+//! Tests that start no server: of pure functions, of the memory store (mostly with paused time),
+//! and of the library's source code.
 
 mod call_limit;
 mod checks;

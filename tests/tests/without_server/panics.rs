@@ -1,6 +1,6 @@
-//! Panics in the caller's code, such as decoders and validations. Only the key for which that code was
-//! called gets an error; all other views and streams continue. The tests use the memory store with
-//! paused time. The panics appear in the output.
+//! Panics in the caller's code, such as decoders and validations. Only the key for which that code
+//! was called gets an error; all other views and streams continue. The tests use the memory store
+//! with paused time. The panics appear in the output.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -14,9 +14,9 @@ use bytes::Bytes;
 use etcd_typed::{Client, Election, ErrorKind, EtcdSchema, EtcdValue, ProblemKind, ValueError};
 use etcd_typed_tests::waiting::soon;
 
-/// A text type that panics for certain texts: for `panic` when the text is decoded, for `no encoder`
-/// when it is encoded, for `no order` when it is compared, and for `no way back` when a write decodes
-/// the text that it encoded.
+/// A text type that panics for certain texts: for `panic` when the text is decoded, for `no
+/// encoder` when it is encoded, for `no order` when it is compared, and for `no way back` when a
+/// write decodes the text that it encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Fragile(String);
 

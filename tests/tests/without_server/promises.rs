@@ -1,5 +1,5 @@
-//! Checks that `tests/PROMISES.md` lists at least one test for each promise, and that all listed tests
-//! exist.
+//! Checks that `tests/PROMISES.md` lists at least one test for each promise, and that all listed
+//! tests exist.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -29,7 +29,8 @@ fn promises(page: &str) -> BTreeMap<&str, Vec<&str>> {
     promises
 }
 
-/// Returns the missing part of a listed test (its file or its function), or `None` if the test exists.
+/// Returns the missing part of a listed test (its file or its function), or `None` if the test
+/// exists.
 fn missing(test: &str) -> Option<String> {
     let (file, function) = test.split_once("::").unwrap_or_else(|| panic!("no function: {test}"));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);

@@ -1,6 +1,6 @@
 //! Compares the public API of the library with `tests/public_api.txt`, which has one line for each
-//! item, so that every change of the API is seen in review. Also checks which public types are `Send`
-//! and `Sync`.
+//! item, so that every change of the API is seen in review. Also checks which public types are
+//! `Send` and `Sync`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

@@ -1,5 +1,5 @@
-//! Rules of the handles that do not depend on the store. The tests use the memory store, with injected
-//! faults and paused time. `typed.rs` tests the methods on every store.
+//! Rules of the handles that do not depend on the store. The tests use the memory store, with
+//! injected faults and paused time. `typed.rs` tests the methods on every store.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -178,8 +178,8 @@ async fn alias_is_read_without_own_key() {
         assert_eq!(bench.app.name.get().await.unwrap().as_deref().map(String::as_str), Some(read));
         assert!(bench.app.name.exists().await.unwrap());
     }
-    // Writing the field keeps its aliases for older programs. Removing the field deletes its aliases
-    // too.
+    // Writing the field keeps its aliases for older programs. Removing the field deletes its
+    // aliases too.
     bench.app.set(&App { name: Some("new".into()), ..(*bench.app.get().await.unwrap()).clone() }).await.unwrap();
     assert_eq!(bench.stored().await.len(), 4);
     let seen = bench.app.get().await.unwrap();

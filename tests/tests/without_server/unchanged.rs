@@ -1,5 +1,5 @@
-//! If the closure of a `modify` or `update` changes nothing, nothing is written, in whatever form the
-//! value is stored. The tests use the memory store.
+//! If the closure of a `modify` or `update` changes nothing, nothing is written, in whatever form
+//! the value is stored. The tests use the memory store.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

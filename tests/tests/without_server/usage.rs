@@ -1,5 +1,6 @@
-//! Properties of the API that programs rely on: short calls, views without a store, generic functions
-//! over any schema, and handles that keep the visibility and attributes of the struct's fields.
+//! Properties of the API that programs rely on: short calls, views without a store, generic
+//! functions over any schema, and handles that keep the visibility and attributes of the struct's
+//! fields.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

@@ -46,8 +46,8 @@ struct Client {
     place: Place,
     /// A request that was sent but not performed yet.
     sent: Option<Request>,
-    /// Whether the server may still perform a second copy of an enter request whose answer was lost.
-    /// The client does not get an answer to that copy.
+    /// Whether the server may still perform a second copy of an enter request whose answer was
+    /// lost. The client does not get an answer to that copy.
     stray_enter: bool,
     /// An answer that was not delivered yet.
     answer: Option<Answer>,
@@ -204,8 +204,8 @@ impl World {
         step(&|world| world.expire(i));
         step(&|world| world.give_up(i));
         step(&|world| world.clean_up(i));
-        // These steps take most of the time, so they are explored only if the client can release the
-        // queue.
+        // These steps take most of the time, so they are explored only if the client can release
+        // the queue.
         let others = if self.gives_up_first(i).is_some() { 0..CLIENTS } else { 0..0 };
         for other in others.filter(|other| *other != i) {
             step(&|world| world.hand_on(i, other));
@@ -325,8 +325,8 @@ impl World {
         true
     }
 
-    /// The watch reports that the predecessor is gone. In this model a waiter never looks for another
-    /// reason, so that a lost wake-up makes it wait forever.
+    /// The watch reports that the predecessor is gone. In this model a waiter never looks for
+    /// another reason, so that a lost wake-up makes it wait forever.
     fn wake(&mut self, i: usize) -> bool {
         if !self.hears(i) {
             return false;
@@ -375,9 +375,9 @@ impl World {
         i < self.sharing
     }
 
-    /// A waiter is dropped, or the holder releases. If the client has its own lease, the lease ends.
-    /// On a shared lease only the client's key is deleted, and a request that is on its way may still
-    /// create the key.
+    /// A waiter is dropped, or the holder releases. If the client has its own lease, the lease
+    /// ends. On a shared lease only the client's key is deleted, and a request that is on its way
+    /// may still create the key.
     fn give_up(&mut self, i: usize) -> bool {
         if std::mem::replace(&mut self.clients[i].done, true) {
             return false;
@@ -510,7 +510,7 @@ impl World {
         Before::of(&DIRECTORY, &key(i), fence, reply, &capabilities()).into()
     }
 
-    /// Checks what must hold in every world.
+    /// Checks the rules that must hold in every world. Returns the first broken rule as an error.
     fn check(&self) -> Result<(), String> {
         if let Some(fault) = self.fault {
             return Err(fault.to_owned());

@@ -107,8 +107,8 @@ async fn unknown_lease_is_refused_at_once() {
     assert!(lease.is_held() && here.keys().await == 0);
 }
 
-/// The server applies a request with an unknown outcome after its contender has gone. The shared lease
-/// does not end, so the client must delete the late key.
+/// The server applies a request with an unknown outcome after its contender has gone. The shared
+/// lease does not end, so the client must delete the late key.
 #[tokio::test(start_paused = true)]
 async fn late_key_is_deleted_while_lease_lives() {
     for late in [0, 1, 100, 3000, 60_000] {
@@ -190,8 +190,8 @@ async fn lost_guard_wakes_waiter_of_same_client() {
     assert!(!first.is_held() && lease.is_held());
 }
 
-/// Two values at one key have the same lease, so the lease does not show which of them is stored. The
-/// newest value must be stored.
+/// Two values at one key have the same lease, so the lease does not show which of them is stored.
+/// The newest value must be stored.
 #[tokio::test(start_paused = true)]
 async fn newest_of_two_values_at_one_key_is_stored() {
     let faulty = Faulty::new();
@@ -231,8 +231,8 @@ async fn failed_publish_leaves_no_value_on_living_lease() {
         let error = faulty.entry(0).publish(&1).lease(&lease).await.unwrap_err();
         assert!(error.may_have_applied(), "{error}");
         if late == 3000 {
-            // A value that is published after the failure stays, although the earlier write may still
-            // be applied.
+            // A value that is published after the failure stays, although the earlier write may
+            // still be applied.
             let next = faulty.entry(0).publish(&2).lease(&lease).await.unwrap();
             sleep(2 * TTL).await;
             assert!(next.is_published() && faulty.entry(0).get().await.unwrap().as_deref() == Some(&2));

@@ -1,5 +1,5 @@
-//! The configuration store of a proxy. It has TOML documents by category and name, which are chosen at
-//! run time, and keeps the last versions of each document.
+//! The configuration store of a proxy. It has TOML documents by category and name, which are chosen
+//! at run time, and keeps the last versions of each document.
 
 use etcd_typed::testing::Etcd;
 use etcd_typed::{Client, LiveStatus};
@@ -129,8 +129,8 @@ async fn proxy_versions_share_documents_and_history() {
     assert!(configs.restore("servers", "_default.toml", versions[1].0).await.unwrap());
     until(async || live.get().get(&name("servers", "_default.toml")) == Some(&document("port = 81"))).await;
 
-    // A document that only the old version can read keeps its last good state in the view, and can be
-    // replaced.
+    // A document that only the old version can read keeps its last good state in the view, and can
+    // be replaced.
     old.run(&["put", "/pingap/configs/servers/_default.toml", "port: 84"]).await;
     configs.save("locations", "a/b", &document("path = '/'")).await.unwrap();
     until(async || live.get().len() == 2 && !live.status().problems().is_empty()).await;

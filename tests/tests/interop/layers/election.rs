@@ -40,7 +40,8 @@ mod layer {
             Self { client: client.clone(), address: address.to_owned(), ttl }
         }
 
-        /// Registers as a candidate and campaigns. Starts again after each term and each lost lease.
+        /// Registers as a candidate and campaigns. Starts again after each term and each lost
+        /// lease.
         pub(super) async fn run(&self, hooks: Arc<impl Hooks>) -> Result<()> {
             loop {
                 match self.live(&hooks).await {
@@ -142,7 +143,8 @@ async fn database_versions_share_election() {
     old.run(&["del", leader.key.as_str()]).await;
     told.says(2, "follows: KeyDeleted").await;
     other.says(1, "leads ").await;
-    // The lease of the leader ends. The former leader registers again, and waits behind the new one.
+    // The lease of the leader ends. The former leader registers again, and waits behind the new
+    // one.
     until(async || client.lock("_election").queue().await.unwrap().len() == 2).await;
     let leader = client.election::<String>("_election").leader().await.unwrap().unwrap();
     assert_eq!(leader.value, "new:2");

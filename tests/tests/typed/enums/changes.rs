@@ -78,8 +78,8 @@ async fn switch_is_reported_with_both_variants_on_memory() {
     assert_eq!(next().await[0], r#"variant: Some("ftp") -> None"#);
 }
 
-/// Both variants read the same key. A switch reports that the old variant's field lost its value and
-/// that the new variant's field got one.
+/// Both variants read the same key. A switch reports that the old variant's field lost its value
+/// and that the new variant's field got one.
 #[tokio::test]
 async fn switch_reports_shared_key_for_both_variants_on_memory() {
     let client = Client::connect("memory:").await.unwrap();
@@ -94,8 +94,8 @@ async fn switch_reports_shared_key_for_both_variants_on_memory() {
     assert!(lines.contains(&r#"local path: Some("same") -> None"#.to_owned()), "{lines:?}");
     assert!(lines.contains(&r#"s3 path: None -> Some("same")"#.to_owned()), "{lines:?}");
     assert!(lines.contains(&"s3 quota Bytes".to_owned()), "{lines:?}");
-    // After an unknown tag, the fields of the last known variant lose their values, and the next item
-    // is an error.
+    // After an unknown tag, the fields of the last known variant lose their values, and the next
+    // item is an error.
     client.entry("/storage/kind").unwrap().set("azure").await.unwrap();
     let lines: Vec<_> = changes.next().await.unwrap().unwrap().changes.iter().map(line).collect();
     assert_eq!(lines, [r#"s3 path: Some("same") -> None"#, "s3 key", "s3 quota Bytes"]);
@@ -136,8 +136,8 @@ async fn changes_of_nested_enums_have_old_and_new_variant_on_memory() {
     assert!(!format!("{update:?}").contains("hunter2"), "{update:?}");
 }
 
-/// `#[etcd(change(…))]` on an enum derives the traits for its change type, and for the change types of
-/// its variants.
+/// `#[etcd(change(…))]` on an enum derives the traits for its change type, and for the change types
+/// of its variants.
 #[test]
 fn change_types_of_variants_derive_traits() {
     #[derive(EtcdSchema)]
@@ -218,8 +218,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// After each random write, applies the reported changes of the enum's own watch and of the watch of
-/// its map, and compares the result with the stored keys.
+/// After each random write, applies the reported changes of the enum's own watch and of the watch
+/// of its map, and compares the result with the stored keys.
 #[test]
 fn applied_changes_equal_stored_state_on_memory() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// Defines an enum with every attribute that changes a name, for each combination of cases.
-/// `$variants`, `$fields` and `$of_one` are the values of `rename_all`, `rename_all_fields`, and the
-/// `rename_all` of one variant.
+/// `$variants`, `$fields` and `$of_one` are the values of `rename_all`, `rename_all_fields`, and
+/// the `rename_all` of one variant.
 macro_rules! named {
     ($($name:ident: $variants:literal $fields:literal $of_one:literal;)*) => {
         $(mod $name {

@@ -155,7 +155,8 @@ async fn unknown_variant_is_reported_for_its_entry_on_memory() {
     assert_eq!(old_map.keys().await.unwrap(), ["a", "b"]);
 }
 
-/// A strict enum refuses keys that no variant has. Keys of variants that are not stored are allowed.
+/// A strict enum refuses keys that no variant has. Keys of variants that are not stored are
+/// allowed.
 #[tokio::test]
 async fn strict_enum_refuses_unknown_keys_on_memory() {
     #[derive(EtcdSchema, Debug, PartialEq)]

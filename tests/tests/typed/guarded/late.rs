@@ -80,8 +80,8 @@ async fn released_guard_refuses_pending_writes(bench: Bench) {
     assert_eq!(bench.stored().await, before);
 }
 
-/// The write is sent while the lock is held. The write arrives after the same client has acquired the
-/// lock again, with the same lease and at the same key.
+/// The write is sent while the lock is held. The write arrives after the same client has acquired
+/// the lock again, with the same lease and at the same key.
 async fn write_of_earlier_hold_is_refused(bench: Bench) {
     bench.fill().await;
     let before = bench.stored().await;
@@ -126,8 +126,8 @@ async fn expired_guard_sends_nothing_on_memory() {
     }
 }
 
-/// A server that hung applies the write after its caller has given up. The server compares the guard
-/// at that time.
+/// A server that hung applies the write after its caller has given up. The server compares the
+/// guard at that time.
 #[tokio::test(start_paused = true)]
 async fn late_write_compares_guard_when_applied_on_memory() {
     for held in [true, false] {

@@ -79,8 +79,8 @@ fn put_with(key: &Key, lease: LeaseId) -> Op {
     Op::Put { key: key.clone(), value: "mine".into(), expiry: Expiry::With(lease), previous: false }
 }
 
-/// A server that lost its data assigns the same revisions again. The keys of the former and the next
-/// holder then have the same creation revision, but different leases.
+/// A server that lost its data assigns the same revisions again. The keys of the former and the
+/// next holder then have the same creation revision, but different leases.
 async fn wiped(bench: &Bench, wipe: impl AsyncFnOnce()) {
     let lock = bench.lock().await;
     bench.entry("there").set(&1).guarded_by(&lock).await.unwrap();

@@ -1,5 +1,5 @@
-//! The structs of the tests. For each case of `rename_all` there is a struct that has every shape of
-//! a field name and every attribute that changes a name.
+//! The structs of the tests. For each case of `rename_all` there is a struct that has every shape
+//! of a field name and every attribute that changes a name.
 
 use std::collections::BTreeMap;
 

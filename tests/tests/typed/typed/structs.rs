@@ -33,8 +33,8 @@ async fn set_struct_is_read(bench: Bench) {
     assert_eq!(dir.rate_limit.get().await.unwrap().as_deref(), Some(&250));
     assert_eq!(dir.database.pool.get().await.unwrap().as_deref(), Some(&8));
 
-    // A set deletes the keys of the schema that the new value does not have, and keeps unknown keys.
-    // A field whose key is missing is read as its default.
+    // A set deletes the keys of the schema that the new value does not have, and keeps unknown
+    // keys. A field whose key is missing is read as its default.
     let foreign = bench.client.entry::<String>("/prod/app/foreign").unwrap();
     foreign.set(&"stays".to_owned()).await.unwrap();
     let less = App { banner: None, regions: BTreeMap::new(), quotas: BTreeMap::from([("acme".to_owned(), 1)]), ..app() };

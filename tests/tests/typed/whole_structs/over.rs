@@ -122,8 +122,8 @@ async fn invalid_stored_value_keeps_last_state_over_base_on_memory() {
     assert_eq!(stored(&live), ["limit"]);
 }
 
-/// A state of the view can be used in a compare-and-swap, which writes only the differences from that
-/// state.
+/// A state of the view can be used in a compare-and-swap, which writes only the differences from
+/// that state.
 #[tokio::test]
 async fn swap_of_state_over_base_writes_differences_on_memory() {
     let bench = Bench { client: Client::connect("memory:").await.unwrap() };

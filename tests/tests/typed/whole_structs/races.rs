@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// Runs a `set`. Between its read and its first transaction, `rival` writes. Returns the transactions
-/// that the `set` sent.
+/// Runs a `set`. Between its read and its first transaction, `rival` writes. Returns the
+/// transactions that the `set` sent.
 async fn raced<F: AsyncFn(&Client)>(before: AsyncFnOf<'_>, rival: F, set: AsyncFnOf<'_>) -> Vec<etcd_typed::store::Txn> {
     let memory = MemoryStore::new();
     let other = Client::with_store(memory.clone());
@@ -226,8 +226,8 @@ async fn set_without_right_to_read_writes_all_keys_on_memory() {
 
 #[tokio::test]
 async fn set_with_too_many_conditions_writes_all_keys_on_memory() {
-    // To write only the difference, the transaction needs a condition on each of three unchanged keys
-    // and two absent keys, and those of the guard.
+    // To write only the difference, the transaction needs a condition on each of three unchanged
+    // keys and two absent keys, and those of the guard.
     for (limit, written) in [(6, 4), (10, 1)] {
         let bench = Bench { client: Client::with_store(MemoryStore::new().with_limits(limit, 1_000_000)) };
         let lock = bench.client.lock("/locks/a").acquire().await.unwrap();

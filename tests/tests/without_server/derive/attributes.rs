@@ -120,7 +120,7 @@ struct Forms {
 }
 
 #[tokio::test]
-async fn json_and_with_define_stored_form() {
+async fn json_and_with_attributes_define_stored_form() {
     let (client, cfg) = open::<Forms>().await;
     let value = Forms {
         mask: 255,

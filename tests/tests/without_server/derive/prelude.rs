@@ -1,5 +1,5 @@
-//! Generated code uses absolute paths. So it compiles without the prelude, and in a module where names
-//! such as `Result` have another meaning.
+//! Generated code uses absolute paths. So it compiles without the prelude, and in a module where
+//! names such as `Result` have another meaning.
 
 /// A module without any names in scope.
 #[no_implicit_prelude]

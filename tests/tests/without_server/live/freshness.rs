@@ -1,4 +1,5 @@
-//! How a view notices changes that its watch does not report, and how it reports the age of its state.
+//! How a view notices changes that its watch does not report, and how it reports the age of its
+//! state.
 
 use super::*;
 
@@ -160,8 +161,8 @@ async fn idle_directory_of_busy_store_stays_fresh() {
     assert!(counts.range <= 22 && counts.watch == 0, "two requests per ten seconds: {counts:?}");
 }
 
-/// The size of the answers does not depend on the size of the directory. The larger the directory is,
-/// the less often the server must read it.
+/// The size of the answers does not depend on the size of the directory. The larger the directory
+/// is, the less often the server must read it.
 #[tokio::test(start_paused = true)]
 async fn large_idle_directory_of_busy_store_stays_fresh() {
     for keys in [0, 5, 10_001, 40_000] {

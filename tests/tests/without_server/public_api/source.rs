@@ -102,8 +102,8 @@ impl Source {
         places.filter(|place| matches!(self.item(place), Some(Item::Struct(_) | Item::Enum(_)))).map(|(_, name)| name).collect()
     }
 
-    /// Returns every public item by its place, with its shortest public path and the number of segments
-    /// in this path.
+    /// Returns every public item by its place, with its shortest public path and the number of
+    /// segments in this path.
     fn named(&self) -> BTreeMap<Place, (String, usize)> {
         let mut named = BTreeMap::new();
         self.collect("", "", 1, &mut named);
@@ -153,7 +153,8 @@ impl Source {
         self.resolve_path(module, &segments(&path.path))
     }
 
-    /// Returns where a name that a module uses is declared. Returns `None` for names of other crates.
+    /// Returns where a name that a module uses is declared. Returns `None` for names of other
+    /// crates.
     fn resolve(&self, module: &str, wanted: &str) -> Option<Place> {
         let place = (module.to_owned(), wanted.to_owned());
         if self.item(&place).is_some() {
