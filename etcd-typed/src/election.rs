@@ -225,9 +225,10 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     /// # Errors
     ///
     /// The errors of [`campaign`](Self::campaign), except for `Unavailable`, `Timeout` and
-    /// `Server`, after which the candidate campaigns again. Any output of `run` ends the
-    /// leadership, also an `Err` if `run` returns a `Result`. A failure to resign is not reported:
-    /// the leadership then ends in the background, or when its time to live has passed.
+    /// `Server`, after which the candidate campaigns again. While the candidate leads, any output
+    /// of `run` ends the leadership, also an `Err` if `run` returns a `Result`. A failure to resign
+    /// is not reported: the leadership then ends in the background, or when its time to live has
+    /// passed.
     ///
     /// # Cancel safety
     ///

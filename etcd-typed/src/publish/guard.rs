@@ -31,7 +31,7 @@ use crate::telemetry::{Operation, Pattern};
 ///
 /// # When the guard is dropped
 ///
-/// The value is deleted in the background, unless the key holds another publisher's value. If the
+/// The value is deleted in the background if the key still holds this guard's value. If the
 /// deletion fails (no runtime is left, or the server does not answer), the value disappears when
 /// the time to live has passed. [`withdraw`](Self::withdraw) waits for the deletion and returns its
 /// result.
@@ -90,7 +90,7 @@ impl<T: Send + Sync + 'static> Published<T> {
         self.operation("set").run(async { self.publication.set(value?).await }).await
     }
 
-    /// Deletes the value, unless the key holds another publisher's value, and waits for the answer.
+    /// Deletes the value if the key still holds this guard's value, and waits for the answer.
     ///
     /// # Errors
     ///
