@@ -1,5 +1,5 @@
-//! `Election<T>`: leader election, in which each candidate has a value that everybody can read. The
-//! queue of candidates is `queue.rs`; [`observe`] streams the leader.
+//! `Election<T>`: leader election, in which each candidate has a value that every client can read.
+//! `queue.rs` implements the queue of candidates; [`observe`] streams the leader.
 
 mod observe;
 
@@ -29,8 +29,8 @@ pub(crate) const KIND: &str = "election";
 ///
 /// The candidate that campaigned first leads. The others follow in the order in which they came;
 /// when a candidate leaves, a watch event wakes the next one. Each candidate has a value, its
-/// proposal, such as an address or a name; [`Json<T>`](crate::Json) stores any serde type. The
-/// value is stored unchanged.
+/// proposal, such as an address or a name. The value is stored unchanged; with
+/// [`Json<T>`](crate::Json) it can have any serde type.
 ///
 /// An election is not re-entrant: each campaign is a separate candidate. A second
 /// [`campaign`](Self::campaign) in the same process waits until the first leadership ends, even
@@ -52,8 +52,8 @@ pub(crate) const KIND: &str = "election";
 /// # Errors
 ///
 /// Every method fails with `InvalidKey` if the name is empty or, on etcd v2, not a path. Every
-/// method can also fail as any store call does: `Unavailable`, `Timeout`, `Unauthenticated`,
-/// `PermissionDenied`, `NoSpace`, `Server`.
+/// method can also fail with the errors of a store call: `Unavailable`, `Timeout`,
+/// `Unauthenticated`, `PermissionDenied`, `NoSpace`, `Server`.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -108,17 +108,17 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         self
     }
 
-    /// Attaches the keys of this client's candidates to a lease that the caller keeps, instead of one
-    /// lease for each campaign. The time to live is that of the lease; [`ttl`](Self::ttl) has no
-    /// effect. [`NamedLock::lease`](crate::NamedLock::lease) says what such a lease can serve, and
-    /// what happens when a guard or the lease ends.
+    /// Attaches the keys of this client's candidates to a lease that the caller keeps. Without this
+    /// call each campaign gets its own lease. The lease sets the time to live; [`ttl`](Self::ttl)
+    /// has no effect. [`NamedLock::lease`](crate::NamedLock::lease) describes what else the lease
+    /// can serve, and what happens when a guard or the lease ends.
     ///
     /// # Errors
     ///
     /// A campaign fails with `LeaseLost` if the lease has ended, and so does [`lead`](Self::lead). It
     /// fails with `Unsupported` on v2, which has no leases that guards can share; use
-    /// [`ttl`](Self::ttl) there. [`adopt`](Self::adopt) fails with `Unsupported`, since the leadership
-    /// that it takes over needs another lease than before.
+    /// [`ttl`](Self::ttl) there. [`adopt`](Self::adopt) fails with `Unsupported`, since it always
+    /// attaches the leadership to a new lease.
     pub fn lease(mut self, lease: &Lease) -> Self {
         if let Ok(queue) = &mut self.queue {
             queue.lease = Some(BorrowedLease::of(lease));
@@ -126,8 +126,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         self
     }
 
-    /// Sets a function that [`lead`](Self::lead) calls each time it has lost the leadership, with the
-    /// reason. The work was dropped before. The function must not block; a panic in it ends `lead`.
+    /// Sets a function that [`lead`](Self::lead) calls with the reason each time the leadership is
+    /// lost, after it has dropped the work. The function must not block; a panic in it ends `lead`.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -171,7 +171,7 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// # Cancel safety
     ///
-    /// As [`campaign`](Self::campaign).
+    /// The same as for [`campaign`](Self::campaign).
     pub async fn try_campaign(&self, value: &T) -> Result<Option<Leader<T>>> {
         let (queue, value) = self.proposal(value)?;
         Ok(queue.try_acquire(value).await?.map(Leader::of))
@@ -186,7 +186,7 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// # Cancel safety
     ///
-    /// As [`campaign`](Self::campaign).
+    /// The same as for [`campaign`](Self::campaign).
     pub async fn campaign_within(&self, value: &T, time: Duration) -> Result<Leader<T>> {
         let (queue, value) = self.proposal(value)?;
         queue.acquire_within(value, time).await.map(Leader::of)
@@ -198,10 +198,10 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// When the leadership is lost, the future of `run` is dropped at its current await point. The
     /// candidate then campaigns again with the same value, at the end of the queue, after a delay
-    /// set by the [`RetryPolicy`](crate::RetryPolicy). The delay grows while leaderships are lost
-    /// at once. A campaign that fails because no server can be reached is also repeated, without
-    /// limit. [`telemetry`] reports each failure, and each loss with its reason; see also
-    /// [`on_loss`](Self::on_loss).
+    /// set by the [`RetryPolicy`](crate::RetryPolicy). The delay grows as long as each leadership
+    /// is lost soon after it began. A campaign that fails because no server can be reached is also
+    /// repeated, without limit. [`telemetry`] reports each failure, and each loss with its reason;
+    /// see also [`on_loss`](Self::on_loss).
     ///
     /// `run` gets the leadership, for [`fence`](Guard::fence), [`proclaim`](Leader::proclaim) and
     /// writes that are [guarded by it](crate::EntryWrite::guarded_by). The leadership ends when the
@@ -225,9 +225,10 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     /// # Errors
     ///
     /// The errors of [`campaign`](Self::campaign), except for `Unavailable`, `Timeout` and
-    /// `Server`, after which it campaigns again. The output of `run` is not interpreted: let it
-    /// return a `Result`, and a failure of the work ends the leadership. A failure to resign is not
-    /// reported: the leadership then ends in the background, or when its time to live has passed.
+    /// `Server`, after which the candidate campaigns again. While the candidate leads, any output
+    /// of `run` ends the leadership, also an `Err` if `run` returns a `Result`. A failure to resign
+    /// is not reported: the leadership then ends in the background, or when its time to live has
+    /// passed.
     ///
     /// # Cancel safety
     ///
@@ -248,8 +249,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
                     let begun = Instant::now();
                     let leader = &term.0;
                     let output = leader.while_held(run(leader.clone())).await;
-                    // `run` may have returned because a guarded write was refused. That is a loss,
-                    // not the end.
+                    // If `run` returned because a guarded write was refused, the leadership was
+                    // lost, so the candidate must campaign again.
                     let lost = match output {
                         Ok(output) if leader.is_held() => {
                             // The work is done. If the release fails, the lease's task tries again,
@@ -269,8 +270,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
                         backoff.reset();
                     }
                 }
-                // As for a watch: a proxy reports `Server` while servers restart, and a certificate
-                // that was valid before will be renewed.
+                // A proxy reports `Server` while servers restart. A certificate that was valid
+                // before will be renewed. A watch waits out the same errors.
                 Err(error) if error.is_retryable() || error.kind() == ErrorKind::Server || (led && error.is_outage()) => {
                     telemetry::campaign_failed(KIND, &error);
                 }
@@ -306,8 +307,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         self.valid_queue()?.strays().await
     }
 
-    /// Returns a stream of the leader and every change of it. The first item is the current leader.
-    /// The stream resumes by itself after interruptions.
+    /// Returns a stream that yields the current leader and then every change of the leader. The
+    /// stream resumes by itself after interruptions.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -324,19 +325,19 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// # Errors
     ///
-    /// The errors of [all methods](Self), since it begins with a read.
+    /// The errors of [all methods](Self), since opening the stream reads the current leader.
     pub async fn observe(&self) -> Result<LeaderChanges<T>> {
         let queue = self.valid_queue()?;
         queue.retry().one_call(LeaderChanges::open(queue)).await
     }
 
     /// Removes every candidate with exactly this value, the leader included, by deleting their
-    /// keys. Returns how many it removed.
+    /// keys. Returns the number of removed candidates.
     ///
     /// Use it for candidates whose value shows that they are gone or unwanted. A leader that is
     /// still running notices that it no longer leads. A removed candidate that is in
     /// [`campaign`](Self::campaign) or [`lead`](Self::lead) campaigns again, at the end of the
-    /// queue. A candidate that changes its value at the same time is not removed.
+    /// queue. A candidate that changes its value during this call is not removed.
     ///
     /// # Errors
     ///
@@ -346,8 +347,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         let (queue, value) = self.proposal(value)?;
         let depose = async {
             let mut deposed = 0;
-            // Deletes the last waiter first and the leader last, so that no removed waiter leads in
-            // between.
+            // Deletes the last waiter first and the leader last, so that no waiter that will be
+            // removed leads in between.
             for contender in queue.contenders().await?.iter().rev().filter(|contender| contender.value == value) {
                 deposed += usize::from(queue.remove(contender).await?);
             }
@@ -357,37 +358,40 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     }
 
     /// Takes over a leadership that another process handed over with [`Leader::into_token`]. The
-    /// value stays, and the time to live becomes the one set here. A guard that still exists
-    /// elsewhere, or in this process, loses the leadership. Adopting does not join the queue, so it
-    /// waits for no candidate.
+    /// value stays, and the leadership gets the time to live that is set here. A guard that still
+    /// exists, in this process or elsewhere, loses the leadership. Adopting does not join the
+    /// queue, so it waits for no candidate.
     ///
     /// # Errors
     ///
-    /// `GuardLost` if the leadership is no longer held, `Invalid` for a token of something else.
+    /// `GuardLost` if the leadership is no longer held, `Invalid` for a token of another election
+    /// or a lock.
     ///
     /// # Cancel safety
     ///
-    /// The leadership may be lost: the request may have moved it to this process, whose guard is
-    /// dropped.
+    /// Dropping the future may lose the leadership: the request may already have attached the
+    /// leadership to a lease of this process, which then ends.
     pub async fn adopt(&self, token: &Token) -> Result<Leader<T>> {
         self.valid_queue()?.adopt(token, None).await.map(Leader::of)
     }
 
-    /// Sets the time to live of a leadership that no process keeps alive, and starts it anew.
-    /// Returns the token that replaces the old one.
+    /// Sets the time to live of a leadership that no process keeps alive. The time to live starts
+    /// anew now. Returns the token that replaces the old one.
     ///
     /// # Errors
     ///
-    /// `GuardLost` if the leadership is no longer held, `Invalid` for a token of something else.
+    /// `GuardLost` if the leadership is no longer held, `Invalid` for a token of another election
+    /// or a lock.
     pub async fn renew(&self, token: &Token, ttl: Duration) -> Result<Token> {
         self.valid_queue()?.renew(token, ttl).await
     }
 
-    /// Ends a leadership or a candidacy by its token, in whichever process it is.
+    /// Ends a leadership or a candidacy by its token, whichever process campaigned.
     ///
     /// # Errors
     ///
-    /// `GuardLost` if it is no longer held, `Invalid` for a token of something else.
+    /// `GuardLost` if the candidate's key no longer exists or was taken over, `Invalid` for a token
+    /// of another election or a lock.
     pub async fn release_token(&self, token: &Token) -> Result<()> {
         self.valid_queue()?.release_token(token).await
     }
@@ -418,9 +422,9 @@ impl<T> Drop for Term<T> {
 
 /// A leadership; dropping it resigns. It derefs to [`Guard`], which has more methods.
 ///
-/// A drop resigns in the background, in the task that keeps the lease alive. If that fails (no
-/// runtime is left, the server does not answer), the next candidate leads when the time to live has
-/// passed. [`resign`](Self::resign) waits for the answer and returns it.
+/// Dropping it resigns in a background task. If that fails (no runtime is left, the server does not
+/// answer), the next candidate leads when the time to live has passed. [`resign`](Self::resign)
+/// waits for the answer and returns it.
 #[must_use = "a leadership is resigned when its guard is dropped"]
 pub struct Leader<T> {
     guard: Guard,
@@ -432,13 +436,14 @@ impl<T> Leader<T> {
         Self { guard, values: PhantomData }
     }
 
-    /// Resigns and waits for the answer. One request.
+    /// Resigns with one request, and waits for the answer.
     ///
     /// # Errors
     ///
     /// `GuardLost` if the leadership was lost before; another candidate may already lead. After
-    /// `Unavailable`, `Timeout` and other errors the lease is revoked in the background; if that
-    /// fails too, the next candidate leads when the time to live has passed.
+    /// `Unavailable`, `Timeout` and other errors the client revokes the lease in the background, or
+    /// deletes the key if the caller keeps the lease. If that fails too, the next candidate leads
+    /// when the time to live has passed.
     ///
     /// # Cancel safety
     ///
@@ -449,7 +454,7 @@ impl<T> Leader<T> {
 
     /// Keeps the leadership but stops renewing its lease, so that the owner of the token can
     /// [adopt](Election::adopt), [renew](Election::renew) or [release](Election::release_token) it.
-    /// This must happen within the time to live, which starts anew now. On a lease of
+    /// The owner must do so within the time to live, which starts anew now. On a lease of
     /// [`Election::lease`], the leadership lasts until that lease ends.
     pub fn into_token(self) -> Token {
         self.guard.into_token()
@@ -467,7 +472,7 @@ impl<T: EtcdValue> Leader<T> {
     ///
     /// # Cancel safety
     ///
-    /// The value may have been changed.
+    /// Dropping the future may still change the value, since the request may be on its way.
     pub async fn proclaim(&self, value: &T) -> Result<Revision> {
         self.guard.write(encode(value, self.guard.key())?).await
     }
@@ -503,8 +508,8 @@ pub struct Candidate<T> {
 }
 
 impl<T> Candidate<T> {
-    /// Returns a token that ends or renews the candidacy from elsewhere. Make sure that the
-    /// candidate's process no longer works under it.
+    /// Returns a token with which any process can end or renew the candidacy. Make sure that the
+    /// candidate's process no longer works as the leader.
     #[must_use]
     pub fn token(&self) -> Token {
         Token::new(self.key.clone(), self.fence, self.lease)
@@ -512,7 +517,7 @@ impl<T> Candidate<T> {
 }
 
 impl<T> Candidate<Result<T>> {
-    /// Returns the candidate with its value, or the error of the value.
+    /// Returns the candidate with its decoded value, or the error of the value.
     ///
     /// # Errors
     ///

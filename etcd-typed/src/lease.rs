@@ -1,6 +1,6 @@
-//! `Lease`: a lease that is kept alive as long as its guard lives. [`pool`] supplies leases,
-//! [`validity`] tells how long a lease is safe to trust. [`shared`] attaches the keys of several
-//! owners to one lease of the client, and [`borrowed`] attaches them to a lease that the caller
+//! `Lease`: a lease that is kept alive as long as its guard lives. [`pool`] supplies leases, and
+//! [`validity`] computes how long a lease is safe to trust. [`shared`] attaches the keys of several
+//! owners to one lease of the client, and [`borrowed`] attaches keys to a lease that the caller
 //! keeps.
 
 mod adopt;
@@ -40,17 +40,18 @@ use crate::telemetry;
 /// The default time to live of locks, leaderships and published values.
 pub(crate) const TTL: Duration = Duration::from_secs(15);
 
-/// How many names are tried for a new lease. The next one is tried when the server already has a
-/// lease with that name.
+/// How many random IDs are tried for a new lease. The next ID is tried when the server already has
+/// a lease with the one before.
 const NAMES: u32 = 4;
 
-/// A lease. Keys that are written with it (`.lease(&lease)`) are deleted when it ends: when the
-/// guard is dropped or revoked, or when the client could not renew the lease in time. Locks,
-/// elections and published values have a lease of their own, or get this one with their
-/// `.lease(&lease)`, and then end with it.
+/// The guard of a lease. Keys that are written with the lease (`.lease(&lease)`) are deleted when
+/// the lease ends: when the guard is dropped or revoked, or when the client could not renew the
+/// lease in time. Locks, elections and published values use a lease of the client. With their
+/// `.lease(&lease)` they use this lease instead, and end with it.
 ///
-/// A background task renews it three times within its time to live. Dropping the guard revokes it
-/// in the background; if that fails, the keys are deleted when the time to live has passed.
+/// A background task renews the lease three times within its time to live. Dropping the guard
+/// revokes the lease in the background; if that fails, the keys are deleted when the time to live
+/// has passed.
 ///
 /// # Runtimes
 ///
@@ -64,9 +65,9 @@ const NAMES: u32 = 4;
 ///
 /// A lease is lost when the server says that it does not know the lease, or when the server has not
 /// answered for so long that it may have ended the lease. The time to live counts from the moment
-/// *before* the last answered request was sent, minus a margin of a tenth (at least half a second,
-/// at most half of the time to live), on a clock that continues while the machine sleeps. Every
-/// check reads the clock, so a program that was frozen sees the loss as soon as it wakes. A lost
+/// *before* the last answered request was sent. A margin of a tenth is subtracted (at least half a
+/// second, at most half of the time to live). The clock continues while the machine sleeps, and
+/// every check reads it, so a program that was frozen sees the loss as soon as it wakes. A lost
 /// lease stays lost, even if the network recovers.
 ///
 /// ```
@@ -86,22 +87,22 @@ pub struct Lease {
     id: LeaseId,
     /// The time to live that the server granted.
     ttl: Duration,
-    /// The time to live that was asked for. A server may grant more.
+    /// The time to live that the client asked for. A server may grant a longer one.
     asked: Duration,
     store: Arc<dyn Store>,
     validity: Validity,
-    /// Sends orders to the task that keeps the lease alive. When it is dropped, the task revokes
-    /// the lease and ends.
+    /// Sends orders to the task that keeps the lease alive. When this sender is dropped, the task
+    /// revokes the lease and ends.
     orders: mpsc::UnboundedSender<Order>,
     /// The runtimes that the task can move to, for a lease that may outlive its client.
     runtimes: Option<Arc<Runtimes>>,
-    /// Whether another component granted it.
+    /// Whether another component granted the lease.
     adopted: bool,
 }
 
 /// An order to the task of a lease.
 enum Order {
-    /// Run this to its end. It owns the lease, which no call uses any more.
+    /// Run this future to its end. The future owns the lease, which no call uses any more.
     Finish(BoxFuture<'static, ()>),
     /// Revoke the lease and send back the result.
     Revoke(oneshot::Sender<Result<()>>),
@@ -110,8 +111,8 @@ enum Order {
 }
 
 impl Lease {
-    /// The background task also requests the lease. If the caller's future is dropped while it
-    /// waits, the task knows the lease and revokes it.
+    /// Starts the background task, which requests the lease, and waits for the grant. If the
+    /// caller's future is dropped while it waits, the task knows the lease and revokes it.
     async fn grant(pool: &Arc<LeasePool>, asked: Duration) -> Result<Self> {
         if !runtime::is_here() {
             return Err(Error::without_runtime());
@@ -148,8 +149,8 @@ impl Lease {
         self.ttl
     }
 
-    /// Whether the server cannot have ended the lease yet, as far as clocks tell. Sends no request.
-    /// Once false, it stays false.
+    /// Whether the lease is held: by the clock, the server cannot have ended it yet. Sends no
+    /// request. Once false, it stays false.
     #[must_use]
     pub fn is_held(&self) -> bool {
         if let Some(runtimes) = &self.runtimes {
@@ -192,7 +193,8 @@ impl Lease {
     /// Revokes the lease as [`revoke`](Self::revoke) does, for a lease with several owners.
     async fn end(&self) -> Result<()> {
         let (answer, answered) = oneshot::channel();
-        // The lease's task must revoke it; otherwise the task would take the end for a loss.
+        // The lease's task must revoke the lease; otherwise the task would report its end as a
+        // loss.
         if self.order(Order::Revoke(answer))
             && let Some(Ok(result)) = self.task().attend(PATIENCE, answered).await
         {
@@ -228,13 +230,13 @@ impl Lease {
         sent
     }
 
-    /// The task that keeps it alive.
+    /// Returns the task that keeps the lease alive.
     fn task(&self) -> &Task {
         self.validity.task()
     }
 }
 
-/// An end from here on is intended, not a loss.
+/// Records that the end of the lease is now intended, so that it is not reported as a loss.
 impl Drop for Lease {
     fn drop(&mut self) {
         self.validity.set_wanted(false);
@@ -288,8 +290,8 @@ impl Applicant {
                     keeper.run(sent, &mut orders).await;
                     return;
                 }
-                // Another client's lease. Taking it for our own would give two clients the same
-                // lock.
+                // The ID belongs to another client's lease. If this client used it, both clients
+                // would hold the same locks.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists && names > 1 => names -= 1,
                 Err(error) => {
                     let unsure = error.may_have_applied();
@@ -322,9 +324,9 @@ struct LeaseKeeper {
 enum Manner {
     /// Renews the lease, and revokes it at the end.
     Own,
-    /// Renews a lease of another component, and leaves it at the end.
+    /// Renews a lease of another component, and does not revoke it at the end.
     Renew,
-    /// Only asks how long a lease of another component has left.
+    /// Only asks the server how long a lease of another component has left.
     Observe,
 }
 
@@ -391,8 +393,8 @@ impl LeaseKeeper {
                         Err(error) => {
                             telemetry::lease_attempt_failed(self.id, remaining, &error);
                             self.validity.meet(error);
-                            // Retries more often as the end comes closer, so that an outage that
-                            // ends just before the lease does is survived.
+                            // Retries more often as the end of the lease comes closer, so that the
+                            // lease survives an outage that ends just in time.
                             let soon = (remaining / 4).max(self.retry.first_delay);
                             next = Instant::now() + backoff.next_delay().min(soon);
                         }
@@ -408,8 +410,9 @@ impl LeaseKeeper {
         }
     }
 
-    /// Waits until `at` and tries to renew the lease. Returns when the request was sent. Returns
-    /// `None` if the lease is a spare one and there are enough. Cancel-safe.
+    /// Waits until `at`, and then tries to renew the lease. Returns the time at which the request
+    /// was sent, and its answer. The answer is `None` if the lease is a spare one that the pool
+    /// does not need. Cancel-safe.
     async fn attempt(&self, at: Instant) -> (Moment, Option<Result<Duration>>) {
         sleep_until(at).await;
         let sent = Moment::now();
@@ -424,13 +427,14 @@ impl LeaseKeeper {
     }
 }
 
-/// A third of the time to live after the last answered request was sent.
+/// Returns the time of the next renewal: a third of the time to live after the last answered
+/// request was sent.
 fn third(sent: Moment, ttl: Duration) -> Instant {
     Instant::now() + (ttl / 3).saturating_sub(Moment::now().since(sent))
 }
 
 /// Revokes a lease. Repeats the request until it succeeds or the time to live has passed. The lease
-/// was last renewed at the latest now, so it has run out then.
+/// is not renewed after the start of this call, so it has run out by then.
 async fn revoke(store: &dyn Store, retry: &RetryPolicy, id: LeaseId, ttl: Duration) {
     let begun = Moment::now();
     let mut backoff = retry.backoff();

@@ -40,22 +40,22 @@ use crate::revision::{LeaseId, Revision};
 /// # On etcd v2
 ///
 /// Only clients of this library share the queue. The server may list a key for up to half a second
-/// after its time to live has passed. Such a key no longer has a holder; the next waiter deletes
-/// it, so that a late refresh cannot revive it. The v2 server has no leases, which weakens three
-/// things:
+/// after its time to live has passed. The owner of such a key no longer holds the lock; the next
+/// waiter deletes the key, so that a late refresh cannot revive it. The v2 server has no leases,
+/// which weakens three guarantees:
 ///
 /// - A [token](Lock::into_token) stays valid as long as the lock is held, even if another process
 ///   has adopted the lock.
-/// - The server may apply a create request seconds after its sender gave up. Such a key stays in
-///   the queue until its time to live has passed.
+/// - The server may apply a create request seconds after its sender gave up. The key of such a
+///   request stays in the queue until its time to live has passed.
 /// - [`is_held`](Guard::is_held) also relies on the clocks of the members, which may differ by at
 ///   most the margin.
 ///
 /// # Errors
 ///
 /// Every method fails with `InvalidKey` if the name is empty or, on etcd v2, not a path. Every
-/// method can also fail as any store call does: `Unavailable`, `Timeout`, `Unauthenticated`,
-/// `PermissionDenied`, `NoSpace`, `Server`.
+/// method can also fail with the errors of a store call: `Unavailable`, `Timeout`,
+/// `Unauthenticated`, `PermissionDenied`, `NoSpace`, `Server`.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -91,18 +91,19 @@ impl NamedLock {
         self
     }
 
-    /// Attaches the keys of this lock to a lease that the caller keeps, instead of one lease for each
-    /// acquisition. The time to live is that of the lease; [`ttl`](Self::ttl) has no effect.
+    /// Attaches the keys of this lock to a lease that the caller keeps. Without this call each
+    /// acquisition gets its own lease. The lease sets the time to live; [`ttl`](Self::ttl) has no
+    /// effect.
     ///
     /// One lease can serve any number of locks, candidacies and
     /// [published values](crate::Publish::lease). It can also serve several places in the queue of
-    /// one lock: each acquisition has a key of its own, and the acquisitions exclude each other. All
+    /// one lock: each acquisition has its own key, and the acquisitions exclude each other. All
     /// guards are lost when the lease ends, and a waiter gets `LeaseLost`. A guard that ends deletes
     /// its key and keeps the lease.
     ///
-    /// A key may be created by a request whose answer was lost, after its guard has ended. With a
-    /// lease of its own, the end of the lease removes such a key. Here a task of the client deletes
-    /// the key when it appears.
+    /// If the answer to a request is lost, the server may create the key after its guard has ended.
+    /// When each acquisition has its own lease, the end of that lease removes such a key. With the
+    /// caller's lease, a task of the client deletes the key when it appears.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -122,7 +123,7 @@ impl NamedLock {
     ///
     /// Acquiring fails with `LeaseLost` if the lease has ended, and with `Unsupported` on v2, which
     /// has no leases that guards can share; use [`ttl`](Self::ttl) there. [`adopt`](Self::adopt) fails
-    /// with `Unsupported`, since the lock that it takes over needs another lease than before.
+    /// with `Unsupported`, since it always attaches the lock to a new lease.
     pub fn lease(mut self, lease: &Lease) -> Self {
         if let Ok(queue) = &mut self.queue {
             queue.lease = Some(BorrowedLease::of(lease));
@@ -156,8 +157,8 @@ impl NamedLock {
         self.valid_queue()?.acquire(self.value()).await.map(Lock)
     }
 
-    /// Acquires the lock if it is free and has no waiters; otherwise returns `None`. Either way it
-    /// costs one request if the client has a spare lease (more on v2).
+    /// Acquires the lock if it is free and has no waiters; otherwise returns `None`. The call costs
+    /// one request if the client has a spare lease (more on v2).
     ///
     /// # Errors
     ///
@@ -165,7 +166,7 @@ impl NamedLock {
     ///
     /// # Cancel safety
     ///
-    /// As [`acquire`](Self::acquire).
+    /// The same as for [`acquire`](Self::acquire).
     pub async fn try_acquire(&self) -> Result<Option<Lock>> {
         Ok(self.valid_queue()?.try_acquire(self.value()).await?.map(Lock))
     }
@@ -179,7 +180,7 @@ impl NamedLock {
     ///
     /// # Cancel safety
     ///
-    /// As [`acquire`](Self::acquire).
+    /// The same as for [`acquire`](Self::acquire).
     pub async fn acquire_within(&self, time: Duration) -> Result<Lock> {
         self.valid_queue()?.acquire_within(self.value(), time).await.map(Lock)
     }
@@ -203,10 +204,10 @@ impl NamedLock {
         self.valid_queue()?.strays().await
     }
 
-    /// Takes over a lock that another process handed over with [`Lock::into_token`]. The time to
-    /// live and the information become the ones set here. A guard that still exists elsewhere, or
-    /// in this process, loses the lock. Adopting does not join the queue, so it waits for no other
-    /// holder.
+    /// Takes over a lock that another process handed over with [`Lock::into_token`]. The lock gets
+    /// the time to live and the information that are set here. A guard that still exists, in this
+    /// process or elsewhere, loses the lock. Adopting does not join the queue, so it waits for no
+    /// other contender.
     ///
     /// # Errors
     ///
@@ -214,13 +215,14 @@ impl NamedLock {
     ///
     /// # Cancel safety
     ///
-    /// The lock may be lost: the request may have moved it to this process, whose guard is dropped.
+    /// Dropping the future may lose the lock: the request may already have attached the lock to a
+    /// lease of this process, which then ends.
     pub async fn adopt(&self, token: &Token) -> Result<Lock> {
         self.valid_queue()?.adopt(token, Some(self.value())).await.map(Lock)
     }
 
-    /// Sets the time to live of a lock that no process keeps alive, and starts it anew. Returns the
-    /// token that replaces the old one.
+    /// Sets the time to live of a lock that no process keeps alive. The time to live starts anew
+    /// now. Returns the token that replaces the old one.
     ///
     /// # Errors
     ///
@@ -254,22 +256,22 @@ impl NamedLock {
 /// A lock that is held; dropping it releases the lock. It derefs to [`Guard`], which has more
 /// methods.
 ///
-/// A drop releases the lock in the background, in the task that keeps the lease alive, or in another
-/// one if the caller keeps the lease. If that fails (no runtime is left, the server does not answer),
-/// the lock is free when the time to live has passed. [`release`](Self::release) waits for the answer and returns it.
+/// Dropping it releases the lock in a background task. If that fails (no runtime is left, the
+/// server does not answer), the lock is free when the time to live has passed.
+/// [`release`](Self::release) waits for the answer and returns it.
 #[derive(Debug)]
 #[must_use = "a lock is released when its guard is dropped"]
 pub struct Lock(Guard);
 
 impl Lock {
-    /// Releases the lock and waits for the answer. One request.
+    /// Releases the lock with one request, and waits for the answer.
     ///
     /// # Errors
     ///
     /// `GuardLost` if the lock was lost before; another process may have held it since. After
-    /// `Unavailable`, `Timeout` and other errors the lease is revoked in the background (or the key
-    /// deleted, if the caller keeps the lease); if that fails too, the lock is free when the time to
-    /// live has passed.
+    /// `Unavailable`, `Timeout` and other errors the client revokes the lease in the background, or
+    /// deletes the key if the caller keeps the lease. If that fails too, the lock is free when the
+    /// time to live has passed.
     ///
     /// # Cancel safety
     ///
@@ -280,7 +282,7 @@ impl Lock {
 
     /// Keeps the lock held but stops renewing its lease, so that the owner of the token can
     /// [adopt](NamedLock::adopt), [renew](NamedLock::renew) or [release](NamedLock::release_token)
-    /// it. This must happen within the time to live, which starts anew now. On a lease of
+    /// it. The owner must do so within the time to live, which starts anew now. On a lease of
     /// [`NamedLock::lease`], the lock stays held until that lease ends.
     pub fn into_token(self) -> Token {
         self.0.into_token()
@@ -306,10 +308,10 @@ pub struct Holder {
     pub fence: Revision,
     /// The lease of the key. On v2 it is derived from the key's name, since v2 has no leases.
     pub lease: LeaseId,
-    /// The holder's information, as stored. Holders of Go and `etcdctl` store nothing, so it is
-    /// empty for them.
+    /// The holder's information, as stored. Programs that use Go's package and `etcdctl` store no
+    /// information, so this is empty for them.
     pub info: String,
-    /// The same information, parsed, if it has this library's default form.
+    /// The information, parsed. `None` if it does not have this library's default form.
     pub process: Option<Process>,
 }
 
@@ -320,8 +322,8 @@ impl Holder {
         Self { key, fence, lease, info: String::from_utf8_lossy(&value).into_owned(), process }
     }
 
-    /// Returns a token that releases or renews the lock from elsewhere. Make sure that the holder's
-    /// process no longer works under it.
+    /// Returns a token with which any process can release or renew the lock. Make sure that the
+    /// holder's process no longer works under the lock.
     #[must_use]
     pub fn token(&self) -> Token {
         Token::new(self.key.clone(), self.fence, self.lease)
@@ -332,13 +334,13 @@ impl Holder {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Process {
-    /// The host name of its machine.
+    /// The host name of the process's machine.
     pub host: String,
     /// The process number.
     pub pid: u32,
-    /// The name of its program.
+    /// The name of the program.
     pub name: String,
-    /// The time at which it asked for the lock, by its own clock, in RFC 3339 format.
+    /// The time at which the process asked for the lock, by its own clock, in RFC 3339 format.
     pub since: String,
 }
 
@@ -363,7 +365,7 @@ impl fmt::Display for Process {
     }
 }
 
-/// Returns the name of this program, or an empty string if the system does not tell it.
+/// Returns the name of this program, or an empty string if the system does not report the name.
 fn program() -> String {
     let path = std::env::current_exe().unwrap_or_default();
     path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()

@@ -1,12 +1,13 @@
 //! `Publication`: keeps a value at a key as long as its guard lives, and puts the value back
 //! whenever it is lost. Works on bytes; [`Published`] adds the type. The builder of
-//! [`Entry::publish`](crate::Entry::publish) is among the handles.
+//! [`Entry::publish`](crate::Entry::publish) is in the module of the handles.
 //!
-//! Each publication has one task, which owns the lease and makes the decisions. A watch event is
-//! only a reason to look: each decision needs a linearizable answer, so late or repeated events do
-//! no harm. A value is ours if its key is attached to our lease, whose ID is random. Values with
-//! the same time to live share leases; a key is never attached twice to the same lease. With a lease
-//! of the caller it may be: the key belongs to the newest value of this client then.
+//! Each publication has one task, which owns the lease and makes the decisions. A watch event only
+//! makes the task read the key: each decision needs a linearizable answer, so late or repeated
+//! events do no harm. A value is ours if its key is attached to our lease, whose ID is random.
+//! Values with the same time to live share leases, but two values with the same key never share
+//! one. With a lease of the caller they may; the key then belongs to the newest value of this
+//! client.
 
 mod guard;
 mod keeper;
@@ -31,23 +32,23 @@ use crate::runtime::{Patience, Task, sleep_until};
 use crate::store::{Expiry, Op, Store, Txn};
 use crate::telemetry::Pattern;
 
-/// Where a value is published, and how long it stays after its publisher vanished.
+/// Where a value is published, and how long the value stays after its publisher vanished.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub(crate) lease_pool: Arc<LeasePool>,
     pub(crate) key: Key,
     pub(crate) ttl: Duration,
-    /// The lease that the caller keeps for the value. Without one the client chooses a lease.
+    /// The lease that the caller keeps for the value. If it is `None`, the client chooses a lease.
     pub(crate) lease: Option<BorrowedLease>,
     /// The label for the key in metrics and events.
     pub(crate) pattern: Pattern,
 }
 
 impl Target {
-    /// Puts the value, whatever the key holds, and keeps it there. Dropping the future drops the
-    /// lease, so that no value stays.
+    /// Puts the value, replacing whatever the key holds, and starts the task that keeps it.
+    /// Dropping the future drops the share in the lease, so that no value stays.
     pub(crate) async fn publish(self, value: Bytes) -> Result<Publication> {
-        // Until it is known that the value was not put, dropping this retires the lease.
+        // Dropping `lease` retires it, unless `leave` says that the value was not put.
         let lease = self.share().await?;
         let put = Txn { then: vec![self.put(&value, &lease)], ..Txn::default() };
         let committed = match self.store().commit(put).await {
@@ -90,7 +91,8 @@ impl Target {
         checked.map_err(|error| error.at(&self.key))
     }
 
-    /// Whether the value is lost for good, because the lease that the caller kept for it is.
+    /// Returns whether the value is lost for good, because the lease that the caller kept for it is
+    /// lost.
     fn is_over(&self) -> bool {
         self.lease.as_ref().is_some_and(|lease| !lease.validity().is_held())
     }
@@ -109,13 +111,15 @@ pub(crate) struct Publication {
     key: Key,
     shared: Arc<SharedStatus>,
     sets: mpsc::UnboundedSender<Set>,
-    /// Ends the task when it is dropped. A sender that is sent here gets the result.
+    /// Ends the task when it is used or dropped. If a sender is sent here, the task sends the
+    /// result of the withdrawal to it.
     end: Option<oneshot::Sender<oneshot::Sender<Result<()>>>>,
     task: Task,
     lease_pool: Arc<LeasePool>,
 }
 
-/// The task wakes for every message. An attempt may take as long as its requests.
+/// How long a publication's task may go without being polled. The task wakes for every message. An
+/// attempt may take as long as its requests.
 const PATIENCE: Patience = Patience { first: Duration::from_millis(500), then: Duration::from_secs(30) };
 
 impl Publication {
@@ -129,7 +133,8 @@ impl Publication {
         self.shared.status(self.sets.is_closed())
     }
 
-    /// Replaces the value: attempts to put it at once, and returns the result of that attempt.
+    /// Replaces the value: attempts to put the new value at once, and returns the result of that
+    /// attempt.
     pub(crate) async fn set(&self, value: Bytes) -> Result<Revision> {
         let (answer, answered) = oneshot::channel();
         // If the task has ended, `answer` is dropped, here or while the message is queued.
@@ -141,7 +146,7 @@ impl Publication {
         }
     }
 
-    /// Deletes the value if it is still ours, and waits for the answer.
+    /// Deletes the value if the key is still ours, and waits for the answer.
     pub(crate) async fn withdraw(mut self) -> Result<()> {
         let (answer, answered) = oneshot::channel();
         if let Some(end) = self.end.take() {

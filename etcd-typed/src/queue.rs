@@ -59,7 +59,7 @@ pub(crate) struct ContenderQueue {
     pub(crate) directory: Key,
     /// The time to live that new leases ask for.
     pub(crate) ttl: Duration,
-    /// The lease that the caller keeps for the keys. Without one each key gets a lease of its own.
+    /// The lease that the caller keeps for the keys. If it is `None`, each key gets its own lease.
     pub(crate) lease: Option<BorrowedLease>,
     /// `lock` or `election`, for metrics and messages.
     pub(crate) kind: &'static str,
@@ -141,11 +141,11 @@ impl ContenderQueue {
         }
     }
 
-    /// [`acquire`](Self::acquire) with a time limit.
+    /// Does what [`acquire`](Self::acquire) does, with a time limit.
     ///
     /// # Errors
     ///
-    /// `Timeout`.
+    /// The errors of `acquire`, and `Timeout` if the caller did not become the holder in time.
     pub(crate) async fn acquire_within(&self, value: Bytes, time: Duration) -> Result<Guard> {
         if !runtime::is_here() {
             return Err(Error::without_runtime().at(&self.directory));
@@ -155,8 +155,8 @@ impl ContenderQueue {
         tokio::time::timeout(time, self.acquire(value)).await.map_err(late)?
     }
 
-    /// A contender that has no key yet, with the caller's lease or with a lease of its own, which may
-    /// be a `spare` one.
+    /// Returns a contender that has no key yet. It uses the caller's lease if there is one, and
+    /// otherwise its own lease. `spare` allows a spare lease of the pool.
     async fn member(&self, spare: bool) -> Result<Member> {
         if let Some(lease) = &self.lease {
             lease.check(&**self.store())?;
@@ -166,7 +166,7 @@ impl ContenderQueue {
         own.map(|lease| Member::new(lease, true))
     }
 
-    /// One attempt to become the holder. The key must be created before `deadline`.
+    /// Makes one attempt to become the holder. The key must be created before `deadline`.
     async fn attempt(&self, member: Result<Member>, value: &Bytes, patience: Patience, deadline: Instant) -> Result<End> {
         let attempt = async { Waiter::new(self, member?, deadline).run(value, patience).await };
         attempt.await.map_err(|error| error.at(&self.directory))
@@ -179,8 +179,9 @@ impl ContenderQueue {
         Ok(queue.into_iter().filter(|contender| !over.contains(&contender.key)).collect())
     }
 
-    /// Returns the holder. Returns `None` also while the server still has the first key although
-    /// its time to live has passed: the next contender does not hold the queue yet.
+    /// Returns the holder, or `None` if there is none. While the server still has the first key
+    /// after its time to live has passed, the next contender does not hold the queue yet, so this
+    /// returns `None` too.
     pub(crate) async fn first(&self) -> Result<Option<Contender>> {
         let (queue, over) = self.all().await?;
         Ok(queue.into_iter().next().filter(|first| !over.contains(&first.key)))
@@ -224,8 +225,8 @@ impl ContenderQueue {
         }
     }
 
-    /// Deletes a contender's key unless it changed since it was read. Returns whether it was
-    /// deleted.
+    /// Deletes a contender's key unless the key changed since it was read. Returns whether the key
+    /// was deleted.
     pub(crate) async fn remove(&self, contender: &Contender) -> Result<bool> {
         let conditions = [Condition::Created(contender.fence), Condition::Value(contender.value.clone())];
         let compares = conditions.map(|condition| Compare::key(&contender.key, condition)).into();

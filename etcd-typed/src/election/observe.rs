@@ -1,4 +1,5 @@
-//! `LeaderChanges`: a stream of the leader. `watch.rs` resumes the watch when a server fails.
+//! `LeaderChanges`: a stream of the current leader and its changes. `watch.rs` resumes the watch
+//! when a server fails.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,35 +19,37 @@ use crate::store::{Capabilities, Event, KeyValue, Span};
 use crate::value::EtcdValue;
 use crate::watch::{Follow, Interruption, Snapshot, Start, Step};
 
-/// A stream of the leader: the current leader first, then every change. It never ends by itself.
-/// Created by [`Election::observe`](super::Election::observe).
+/// A stream that yields the current leader first, and then every change of the leader. It ends only
+/// after an error that is the last item. Created by
+/// [`Election::observe`](super::Election::observe).
 ///
 /// A change is: a new leader (even with the same value), a new value of the leader, a new lease of
-/// the leader (the leadership was handed over or renewed by a token), or that nobody leads any
-/// more. No item equals the one before it. The stream resumes by itself after server restarts,
-/// failed members and cut connections, and misses no leader while the server keeps its history. If
-/// the history is gone (compaction, a server that was restored or emptied), the next item is the
-/// current leader, unless it is the same as before.
+/// the leader (the leadership was handed over or renewed by a token), or the end of the last
+/// leadership, after which nobody leads. No item equals the previous item. The stream resumes by
+/// itself after server restarts, failed members and cut connections, and misses no leader while the
+/// server keeps its history. If the history is gone (compaction, a server that was restored or
+/// emptied), the next item is the current leader, unless the leader is the same as before.
 ///
-/// An item reports the past and may be outdated. Only the leader itself knows whether it leads,
-/// from its guard.
+/// An item reports the past and may be outdated. Only the leader itself can check, with its guard,
+/// whether it leads.
 ///
 /// # Items
 ///
 /// - `Ok(Some(candidate))`: this candidate leads. `Ok(None)`: nobody leads.
 /// - `Err` of kind [`Decode`](ErrorKind::Decode): the value of the leader, at [`Error::key`], is
 ///   not a `T`; the stream goes on.
-/// - any other `Err` is the last item, as in [`Changes`](crate::Changes#items): `PermissionDenied`,
+/// - Any other `Err` is the last item, as in [`Changes`](crate::Changes#items): `PermissionDenied`,
 ///   `Unauthenticated` or `Unsupported`, when the server has refused every attempt to resume the
 ///   stream for [`RetryPolicy::call_timeout`](crate::RetryPolicy::call_timeout). The stream waits
-///   out everything else; [`interruption`](Self::interruption) shows it.
+///   until every other failure is over; meanwhile [`interruption`](Self::interruption) returns it.
 ///
-/// A stream that is not polled sends no requests. It stores only what is below the election's name.
+/// A stream that is not polled sends no requests. It stores only the keys and values below the
+/// election's name.
 #[must_use = "a watch works only while it is polled"]
 pub struct LeaderChanges<T> {
     follow: Follow,
     office: Office,
-    /// The leader at the start, until the first poll returns it.
+    /// The leader at the start. `None` once the first poll has returned it.
     first: Option<Option<Contender>>,
     values: PhantomData<fn() -> T>,
 }
@@ -84,8 +87,8 @@ impl<T: EtcdValue> LeaderChanges<T> {
         poll_fn(|cx| self.poll(cx)).await
     }
 
-    /// Returns why the stream is interrupted, or `None` while it follows the server. The stream
-    /// keeps trying in both cases.
+    /// Returns why the stream is interrupted, or `None` while it receives the server's changes. An
+    /// interrupted stream keeps trying.
     #[must_use]
     pub fn interruption(&self) -> Option<Interruption<'_>> {
         self.follow.interruption()
@@ -125,7 +128,7 @@ impl<T> fmt::Debug for LeaderChanges<T> {
     }
 }
 
-/// Determines the leader from the steps of a watch. Pure: sends no requests.
+/// Determines the leader from the steps of a watch. Sends no requests.
 #[derive(Debug)]
 struct Office {
     directory: Key,
@@ -311,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn smallest_key_of_one_transaction_leads() {
+    fn smallest_key_created_by_one_transaction_leads() {
         let mut office = office(vec![stands(0xc, 5, 5, "c"), stands(0xb, 5, 5, "b")]);
         assert_eq!(leader(&office), Some((0xb, "b".to_owned())));
         assert_eq!(told(&mut office, 11, vec![delete("/a/b", false)]), is(0xc, "c"));

@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::lease::LostReason;
 use crate::store::memory::{Calls, MemoryStore};
 
-/// A time that is longer than any wait in these tests. Time is paused.
+/// A time limit that is longer than any wait in these tests. Time is paused.
 const LONG: Duration = Duration::from_secs(600);
 
 fn bench() -> (MemoryStore, Election<String>) {
@@ -26,7 +26,7 @@ fn text(text: &str) -> String {
     text.to_owned()
 }
 
-/// Another candidate campaigns in a task, and waits.
+/// Starts a task in which another candidate campaigns. Returns when that candidate is in the queue.
 async fn stand(election: &Election<String>, value: &str) -> JoinHandle<Leader<String>> {
     let before = last(election).await;
     let (standing, value) = (election.clone(), text(value));
@@ -82,8 +82,8 @@ async fn candidates_lead_in_order_with_growing_fences() {
     assert!(election.leader().await.unwrap().is_none());
 }
 
-/// Go's `Election.Campaign` and the server's own service miss this case: the waiter's lease ends
-/// while it waits.
+/// The waiter's lease ends while it waits. Go's `Election.Campaign` and the server's election
+/// service do not notice this.
 #[tokio::test(start_paused = true)]
 async fn expired_candidate_never_wins() {
     let (store, election) = bench();
@@ -126,7 +126,7 @@ async fn only_current_leader_can_proclaim() {
     assert_eq!((seen.value.as_str(), seen.fence, &seen.key, seen.lease), ("two", leader.fence(), leader.key(), leader.lease_id()));
     assert!(revision > seen.fence);
 
-    // The refusal is the first sign of the loss: the guard has not noticed yet.
+    // The guard has not noticed the loss before the refused `proclaim`.
     assert!(store.faults().expire(leader.lease_id()));
     let next = election.campaign(&text("next")).await.unwrap();
     assert_eq!(leader.proclaim(&text("three")).await.unwrap_err().kind(), ErrorKind::GuardLost);
@@ -173,7 +173,7 @@ async fn every_call_refuses_an_empty_name() {
 
 /// etcd 3.7 omits the leases from answers without values.
 #[tokio::test(start_paused = true)]
-async fn election_works_when_key_only_reads_hide_leases() {
+async fn candidate_waits_when_key_only_reads_hide_leases() {
     let store = MemoryStore::new();
     store.faults().hide_leases_of_keys_only(true);
     let client = Client::with_store(store);
@@ -185,7 +185,7 @@ async fn election_works_when_key_only_reads_hide_leases() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn undecodable_value_does_not_hide_candidates() {
+async fn undecodable_value_does_not_hide_other_candidates() {
     let (store, election) = bench();
     let client = Client::with_store(store);
     let numbers = client.election::<u32>("/e");
@@ -252,7 +252,7 @@ async fn observe_survives_every_watch_interruption() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lasting_refusal_ends_the_stream() {
+async fn lasting_refusal_ends_observe_stream() {
     let (store, election) = bench();
     let mut changes = election.observe().await.unwrap();
     assert_eq!(told(&mut changes).await, None);
@@ -266,7 +266,7 @@ async fn lasting_refusal_ends_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn short_refusal_is_not_reported() {
+async fn short_refusal_does_not_end_observe_stream() {
     let (store, election) = bench();
     let mut changes = election.observe().await.unwrap();
     assert_eq!(told(&mut changes).await, None);
@@ -346,7 +346,7 @@ async fn token_hands_leadership_over() {
     led(waiting).await.resign().await.unwrap();
 }
 
-/// Counts how often such a value was dropped.
+/// A value that counts its drops.
 struct Dropped(Arc<AtomicUsize>);
 
 impl Drop for Dropped {

@@ -14,7 +14,7 @@ use crate::revision::LeaseId;
 use crate::runtime;
 use crate::store::{BoxFuture, Store};
 
-/// Takes over a lease that exists; created by
+/// Takes over a lease that another component granted; created by
 /// [`Client::adopt_lease`](crate::Client::adopt_lease). It runs when it is awaited.
 #[must_use = "a lease is adopted when this is awaited"]
 pub struct AdoptLease {
@@ -28,11 +28,12 @@ impl AdoptLease {
         Self { pool, id, manner: Manner::Renew }
     }
 
-    /// Leaves it to the other component to keep the lease alive. The guard asks the server three
-    /// times within the remaining time how long the lease has left, and reports its end.
+    /// Lets the other component keep the lease alive. The guard only asks the server how long the
+    /// lease has left, three times within that time, and reports the end of the lease.
     ///
-    /// The server answers in whole seconds, and the guard keeps its margin. So the other component
-    /// must renew the lease while at least 3 s are left; otherwise the guard reports a loss too early.
+    /// The server answers in whole seconds, and the guard subtracts a margin. So the other
+    /// component must renew the lease while at least 3 s are left; otherwise the guard reports a
+    /// loss too early.
     pub fn kept_by_other(mut self) -> Self {
         self.manner = Manner::Observe;
         self
@@ -67,11 +68,11 @@ impl AdoptLease {
     }
 }
 
-/// How long a lease has left.
+/// Returns how long a lease has left.
 ///
 /// # Errors
 ///
-/// `LeaseLost` if the server does not know it.
+/// `LeaseLost` if the server does not know the lease.
 pub(super) async fn remaining(store: &dyn Store, id: LeaseId) -> Result<Duration> {
     let left = store.time_to_live(id).await?;
     left.ok_or_else(|| Error::new(ErrorKind::LeaseLost, format!("the server does not know the lease {id}")))

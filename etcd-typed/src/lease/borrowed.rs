@@ -1,9 +1,9 @@
 //! `BorrowedLease`: a lease that the caller keeps, to which locks, candidacies and published values
-//! attach their keys. Its guards delete their own keys, and never end the lease.
+//! attach their keys. These guards delete their own keys, and never end the lease.
 //!
 //! A request with an unknown outcome may create a key after its guard is gone. The end of the lease
-//! would delete that key, but the lease may live for months. So a [`Removal`] deletes the key again
-//! and again, after longer and longer waits, for as long as the lease lives.
+//! would delete that key, but the lease may live for months. So a [`Removal`] deletes the key
+//! repeatedly, after longer and longer waits, until the lease ends or [`LATEST`] has passed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,11 +21,11 @@ use crate::revision::LeaseId;
 use crate::runtime::{self, sleep};
 use crate::store::{Compare, Condition, Op, Store, Txn};
 
-/// How long after its last request a key may still be created. No connection and no server holds a
-/// request back for so long.
+/// How long after its last request the server may still create a key. No connection and no server
+/// delays a request for longer.
 const LATEST: Duration = Duration::from_secs(3600);
 
-/// What a guard needs of a lease that the caller keeps. Does not keep the lease alive.
+/// The data of a caller's lease that a guard needs. It does not keep the lease alive.
 #[derive(Clone)]
 pub(crate) struct BorrowedLease {
     id: LeaseId,
@@ -104,7 +104,7 @@ impl Removal {
         Self { store: pool.roaming().clone(), retry: pool.retry().clone(), lease: lease.clone(), key: key.clone(), late }
     }
 
-    /// Deletes the key, as often as needed, as long as it is `wanted`.
+    /// Deletes the key, repeatedly if it may be created later. Stops when `wanted` returns false.
     pub(crate) async fn run(self, wanted: impl Fn() -> bool) {
         let Self { store, retry, lease, key, late } = self;
         let begun = Instant::now();
@@ -117,21 +117,23 @@ impl Removal {
             let is_late = begun.elapsed() >= LATEST;
             match answer {
                 Ok(_) if !late || is_late => return,
-                // A key that appears after some time is deleted after twice that time at most.
+                // The wait doubles each time. So if the key appears after some time, it is deleted
+                // after twice that time at most.
                 Ok(_) => {
                     sleep(wait).await;
                     wait *= 2;
                 }
-                // Nobody keeps the lease alive here any more.
+                // This client no longer keeps the lease alive.
                 Err(_) if is_late && lease.validity.reason().is_some() => return,
-                // Even a refusal may pass: an operator may grant the right again.
+                // Even a refusal is retried: an operator may grant the right again.
                 Err(_) => sleep(backoff.next_delay()).await,
             }
         }
     }
 }
 
-/// A guard's entry in [`Owners`]. Dropping it removes the entry, and the key if it may exist.
+/// A guard's entry in [`Owners`]. Dropping it removes the entry. If no other guard has the key, and
+/// the key may exist, dropping it also deletes the key.
 pub(crate) struct Ownership {
     pool: Arc<LeasePool>,
     lease: BorrowedLease,
@@ -162,17 +164,17 @@ impl Ownership {
         *self.newest.borrow()
     }
 
-    /// Tells whether this is the newest guard of the key, and every change of that.
+    /// Returns a channel whose value says whether this is the newest guard of the key.
     pub(crate) fn newest(&self) -> watch::Receiver<bool> {
         self.newest.clone()
     }
 
-    /// A request with an unknown outcome may still write the key.
+    /// Records that a request with an unknown outcome may still write the key.
     pub(crate) fn doubt(&self) {
         self.pool.owners().with(|owners| owners.entry(self.at()).or_default().in_doubt = true);
     }
 
-    /// The key is deleted, and belongs to this guard no more.
+    /// Records that the key is deleted or belongs to another guard.
     pub(super) fn leave(&mut self) {
         self.gone = true;
     }
@@ -202,7 +204,8 @@ impl Drop for Ownership {
         let Some(next) = removed else { return };
         let (removal, pool) = (Removal::new(&self.pool, &self.lease, &self.key, true), Arc::downgrade(&self.pool));
         self.pool.runtimes().spawn(async move {
-            // A newer guard of the same key takes it over. Without the client there is none.
+            // The removal stops when a newer guard has published at the key. If the client is
+            // dropped, no newer guard can come.
             let is_idle = |owned: &Owned| owned.guards.is_empty() && owned.next == next;
             removal.run(|| pool.upgrade().is_none_or(|pool| pool.owners().with(|owners| owners.get(&at).is_some_and(is_idle)))).await;
             if let Some(pool) = pool.upgrade() {

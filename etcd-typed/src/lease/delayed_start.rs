@@ -1,6 +1,6 @@
-//! `DelayedStarts`: starts work after a delay, if it is still wanted then. One task per runtime
-//! sleeps for all of it, and only for work that is still wanted. So work that is cancelled before,
-//! thousands of times a second, wakes no task.
+//! `DelayedStarts`: starts work after a delay, if the work is still wanted. One task per runtime
+//! sleeps for all work, and skips work that is no longer wanted. So work that is started and
+//! cancelled thousands of times a second does not wake a task each time.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,8 +15,8 @@ use crate::runtime::{Runtimes, current, sleep_until};
 #[derive(Default)]
 pub(crate) struct DelayedStarts(Mutex<Queues>);
 
-/// A queue for each runtime, since an undriven runtime must not delay the work of another. A
-/// missing queue has no task.
+/// A queue for each runtime, since an undriven runtime must not delay the work of another runtime.
+/// A runtime has a task as long as it has a queue.
 type Queues = HashMap<Option<Id>, VecDeque<Due>>;
 
 struct Due {
@@ -67,15 +67,16 @@ impl Due {
 /// The task that sleeps for a queue.
 struct Sleeper {
     starts: Arc<DelayedStarts>,
-    /// The runtime on which it was started. It may have moved since.
+    /// The runtime on which the task was started, which identifies the queue. The task may have
+    /// moved since.
     runtime: Option<Id>,
     /// Whether this task still owns the queue.
     queue: bool,
 }
 
 impl Sleeper {
-    /// Sleeps until `first` even if that work is cancelled meanwhile. Otherwise each guard that is
-    /// held for a moment would start a task.
+    /// Starts the work of the queue when it is due. Sleeps until `first` even if the first work is
+    /// cancelled meanwhile. Otherwise each guard that is held for a moment would start a task.
     async fn run(mut self, first: Instant) {
         let mut next = Some(first);
         while let Some(at) = next {
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn cancelled_work_wakes_task_rarely() {
+    async fn cancelled_work_rarely_wakes_task() {
         let (count, one) = counter();
         let (starts, runtimes) = (Arc::new(DelayedStarts::default()), Runtimes::new());
         let asked = one().asked;
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn undriven_runtime_delays_no_other() {
+    fn undriven_runtime_does_not_delay_other_runtime() {
         let (count, one) = counter();
         let (starts, runtimes) = (Arc::new(DelayedStarts::default()), Runtimes::new());
         let current_thread = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();

@@ -1,5 +1,5 @@
-//! `KeyLease`: the lease of a published value, which the client shares among its values or the
-//! caller keeps.
+//! `KeyLease`: the lease of a published value. Either the client shares it among several values, or
+//! the caller keeps it.
 
 use std::sync::Arc;
 
@@ -18,7 +18,8 @@ pub(crate) enum KeyLease {
 }
 
 impl KeyLease {
-    /// The key belongs to this value from now on, among all values of this client with that lease.
+    /// Returns the caller's lease for a value at this key. If other values of this client have the
+    /// same key and lease, the key belongs to the new value from now on.
     pub(crate) fn borrowed(pool: &Arc<LeasePool>, lease: &BorrowedLease, key: &Key) -> Self {
         Self::Borrowed(lease.clone(), Ownership::new(pool, lease, key))
     }
@@ -37,7 +38,8 @@ impl KeyLease {
         }
     }
 
-    /// Becomes true when the value must be attached to another lease.
+    /// Returns a channel whose value becomes true when the value must be attached to another lease.
+    /// Returns `None` for a lease of the caller, which is never replaced.
     pub(crate) fn retired(&self) -> Option<watch::Receiver<bool>> {
         match self {
             Self::Shared(share) => Some(share.retired()),
@@ -45,7 +47,8 @@ impl KeyLease {
         }
     }
 
-    /// For a lease of the caller: the entry of this value among those with the same key.
+    /// Returns the entry of this value among the values with the same key, if the lease is one of
+    /// the caller.
     pub(crate) fn ownership(&self) -> Option<&Ownership> {
         match self {
             Self::Shared(_) => None,
@@ -61,8 +64,8 @@ impl KeyLease {
         }
     }
 
-    /// See [`Share::end`]. The caller's lease stays, so a late write is deleted when this guard
-    /// leaves the key.
+    /// Does what [`Share::end`] does. A lease of the caller stays; if a late write creates the key
+    /// again, the key is deleted after this guard has ended.
     ///
     /// # Errors
     ///

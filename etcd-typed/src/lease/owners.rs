@@ -1,4 +1,4 @@
-//! `Owners`: which values a client publishes at which key with a lease that the caller keeps.
+//! `Owners`: records the values that a client publishes with leases that the caller keeps.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -8,14 +8,16 @@ use tokio::sync::watch;
 use crate::key::Key;
 use crate::revision::LeaseId;
 
-/// The values that a client publishes with borrowed leases. If several guards publish at one key
-/// with one lease, the lease does not tell whose value it is. The newest guard has the key then.
+/// The values that a client publishes with borrowed leases, by lease and key. If several guards
+/// publish at one key with one lease, the lease does not show which guard wrote the value. In this
+/// case the key belongs to the newest guard.
 #[derive(Default)]
 pub(super) struct Owners(Mutex<HashMap<(LeaseId, Key), Owned>>);
 
 #[derive(Default)]
 pub(super) struct Owned {
-    /// The guards, the newest last. Each is told whether it is the newest.
+    /// The number of each guard, the newest last, and the channel that tells the guard whether it
+    /// is the newest.
     pub(super) guards: Vec<(u64, watch::Sender<bool>)>,
     /// The number of the next guard.
     pub(super) next: u64,

@@ -1,5 +1,5 @@
-//! `LeasePool`: supplies the leases of a client. A released lease that still lives is kept as a
-//! spare one for a while, so that the next lock needs no request for a lease.
+//! `LeasePool`: supplies the leases of a client. When a lock is released, its lease is kept for a
+//! while as a spare lease, so that the next lock needs no request for a lease.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,10 +21,10 @@ use crate::store::{Store, roaming};
 /// How long an unused spare lease is kept alive.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
 
-/// How many spare leases are kept alive, over all times to live. A burst of releases may leave
-/// more. These can be reused until they would have to be renewed, and are revoked then. So many
-/// locks that are acquired and released repeatedly need no grants, and a program that once held
-/// many costs the server little.
+/// How many spare leases are kept alive, over all times to live. A burst of releases may leave more
+/// spare leases. The additional ones can be reused until their next renewal is due, and are then
+/// revoked. So a program that acquires and releases many locks repeatedly needs no new leases, and
+/// a program that once held many locks soon costs the server little.
 const MOST: usize = 16;
 
 /// Shared by all clones of a client.
@@ -61,13 +61,13 @@ impl LeasePool {
         }
     }
 
-    /// The store for callers, who use the client on the current runtime.
+    /// Returns the store for calls on the current runtime.
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
         self.runtimes.note();
         &self.store
     }
 
-    /// The store for background tasks.
+    /// Returns the store for background tasks.
     pub(crate) fn roaming(&self) -> &Arc<dyn Store> {
         &self.roaming
     }
@@ -89,7 +89,7 @@ impl LeasePool {
         &self.owners
     }
 
-    /// Returns a lease that has no other user, a spare one if there is one.
+    /// Returns a lease that has no other user: a spare lease if there is one, otherwise a new one.
     pub(crate) async fn take(self: &Arc<Self>, ttl: Duration) -> Result<Lease> {
         if !runtime::is_here() {
             return Err(Error::without_runtime());
@@ -106,7 +106,7 @@ impl LeasePool {
         Lease::grant(self, ttl).await
     }
 
-    /// Returns a share in a lease with this time to live, for a key that has none in that lease yet.
+    /// Returns a share in a lease with this time to live, to which the key is not attached yet.
     ///
     /// # Errors
     ///
@@ -122,7 +122,8 @@ impl LeasePool {
         self.shared.share(ttl, key, self.retry.deadline(), self.grant(ttl)).await
     }
 
-    /// Keeps a lease as a spare one. No key is attached to it, and none will be by past requests.
+    /// Keeps a lease as a spare one. No key may be attached to the lease, and no past request may
+    /// still attach a key to it.
     pub(crate) fn put(&self, lease: Lease) {
         lease.validity.set_wanted(false);
         self.with(|spares| spares.push(Spare { lease, since: Instant::now() }));
@@ -135,7 +136,8 @@ impl LeasePool {
         drop(self.with(|spares| spares.extract_if(.., over).collect::<Vec<_>>()));
     }
 
-    /// Removes this lease if it is a spare one and enough others were used more recently.
+    /// Removes this lease, and returns true, if it is a spare lease and enough other spare leases
+    /// were used more recently.
     pub(super) fn dismiss(&self, id: LeaseId) -> bool {
         let one_too_many = self.with(|spares| {
             let at = spares.iter().position(|spare| spare.lease.id == id)?;
@@ -147,14 +149,14 @@ impl LeasePool {
 
     /// Takes the most recently used spare lease, so that the others can retire.
     fn take_spare(&self, ttl: Duration) -> Option<Lease> {
-        // Most of its time must be left; otherwise a single lost answer could end the lock.
+        // Half of the time to live must be left; otherwise a single lost answer could end the lock.
         let fit = |spare: &Spare| spare.lease.asked == ttl && spare.lease.remaining() >= spare.lease.ttl() / 2;
         let spare = self.with(|spares| {
             let near = spares.iter().rposition(|spare| fit(spare) && spare.lease.task().is_here());
             let at = near.or_else(|| spares.iter().rposition(fit))?;
             Some(spares.remove(at))
         })?;
-        // The runtime of its task may end before this one, or may not be driven.
+        // The task's own runtime may end before the current one, or may not be driven.
         spare.lease.task().come_here();
         spare.lease.validity.set_wanted(true);
         Some(spare.lease)

@@ -1,9 +1,10 @@
 //! `Share`: one lease for the keys of several owners, which come and go. Each owner deletes its own
-//! key; the last one ends the lease.
+//! key; the last owner ends the lease.
 //!
 //! A request with an unknown outcome may create a key after its owner is gone. Only the end of the
 //! lease deletes that key. So an owner that leaves without knowing that its key is deleted retires
-//! the lease: the others attach their keys to another lease, and the last to leave ends it.
+//! the lease: the other owners attach their keys to another lease, and the last owner to leave ends
+//! the retired one.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -20,13 +21,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::runtime::{current, sleep_until};
 
-/// The maximum number of keys of one lease: they are lost together when it ends, and all are
+/// The maximum number of keys of one lease. All of them are lost when the lease ends, and all are
 /// attached to another lease when it is retired.
 const MEMBERS: usize = 100;
 
-/// The lease that the next key may be attached to, by its time to live and for each runtime. An
-/// entry is locked while its lease is requested, and an undriven runtime must not block another
-/// one.
+/// The lease that the next key may be attached to, for each time to live and runtime. An entry is
+/// locked while its lease is requested. Each runtime has its own entries, so that an undriven
+/// runtime does not block another one.
 #[derive(Default)]
 pub(super) struct SharedLeases(Mutex<HashMap<(Duration, Option<Id>), Slot>>);
 
@@ -54,7 +55,7 @@ pub(crate) struct Share {
     group: Arc<Group>,
     key: Key,
     waits: bool,
-    /// Whether no key of this owner is attached to the lease, and none will be.
+    /// Whether this owner's key is not attached to the lease, and no request can still attach it.
     gone: bool,
 }
 
@@ -70,8 +71,8 @@ impl SharedLeases {
         slots.entry(at).or_default().clone()
     }
 
-    /// Returns a share in the current lease with this time to live, for a key that has none in that
-    /// lease yet. `grant` gets a new lease if that lease is full or has ended.
+    /// Returns a share in the current lease with this time to live. Uses `grant` to get a new lease
+    /// if the current one is full, has ended, or already has the key.
     pub(super) async fn share(
         &self,
         ttl: Duration,
@@ -97,24 +98,25 @@ impl SharedLeases {
 }
 
 impl Share {
-    /// Attaches the key alone to this lease.
+    /// Returns the share of a key that does not share this lease with other keys.
     pub(super) fn alone(lease: Lease, key: &Key) -> Self {
         Group::new(lease).first(key)
     }
 
-    /// Becomes true when the lease is retired: its owners must then attach their keys to another
-    /// one.
+    /// Returns a channel whose value becomes true when the lease is retired. The owners must then
+    /// attach their keys to another lease.
     pub(crate) fn retired(&self) -> watch::Receiver<bool> {
         self.group.retired.subscribe()
     }
 
-    /// Leaves the lease. No key of this owner is attached to it, and none will be.
+    /// Leaves the lease. This owner's key must not be attached to the lease, and no request may
+    /// still attach it.
     pub(crate) fn leave(mut self) {
         self.gone = true;
     }
 
-    /// Ends the lease if no other owner's key needs it. Otherwise tells the others to leave it,
-    /// marks this owner as waiting, and returns false.
+    /// Marks this owner as waiting for the end of the lease. If all owners wait, ends the lease and
+    /// returns true. Otherwise retires the lease, so that the others leave it, and returns false.
     ///
     /// # Errors
     ///
@@ -137,14 +139,16 @@ impl Share {
         Ok(true)
     }
 
-    /// The key is attached to the lease after all, so this owner no longer waits for its end.
+    /// Records that the key is attached to the lease after all, so that this owner no longer waits
+    /// for the end of the lease.
     pub(crate) fn stay(&mut self) {
         if std::mem::take(&mut self.waits) {
             self.group.members().waiting -= 1;
         }
     }
 
-    /// Whether no other key is attached to the lease. If so, no other key can join it.
+    /// Returns whether no other key is attached to the lease. If so, closes the lease for other
+    /// keys.
     pub(crate) fn is_sole(&self) -> bool {
         let mut members = self.group.members();
         let sole = members.keys.len() == 1;
@@ -163,8 +167,8 @@ impl Group {
         Share { group: self.clone(), key: key.clone(), waits: false, gone: false }
     }
 
-    /// Returns `None` if the lease is full or has too little time left: a single lost answer could
-    /// end it.
+    /// Returns a share for the key. Returns `None` if the lease is full or closed, already has the
+    /// key, or has so little time left that a single lost answer could end it.
     fn join(self: &Arc<Self>, key: &Key) -> Option<Share> {
         let fit = self.lease.remaining() >= self.lease.ttl() / 2;
         {

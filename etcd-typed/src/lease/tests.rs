@@ -29,7 +29,8 @@ fn waiting_without_runtime_loses_lease() {
     assert!(!lease.is_held());
 }
 
-/// A process in a cloned machine, or a forked one, has the same random generator state.
+/// A forked process, or a process in a cloned machine, has the random generator state of the
+/// original.
 #[test]
 fn lease_names_differ_in_copied_processes() {
     let drawn = [(); 2].map(|()| {
@@ -72,7 +73,7 @@ fn safety_margin_is_bounded_tenth_of_ttl() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unanswered_lease_expires_before_its_ttl() {
+async fn unrenewed_lease_is_lost_before_its_ttl() {
     let (store, client) = memory();
     let lease = client.lease(TTL).await.unwrap();
     store.faults().stop();
@@ -172,7 +173,7 @@ async fn suspend_ends_lease_at_first_check() {
     assert!(lease.is_held());
 }
 
-/// A waiter sees the suspend too, although its timer stopped.
+/// The waiter's timer stops while the machine sleeps.
 #[tokio::test(start_paused = true)]
 async fn waiter_sees_suspend_within_a_second() {
     let (store, client) = memory();

@@ -1,5 +1,5 @@
-//! `Validity`: until when a lease is safe to trust, and why it was lost. All code that depends on a
-//! lease checks it here.
+//! `Validity`: until when a lease is safe to trust, and why the lease was lost. All code that
+//! depends on a lease checks its validity here.
 
 use std::fmt;
 use std::future::{pending, poll_fn};
@@ -20,10 +20,12 @@ use crate::revision::LeaseId;
 use crate::runtime::{Patience, Task, current, sleep};
 use crate::telemetry;
 
-/// The longest wait between two looks at the clock: timers stop while the machine sleeps.
+/// The longest wait between two looks at the clock. Timers stop while the machine sleeps, so a
+/// timer for the whole time could fire too late.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Shared by the lease's guard, its task, and all that depends on the lease.
+/// Whether a lease is held. Shared by the lease's guard, its task, and all code that depends on the
+/// lease.
 #[derive(Clone)]
 pub(crate) struct Validity(Arc<Inner>);
 
@@ -56,13 +58,14 @@ impl State {
         }
     }
 
-    /// Whether a renewal should have been answered by now.
+    /// Returns whether a renewal should have been answered by now.
     fn is_overdue(self) -> bool {
         matches!(self, Self::Kept { safe, .. } if self.remaining() < safe / 2)
     }
 }
 
-/// How long a lease with this time to live is safe to trust, counted from its request.
+/// Returns how long a lease with this time to live is safe to trust after its last answered request
+/// was sent.
 ///
 /// The margin covers clocks that run at different speeds, and the time between a look at the clock
 /// and the action. On v2 it also covers the difference between the clocks of two members, since v2
@@ -122,7 +125,7 @@ impl Validity {
         *self.met() = Some(Arc::new(error));
     }
 
-    /// Returns the error of the renewals, if the lease was lost because none succeeded.
+    /// Returns the error of the last renewal, if the lease was lost because no renewal succeeded.
     pub(crate) fn cause(&self, reason: LostReason) -> Option<Arc<Error>> {
         matches!(reason, LostReason::Expired | LostReason::Unverified).then(|| self.met().clone()).flatten()
     }
@@ -136,7 +139,7 @@ impl Validity {
     /// the lease has expired.
     pub(super) fn extend(&self, sent: Moment, ttl: Duration) {
         self.0.state.send_modify(|state| {
-            // An expired lease is reported by `lose`, which every code calls that finds it.
+            // Code that finds an expired lease calls `lose`, which reports it.
             if !state.remaining().is_zero() {
                 *state = State::Kept { sent, safe: safe(ttl) };
                 *self.met() = None;
@@ -145,7 +148,8 @@ impl Validity {
         });
     }
 
-    /// Moves a task that is overdue to this runtime, since its own may not be driven.
+    /// Moves the lease's task to this runtime if a renewal is overdue, since the task's own runtime
+    /// may not be driven.
     pub(crate) fn tend(&self) {
         let state = *self.0.state.borrow();
         if state.is_overdue() {
@@ -153,12 +157,12 @@ impl Validity {
         }
     }
 
-    /// Sets whether anything depends on the lease. If not, its end is not reported.
+    /// Sets whether anything depends on the lease. If nothing does, its end is not reported.
     pub(crate) fn set_wanted(&self, wanted: bool) {
         self.0.wanted.store(wanted, Ordering::Relaxed);
     }
 
-    /// Marks the lease as lost. An earlier reason stays.
+    /// Marks the lease as lost. If the lease was lost before, the earlier reason stays.
     pub(crate) fn lose(&self, reason: LostReason) {
         let mut told = None;
         self.0.state.send_if_modified(|state| {
@@ -186,12 +190,12 @@ impl Validity {
             passed.as_mut().poll(cx)
         })
         .await;
-        // The task reports the loss too, unless it has no runtime.
+        // The lease's task also marks the loss, but not while it has no runtime.
         self.lose(reason);
         self.loss(reason)
     }
 
-    /// The loss of the lease for this reason.
+    /// Returns the loss of the lease for this reason.
     pub(crate) fn loss(&self, reason: LostReason) -> Lost {
         Lost { lease: self.0.lease, key: None, reason, cause: self.cause(reason) }
     }
@@ -205,7 +209,7 @@ impl Validity {
             let now = *state.borrow_and_update();
             self.tend();
             let look = async {
-                // Without a runtime there are no timers; the task looks at the clock then.
+                // Outside of a runtime no timer works, so only the lease's task looks at the clock.
                 if current().is_some() { sleep(now.remaining().min(LOOK)).await } else { pending().await }
             };
             let news = async {
@@ -216,7 +220,7 @@ impl Validity {
                 }
             };
             if self.0.task.attend(Patience { first: LOOK * 2, then: LOOK * 2 }, news).await.is_none() {
-                // There is no runtime, so no task would notice that the time has passed.
+                // No runtime is left, so no task would notice that the time has passed.
                 self.lose(LostReason::NotKeptAlive);
             }
         }
@@ -271,15 +275,15 @@ impl PartialEq for Lost {
 impl Eq for Lost {}
 
 impl Lost {
-    /// Why it was lost.
+    /// Why the lease or guard was lost.
     #[must_use]
     pub fn reason(&self) -> LostReason {
         self.reason
     }
 
-    /// The error of the last attempt to renew the lease or to read the key, if such errors are the
-    /// reason ([`Expired`](LostReason::Expired), [`Unverified`](LostReason::Unverified)): a refused
-    /// password, a missing right, a certificate, a failed connection.
+    /// The error of the last attempt to renew the lease or to read the key, if the reason is
+    /// [`Expired`](LostReason::Expired) or [`Unverified`](LostReason::Unverified). Examples: a
+    /// refused password, a missing right, a bad certificate, a failed connection.
     #[must_use]
     pub fn cause(&self) -> Option<&Error> {
         self.cause.as_deref()
@@ -297,7 +301,7 @@ impl Lost {
         self.lease
     }
 
-    /// The loss of the guard with this key.
+    /// Returns the loss of the guard with this key.
     pub(crate) fn of(lease: LeaseId, key: &Key, reason: LostReason, cause: Option<Arc<Error>>) -> Self {
         Self { lease, key: Some(key.clone()), reason, cause }
     }
@@ -311,7 +315,8 @@ impl Lost {
     }
 }
 
-/// Why something is [`Lost`]. `Display` is a text for people, and `Serialize` the name in snake case.
+/// Why a lease, a lock or a leadership is [`Lost`]. `Display` writes a text for people, and
+/// `Serialize` writes the name in snake case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -330,15 +335,16 @@ pub enum LostReason {
     /// was revoked, the credentials are no longer valid, or a certificate is refused. So the lease
     /// may have ended, or another holder may own the key. [`Lost::cause`] is the last refusal.
     Unverified,
-    /// No runtime was left to keep it alive: its runtime ended, and the client was not used on
-    /// another one before the time to live passed.
+    /// No runtime was left to keep the lease alive: its runtime ended, and the client was not used
+    /// on another runtime before the time to live passed.
     NotKeptAlive,
-    /// It was released on purpose: the lock was released, the leadership resigned or handed over.
+    /// The caller ended the guard: the lock was released, or the leadership was resigned or handed
+    /// over.
     Released,
 }
 
 impl LostReason {
-    /// The label in metrics; `None` for an intended end.
+    /// Returns the label for metrics, or `None` for an intended end.
     pub(crate) fn cause(self) -> Option<&'static str> {
         match self {
             Self::Expired => Some("expired"),

@@ -10,30 +10,31 @@ use crate::key::Key;
 use crate::revision::Revision;
 use crate::telemetry::{Operation, Pattern};
 
-/// A published value, which exists as long as this guard; created by
-/// [`Entry::publish`](crate::Entry::publish).
+/// The guard of a published value, which stays in the store as long as this guard exists. Created
+/// by [`Entry::publish`](crate::Entry::publish).
 ///
 /// # When the value is lost
 ///
 /// The value is published again, with the backoff of the [`RetryPolicy`](crate::RetryPolicy), for
-/// as long as this guard exists. Until then [`status`](Self::status) tells since when it is
-/// missing, why, and the result of the latest attempt. The metrics and events in
-/// [`telemetry`](crate::telemetry) tell the same. If the server still has the value under a lease
+/// as long as this guard exists. While the value is missing, [`status`](Self::status) returns since
+/// when, why, and the error of the latest attempt to put it back. The metrics and events in
+/// [`telemetry`](crate::telemetry) report the same. If the server still has the value under a lease
 /// that this client has given up, the value is overwritten, and readers see no gap. (v2 does not
 /// report leases, so there the value disappears and comes back.)
 ///
 /// A value on a lease of the caller ([`Publish::lease`](crate::Publish::lease)) is put back as long as
 /// that lease lives. When the lease ends, the value stays missing.
 ///
-/// An idle guard costs one watch, and three keep-alives within the time to live for a lease that up
-/// to a hundred values with the same time to live share. If an operator revokes that lease, all
+/// An idle guard costs one watch. Up to a hundred values with the same time to live share a lease,
+/// which costs three keep-alives within the time to live. If an operator revokes that lease, all
 /// these values disappear for a moment.
 ///
 /// # When the guard is dropped
 ///
-/// The value is deleted in the background if it is still this guard's. If that is not possible (no
-/// runtime is left, or the server does not answer), it disappears when the time to live has passed.
-/// [`withdraw`](Self::withdraw) waits for the deletion and returns its result.
+/// The value is deleted in the background if the key still holds this guard's value. If the
+/// deletion fails (no runtime is left, or the server does not answer), the value disappears when
+/// the time to live has passed. [`withdraw`](Self::withdraw) waits for the deletion and returns its
+/// result.
 #[must_use = "the value is withdrawn when this guard is dropped"]
 pub struct Published<T> {
     publication: Publication,
@@ -57,7 +58,8 @@ impl<T: Send + Sync + 'static> Published<T> {
         self.publication.key()
     }
 
-    /// Whether the value is published, as far as is known, and by the clock. Sends no request.
+    /// Whether the value is published, by the clock and by what this client knows. Sends no
+    /// request.
     #[must_use]
     pub fn is_published(&self) -> bool {
         self.status().is_published()
@@ -74,11 +76,11 @@ impl<T: Send + Sync + 'static> Published<T> {
     ///
     /// # Errors
     ///
-    /// The errors of [`Entry::set`](crate::Entry::set), and `Conflict` while the key holds the value of another
-    /// client. `LeaseLost` if the value is on a lease of the caller that has ended; the value does not
-    /// come back then. If the error is about the value itself (`Invalid`, `Encode`, `TooLarge`,
-    /// `Unsupported`), the old value stays published. After every other error the new value is
-    /// still published as soon as possible.
+    /// The errors of [`Entry::set`](crate::Entry::set), and `Conflict` while the key holds the
+    /// value of another client. `LeaseLost` if the value is on a lease of the caller that has
+    /// ended; in this case the value does not come back. If the error is about the value itself
+    /// (`Invalid`, `Encode`, `TooLarge`, `Unsupported`), the old value stays published. After every
+    /// other error the new value is still published as soon as possible.
     ///
     /// # Cancel safety
     ///
@@ -88,7 +90,7 @@ impl<T: Send + Sync + 'static> Published<T> {
         self.operation("set").run(async { self.publication.set(value?).await }).await
     }
 
-    /// Deletes the value if it is still this guard's, and waits for the answer.
+    /// Deletes the value if the key still holds this guard's value, and waits for the answer.
     ///
     /// # Errors
     ///

@@ -32,25 +32,25 @@ pub(super) struct ValueKeeper {
     sets: mpsc::UnboundedReceiver<Set>,
     /// The value to publish.
     value: Bytes,
-    /// The value that the key holds with our lease, and its revision, if known.
+    /// The value that the key holds with our lease, and the revision of its last write, if known.
     there: Option<(Bytes, Revision)>,
-    /// The lease of our key. `None` while the key holds another publisher's value, which may be for
-    /// long.
+    /// The lease of our key. `None` until the value is put again after a loss, and while the key
+    /// holds another publisher's value, which may take long.
     lease: Option<KeyLease>,
     /// A retired lease that the key may still be attached to.
     left: Option<KeyLease>,
-    /// Whether a request with an unknown outcome may still attach the key to this lease.
+    /// Whether a request with an unknown outcome may still attach the key to `lease`.
     unsure: bool,
-    /// The previous lease, as long as the key may be attached to it.
+    /// The previous lease, which was lost. Set as long as the key may still be attached to it.
     former: Option<LeaseId>,
-    /// Whether this was the newest value of this client at its key and lease, when that was last
-    /// handled.
+    /// Whether this was the newest value of this client at its key and lease at the last report of
+    /// the ownership.
     newest: bool,
     /// A revision at which the key held our value.
     seen: Revision,
-    /// When the value was last put back.
+    /// When the value was put or last put back.
     since: Instant,
-    /// When to make the next attempt; `None` if there is no reason for one.
+    /// When to make the next attempt; `None` if no attempt is needed.
     due: Option<Instant>,
     backoff: Backoff,
     hints: Hints,
@@ -67,7 +67,7 @@ enum Found {
 }
 
 impl ValueKeeper {
-    /// The value was just put with this lease, at the revision `seen`.
+    /// Creates the keeper of a value that was just put with this lease, at the revision `seen`.
     pub(super) fn new(
         target: Target,
         shared: Arc<SharedStatus>,
@@ -102,8 +102,8 @@ impl ValueKeeper {
         let mut abandoned = Abandoned { shared: self.shared.clone(), end };
         let answer = tokio::select! {
             biased;
-            // An attempt that is under way is dropped. Whatever it writes is attached to a lease
-            // that is retired now.
+            // If an attempt is under way, its future is dropped. If the server still applies the
+            // write, the key is attached to a lease that is retired now.
             answer = &mut abandoned.end => answer.ok(),
             never = self.keep() => match never {},
         };
@@ -142,7 +142,7 @@ impl ValueKeeper {
         }
     }
 
-    /// The previous leases that the key may be attached to.
+    /// Returns the previous leases that the key may still be attached to.
     fn formers(&self) -> impl Iterator<Item = LeaseId> {
         self.former.into_iter().chain(self.left.as_ref().map(|left| left.id()))
     }
@@ -179,7 +179,7 @@ impl ValueKeeper {
             return Ok(());
         }
         delete(lease.id()).await?;
-        // A late write of the key is deleted with the lease, which is retired when this is dropped.
+        // If a late write is possible, dropping `lease` retires it, and its end deletes the key.
         if !unsure {
             lease.leave();
         }
@@ -218,8 +218,7 @@ impl ValueKeeper {
         if let (Err(error), Some(lease @ KeyLease::Shared(_))) = (&found, &self.lease)
             && error.kind() == ErrorKind::LeaseLost
         {
-            // This answer shows for the first time that the lease was lost. Try once more with
-            // another lease.
+            // Only this answer showed that the lease was lost. Try once more with another lease.
             lease.validity().lose(LostReason::Revoked);
             self.lose(LostReason::Revoked);
             found = self.try_to_put().await;
@@ -241,8 +240,8 @@ impl ValueKeeper {
         let condition = match &there {
             None => Condition::Absent,
             Some(kv) => match kv.lease.filter(|lease| self.formers().any(|former| former == *lease)) {
-                // The server has not ended the former lease yet. So watchers never see the value
-                // vanish.
+                // The server has not ended the former lease yet. The write moves the key to the new
+                // lease, so watchers never see the value vanish.
                 Some(former) => Condition::Lease(former),
                 // The other publisher's time to live has passed. A late refresh makes this write
                 // fail.
@@ -258,8 +257,8 @@ impl ValueKeeper {
             if let Some(lease) = &mut self.lease
                 && !lease.end().await?
             {
-                // The caller's lease stays. If the older value appears, the watch reports it, and it
-                // is overwritten.
+                // The caller's lease stays. If the older value appears, the watch reports it, and
+                // the next attempt overwrites it.
                 if let KeyLease::Shared(_) = lease {
                     return Err(Error::new(
                         ErrorKind::Unavailable,
@@ -275,8 +274,8 @@ impl ValueKeeper {
             Some(lease) => lease,
             None => self.target.share().await?,
         };
-        // Stored in `self` before the key is attached to the lease: if this future is dropped, the
-        // share is still known, and the end of its lease deletes the key.
+        // The lease is stored in `self` before the key is attached to it. So if this future is
+        // dropped, the keeper still has the lease, whose end deletes the key.
         let lease = self.lease.insert(lease);
         let then = vec![self.target.put(&self.value, lease)];
         let txn = Txn { compares: vec![Compare::key(&key, condition)], then, otherwise: Vec::new() };
@@ -293,8 +292,8 @@ impl ValueKeeper {
 
     /// Writes the value if the key is ours. Otherwise returns what the key holds.
     ///
-    /// The write replaces only a value that is known. So a write that was delayed on its way never
-    /// replaces a newer value.
+    /// Each write is conditional on the revision of the value that it replaces. So a delayed write
+    /// never replaces a newer value.
     async fn look_or_write(&mut self) -> Result<Result<Found, Option<KeyValue>>> {
         let Self { target, value, there, lease: Some(lease), .. } = self else { return Ok(Err(None)) };
         let (key, store) = (&target.key, target.store());
@@ -306,12 +305,13 @@ impl ValueKeeper {
                 OpResult::Put(_) | OpResult::Delete { .. } | OpResult::Done => None,
             })
         };
-        // A refused write shows the current value, and the next attempt follows at once.
+        // The answer to a refused write contains the current value, so the next write follows at
+        // once.
         for _ in 0..4 {
             if let Some((before, modified)) = there.take_if(|(before, _)| before != value) {
                 let unchanged = Compare::key(key, Condition::Modified(modified));
-                // On a store that sends each condition as a request, `unchanged` alone is enough,
-                // unless the server was emptied.
+                // A store without transactions sends each condition as a request, so only
+                // `unchanged` is used there. It is enough, unless the server was emptied.
                 let compares = if store.capabilities().transactions { vec![ours.clone(), unchanged] } else { vec![unchanged] };
                 let write = Txn { compares, then: vec![target.put(value, lease)], otherwise: look() };
                 let refused = |error: &Error| *there = Some((before, modified)).filter(|_| !error.may_have_applied());
@@ -366,11 +366,11 @@ impl ValueKeeper {
             // The watch reports when the other value is deleted.
             Ok(Found::Theirs) => {
                 self.forget_left();
-                // A late write fails, since its condition was that the key does not exist. If it
-                // succeeds, its key is deleted with the lease.
+                // A late write of ours usually fails, since it was conditional on an absent key. If
+                // it succeeds, the end of its lease deletes the key.
                 match self.lease.take() {
-                    // This value stays among those with the caller's lease, and is told when it is
-                    // the newest again.
+                    // This value keeps its entry among those with the caller's lease. The ownership
+                    // reports when it is the newest again.
                     Some(KeyLease::Borrowed(lease, ownership)) => {
                         if self.unsure {
                             ownership.doubt();
@@ -403,21 +403,22 @@ impl ValueKeeper {
         }
     }
 
-    /// The lease must be left. The value stays where it is until it is attached to another lease.
+    /// Gives up a retired lease. The value stays in the store until it is attached to another
+    /// lease.
     fn move_on(&mut self) {
         self.left = self.lease.take();
         self.there = None;
         self.due = Some(Instant::now());
     }
 
-    /// The key is no longer attached to the lease that was left.
+    /// Leaves the retired lease, to which the key is no longer attached.
     fn forget_left(&mut self) {
         if let Some(left) = self.left.take() {
             left.leave();
         }
     }
 
-    /// The lease is lost, and the value with it.
+    /// Records that the lease is lost, and the value with it.
     fn lose(&mut self, reason: LostReason) {
         self.former = self.lease.take().map(|lease| lease.id());
         self.there = None;
@@ -426,19 +427,20 @@ impl ValueKeeper {
 
     fn miss(&mut self, reason: LostReason) {
         if self.shared.lost(reason) && self.since.elapsed() >= self.target.lease_pool.retry().max_delay {
-            // The value had been there for long: this loss is unrelated to the last one.
+            // The value was in the store for long, so this loss is unrelated to the last one.
             self.backoff.reset();
         }
         self.soon();
     }
 
-    /// Handles a step of the watch. An attempt finds out what the key really holds.
+    /// Applies a step of the watch: schedules an attempt if the key may have changed. The attempt
+    /// then reads what the key holds.
     fn hear(&mut self, step: &Step) {
         let modified = self.there.as_ref().map(|(_, modified)| *modified);
         match step {
             Step::Progress(_) => {}
             Step::Reset(snapshot) => match snapshot.kvs.first() {
-                // Another publisher's value may change in any way.
+                // Changes of another publisher's value do not matter.
                 Some(_) if self.lease.is_none() => {}
                 Some(kv) if Some(kv.modified) == modified => {}
                 // After a reset, revisions may belong to another history.
@@ -468,7 +470,7 @@ impl ValueKeeper {
     }
 }
 
-/// Marks the value as lost when it is dropped while the guard lives: the task panicked, or will
+/// Marks the value as lost when the task ends although the guard lives. The task panicked, or will
 /// never have a runtime again.
 struct Abandoned {
     shared: Arc<SharedStatus>,
@@ -483,7 +485,7 @@ impl Drop for Abandoned {
     }
 }
 
-/// Waits for the end of a lease, or forever if there is none.
+/// Waits for the end of a lease, or forever if there is no lease.
 async fn end_of(validity: Option<Validity>) -> LostReason {
     match validity {
         Some(validity) => validity.lost().await.reason(),
@@ -491,7 +493,8 @@ async fn end_of(validity: Option<Validity>) -> LostReason {
     }
 }
 
-/// Waits until this has a value, or forever if there is nothing to wait for.
+/// Waits until this channel has the value `wanted`. Waits forever if there is no channel or its
+/// sender is gone.
 async fn told(news: Option<watch::Receiver<bool>>, wanted: bool) {
     if let Some(mut news) = news
         && news.wait_for(|now| *now == wanted).await.is_ok()
@@ -515,13 +518,13 @@ struct Hints {
     /// When to restart the watch after it ended.
     again: Option<Instant>,
     backoff: Backoff,
-    /// Whether the watch ended with an error, and has reported no change since.
+    /// Whether the watch ended with an error and has reported no change since.
     refused: bool,
-    /// Whether the watch ended with an error, and has not been restarted since.
+    /// Whether the watch ended with an error and has not been restarted since.
     blind: bool,
 }
 
-/// A reason to look at the key.
+/// A reason to read the key.
 enum Hint {
     Step(Step),
     /// The key cannot be watched.

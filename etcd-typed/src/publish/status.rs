@@ -22,16 +22,18 @@ pub enum PublishedStatus {
     /// The value is in the store, as far as the server has reported, and its lease is held by the
     /// clock.
     Published,
-    /// The value is missing, or may be. It is put back as soon as possible.
+    /// The value is missing or may be missing. It is put back as soon as possible.
     #[non_exhaustive]
     Missing {
-        /// When it was lost, on tokio's clock; see [`missing_for`](PublishedStatus::missing_for).
+        /// When the value was lost, on tokio's clock; see
+        /// [`missing_for`](PublishedStatus::missing_for).
         since: std::time::Instant,
-        /// Why it was lost: its lease ended, its key was deleted, the server refuses to show the
-        /// key ([`Unverified`](LostReason::Unverified)), or the key holds another publisher's value
-        /// ([`TakenOver`](LostReason::TakenOver)), which is replaced when that value is deleted.
+        /// Why the value was lost: its lease ended, its key was deleted, the server refuses to show
+        /// the key ([`Unverified`](LostReason::Unverified)), or the key holds another publisher's
+        /// value ([`TakenOver`](LostReason::TakenOver)). In the last case this value is put back
+        /// when the other value is deleted.
         reason: LostReason,
-        /// The error of the latest attempt to put it back.
+        /// The error of the latest attempt to put the value back.
         error: Option<Arc<Error>>,
     },
 }
@@ -95,7 +97,7 @@ pub(super) struct SharedStatus {
 }
 
 enum State {
-    /// The value is in the store, and `validity` tells how long its lease is safe to trust.
+    /// The value is in the store, with a lease of this validity.
     There(Validity),
     Missing {
         since: Instant,
@@ -125,7 +127,8 @@ impl SharedStatus {
         }
     }
 
-    /// A runtime took over the task, or the last runtime ended.
+    /// Reports whether the task has a runtime. Called when a runtime took over the task, and when
+    /// the last runtime ended.
     pub(super) fn task_moved(&self, task: &Task) {
         self.telemetry.stranded(|| task.is_stranded());
     }
@@ -142,8 +145,8 @@ impl SharedStatus {
         }
     }
 
-    /// The value is missing. The first reason stays until the value is back. Returns whether it was
-    /// there until now.
+    /// Records that the value is missing. The first reason stays until the value is back. Returns
+    /// whether the value was in the store until now.
     pub(super) fn lost(&self, reason: LostReason) -> bool {
         let first = {
             let mut state = self.state();
@@ -169,7 +172,7 @@ impl SharedStatus {
         }
     }
 
-    /// An attempt to put the value failed.
+    /// Records that an attempt to put the value failed.
     pub(super) fn failed(&self, error: &Error) {
         self.telemetry.not_put(error);
         if let State::Missing { error: latest, .. } = &mut *self.state() {
@@ -183,7 +186,7 @@ impl SharedStatus {
     }
 }
 
-/// The reason as a label.
+/// Returns the metric label of a reason.
 fn cause(reason: LostReason) -> &'static str {
     reason.cause().unwrap_or("not_kept_alive")
 }

@@ -8,36 +8,36 @@ use crate::lease::{Lost, LostReason};
 use crate::revision::{LeaseId, Revision};
 use crate::store::{Compare, Condition, KeyValue, Op, RangeReply, Span};
 
-/// The condition of a guarded write: the key exists, was created at the guard's fence, and is
-/// attached to its lease. The revision alone is not enough, since a server that was emptied may
-/// create a key at the same revision again.
+/// The condition of a guarded write: the guard's key exists, was created at the guard's fence, and
+/// is attached to the guard's lease. The revision alone is not enough, since a server that was
+/// emptied may create a key at the same revision again.
 #[derive(Clone)]
 pub(crate) struct Claim {
     pub(super) key: Key,
     pub(super) fence: Revision,
     pub(super) lease: LeaseId,
     pub(super) hold: Hold,
-    /// Whether the store shows leases. A v2 store knows only which keys this client attached to
-    /// which lease.
+    /// Whether the store has transactions over several keys. Such a store also shows leases; a v2
+    /// store knows only which keys this client attached to which lease.
     pub(super) transactions: bool,
 }
 
 impl Claim {
-    /// The compares for a transaction. On a store without transactions over several keys they work
-    /// only in a request about the guard's own key.
+    /// Returns the compares for a transaction. On a store without transactions over several keys
+    /// they work only in a request about the guard's own key.
     pub(crate) fn compares(&self) -> Vec<Compare> {
         let created = self.transactions.then_some(Condition::Created(self.fence));
         let conditions = created.into_iter().chain([Condition::Lease(self.lease)]);
         conditions.map(|condition| Compare::key(&self.key, condition)).collect()
     }
 
-    /// The read for a transaction whose compares failed, so that [`holds`](Self::holds) can tell
-    /// whether this claim was the reason.
+    /// Returns the read for a transaction whose compares failed. [`holds`](Self::holds) finds in
+    /// its result whether this claim was the reason.
     pub(crate) fn look(&self) -> Op {
         Op::Get(Span::Key(self.key.clone()))
     }
 
-    /// Returns whether the key is as the claim says. If not, the guard is lost.
+    /// Returns whether the key that was read meets the claim. If not, marks the guard as lost.
     pub(crate) fn holds(&self, reply: &RangeReply) -> bool {
         let why = self.why_lost(reply.kvs.first());
         if let Some(why) = why {
@@ -55,13 +55,13 @@ impl Claim {
         }
     }
 
-    /// Whether the store does not show the key's lease. On a store that shows leases, a key without
-    /// one was detached.
+    /// True for every key of a store that does not show leases. On a store that shows leases, a key
+    /// without a lease was detached from it.
     fn is_untold(&self, kv: &KeyValue) -> bool {
         !self.transactions && kv.lease.is_none()
     }
 
-    /// Checks that the guard is held, by the clock.
+    /// Checks that the guard is held, by the clock and without a request.
     ///
     /// # Errors
     ///
@@ -74,7 +74,7 @@ impl Claim {
         }
     }
 
-    /// The error of a guard that is not held.
+    /// Returns the error of a guard that is not held.
     pub(crate) fn lost(&self) -> Error {
         self.lost_since(self.hold.reason().unwrap_or(LostReason::KeyDeleted))
     }

@@ -1,4 +1,5 @@
-//! `Contender`: a key in a queue, and which keys below a queue's prefix are in the queue.
+//! `Contender`: a key in a queue. This module decides which keys below a queue's prefix are in the
+//! queue.
 
 use bytes::Bytes;
 
@@ -22,8 +23,8 @@ pub(crate) struct Contender {
     pub(crate) fence: Revision,
     /// The revision of the last write.
     pub(crate) modified: Revision,
-    /// The lease of the key; on a store that does not show leases, the lease that the key is named
-    /// by.
+    /// The lease that the key is attached to. If the store does not show leases, this is the lease
+    /// in the key's name.
     pub(crate) lease: LeaseId,
     pub(crate) value: Bytes,
 }
@@ -35,9 +36,9 @@ impl Contender {
         Some(Self { key: Key::stored(&kv.key), fence: kv.created, modified: kv.modified, lease, value: Bytes::copy_from_slice(&kv.value) })
     }
 
-    /// The sort key. Keys that one transaction created have the same revision; their bytes then
-    /// decide the order, so that every client of this library sees the same holder. (Go's
-    /// `concurrency` considers all of them first.)
+    /// Returns the sort key. Keys that one transaction created have the same revision; their bytes
+    /// then decide the order, so that every client of this library sees the same holder. (In Go's
+    /// `concurrency` the owner of each such key considers itself the first.)
     pub(crate) fn order(&self) -> (Revision, &[u8]) {
         (self.fence, self.key.as_bytes())
     }
@@ -53,9 +54,9 @@ pub(super) fn is_contender(directory: &Key, kv: &KeyValue, capabilities: &Capabi
     lease_of(directory, kv, capabilities).is_some()
 }
 
-/// Returns the lease that puts a key below the prefix into the queue. A key without a lease is not
-/// in the queue, since it never expires and contenders would wait for it forever. It is not deleted
-/// either.
+/// Returns the lease of a key in the queue, or `None` for a key that is not in the queue. A key
+/// without a lease never expires, so contenders would wait for it forever. Such a key is not in the
+/// queue, and is not deleted either.
 fn lease_of(directory: &Key, kv: &KeyValue, capabilities: &Capabilities) -> Option<LeaseId> {
     if capabilities.transactions {
         return kv.lease;

@@ -1,4 +1,4 @@
-//! `Guard`: what the holder of a lock or leadership has.
+//! `Guard`: the value that the holder of a lock or a leadership owns.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,10 +28,10 @@ use crate::store::{Committed, Expiry, Op, OpResult, Txn};
 /// A guard is held as long as its key exists and its lease is kept alive by a background task. Once
 /// a guard is no longer held, it is never held again.
 ///
-/// Another task watches the key, and reads it while it cannot be watched. If the server refuses
-/// both for a whole time to live of the lease, because a right was revoked or the password changed,
-/// the guard is lost ([`LostReason::Unverified`]): the key may be gone, and there may be another
-/// holder.
+/// Another task watches the key. While the watch does not work, the task reads the key. If the
+/// server refuses both for a whole time to live of the lease, because a right was revoked or the
+/// password changed, the guard is lost ([`LostReason::Unverified`]): the key may be gone, and there
+/// may be another holder.
 ///
 /// # What a guard guarantees
 ///
@@ -64,7 +64,8 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// `key` was created at `fence`, is attached to the lease, and is the first.
+    /// Creates the guard for a `key` that was created at `fence`, is attached to the lease of
+    /// `member`, and is the first in the queue.
     pub(super) fn new(queue: &ContenderQueue, key: Key, fence: Revision, member: Member) -> Self {
         let transactions = queue.store().capabilities().transactions;
         let hold = if member.is_borrowed() { Hold::within(member.validity(), &queue.hand_over, &key) } else { Hold::of(member.validity()) };
@@ -86,9 +87,9 @@ impl Guard {
         &self.claim.key
     }
 
-    /// The lease that the key is attached to. Do not attach other keys to it, unless you passed it to
-    /// `.lease`: after a clean release it serves the next guard of this client. For your own keys get
-    /// a lease from [`Client::lease`](crate::Client::lease).
+    /// The lease that the key is attached to. Do not attach other keys to this lease, unless you
+    /// passed it to `.lease`: after a clean release the lease serves the next guard of this client.
+    /// For your own keys get a lease from [`Client::lease`](crate::Client::lease).
     #[must_use]
     pub fn lease_id(&self) -> LeaseId {
         self.claim.lease
@@ -123,13 +124,13 @@ impl Guard {
         self.claim.loss(reason)
     }
 
-    /// Asks the store whether the guard is still held: whether the key exists, is the one that was
-    /// created, and is attached to the lease, as of one revision not older than this call. If so it
-    /// is still the first, since later keys never come before it.
+    /// Asks the store whether the guard is still held: whether the key exists, was created by this
+    /// guard, and is attached to the lease, as of one revision not older than this call. Such a key
+    /// is still the first in the queue, since later keys never come before it.
     ///
     /// # Errors
     ///
-    /// `GuardLost` if it is not held, or was lost before. `Unavailable`, `Timeout` and other
+    /// `GuardLost` if the guard is not held, or was lost before. `Unavailable`, `Timeout` and other
     /// errors: the check failed; the guard is unchanged.
     ///
     /// # Cancel safety
@@ -152,15 +153,15 @@ impl Guard {
         if holds { self.claim.check() } else { Err(self.lost_by(&committed)) }
     }
 
-    /// Runs `work` as long as the guard is held. When it is lost, `work` is dropped at its current
-    /// await point.
+    /// Runs `work` as long as the guard is held. When the guard is lost, `work` is dropped at its
+    /// current await point.
     ///
-    /// The clock is checked before each poll of `work`, so it does not continue after a pause in
-    /// which the lease may have run out. Code that blocks its thread cannot be stopped.
+    /// The clock is checked before each poll of `work`, so `work` does not continue after a pause
+    /// in which the lease may have run out. Code that blocks its thread cannot be stopped.
     ///
     /// # Errors
     ///
-    /// [`Lost`] tells why; it converts to an [`Error`] of kind `GuardLost`.
+    /// [`Lost`] contains the reason; it converts to an [`Error`] of kind `GuardLost`.
     ///
     /// # Cancel safety
     ///
@@ -173,7 +174,7 @@ impl Guard {
         }
     }
 
-    /// The condition for writes that are guarded by this guard.
+    /// Returns the condition for writes that are guarded by this guard.
     pub(crate) fn claim(&self) -> &Claim {
         &self.claim
     }
@@ -194,7 +195,8 @@ impl Guard {
         if committed.succeeded { Ok(committed.revision) } else { Err(self.lost_by(&committed)) }
     }
 
-    /// Ends the guard because the key is not its own any more; the answer shows the key.
+    /// Marks the guard as lost after an answer that its key changed, and returns the error. The
+    /// answer contains the key.
     fn lost_by(&self, committed: &Committed) -> Error {
         let found = match committed.results.first() {
             Some(OpResult::Get(reply)) => reply.kvs.first(),
@@ -205,8 +207,8 @@ impl Guard {
         self.claim.lost()
     }
 
-    /// Releases the guard and waits for the answer. Its other owners see at once that it is no
-    /// longer held.
+    /// Releases the guard and waits for the answer. Every owner of a clone of the guard's `Arc`
+    /// sees at once that the guard is no longer held.
     pub(crate) async fn release(&self) -> Result<()> {
         let before = self.claim.hold.reason();
         // From here on dropping the member deletes the key.
@@ -222,12 +224,12 @@ impl Guard {
         loop {
             let error = match answer_until(deadline, self.request().commit(&**self.queue.store())).await {
                 Ok(released) if released.succeeded => {
-                    // The key was the guard's until now, so the server knew the lease. A concurrent
-                    // keep-alive may have found the key gone, which on v2 looks like a lost lease;
-                    // this deletion is the cause. Whether the guard was safe until now depends on
-                    // the clock.
+                    // The key was the guard's until now, so the server knew the lease. On v2 a
+                    // concurrent keep-alive that finds the key deleted reports a lost lease
+                    // (`Revoked`). This release deleted the key, so that reason is ignored. A lease
+                    // that ran out by the clock still counts as lost.
                     let lost = member.validity().reason().filter(|why| *why != LostReason::Revoked);
-                    // An own lease serves no other guard if a request is in doubt.
+                    // The guard's own lease is not reused if a request has an unknown outcome.
                     if member.is_borrowed() || !(sent_before || lost.is_some()) {
                         member.put_back(&self.queue.lease_pool, &self.queue.hand_over, released.handed);
                     }
@@ -255,7 +257,8 @@ impl Guard {
         self.watching.end();
     }
 
-    /// Stops renewing an own lease, for the owner of the token.
+    /// Ends the guard but keeps its key, and returns the token for the key. A lease that belongs to
+    /// the guard is no longer renewed.
     pub(crate) fn into_token(self) -> Token {
         if let Some(member) = self.let_go() {
             member.leave();
@@ -263,8 +266,8 @@ impl Guard {
         Token::new(self.claim.key.clone(), self.claim.fence, self.claim.lease)
     }
 
-    /// Ends the guard and returns its lease. From now on its other owners cannot end the lease,
-    /// which may serve another guard. Returns `None` if the guard was released before.
+    /// Ends the guard and returns its lease and key. From now on clones of the claim cannot end the
+    /// lease, which may serve another guard. Returns `None` if the guard was released before.
     fn let_go(&self) -> Option<Member> {
         self.claim.hold.release();
         // No code panics while it holds this lock, so the data of a poisoned lock is consistent.
@@ -273,7 +276,7 @@ impl Guard {
         Some(member)
     }
 
-    /// The request that deletes the guard's key, and that also serves waiters of this client.
+    /// Returns the request that deletes the guard's key. It also serves waiters of this client.
     fn request(&self) -> Release {
         let Claim { key, fence, .. } = &self.claim;
         let (next, joining) = match self.claim.transactions {
@@ -325,9 +328,9 @@ mod tests {
         second.release().await.unwrap();
     }
 
-    /// On v2 a keep-alive during the deletion of the guard's key takes the lease for lost.
+    /// On v2 a keep-alive that runs while the guard's key is deleted reports a lost lease.
     #[tokio::test(start_paused = true)]
-    async fn keep_alive_during_release_is_no_loss() {
+    async fn failed_keep_alive_during_release_is_not_reported() {
         let store = crate::store::memory::MemoryStore::new();
         let client = Client::with_store(store.clone());
         let lock = client.lock("/x").acquire().await.unwrap();
@@ -342,8 +345,7 @@ mod tests {
         next.release().await.unwrap();
     }
 
-    /// Work under a lock must not be polled after a pause in which the lock may have got another
-    /// holder.
+    /// During a pause of the process another holder may acquire the lock.
     #[tokio::test(start_paused = true)]
     async fn work_is_not_polled_after_a_pause() {
         use std::cell::Cell;

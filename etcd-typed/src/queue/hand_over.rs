@@ -1,10 +1,11 @@
-//! `HandOver`: which keys of this client are in queues, or about to be. A contender that waits for
-//! a key of the same client needs no watch: the client knows when it deletes that key.
+//! `HandOver`: the keys of this client that are in queues, or are about to join one. A contender
+//! that waits for a key of the same client needs no watch: the client knows when it deletes that
+//! key.
 //!
-//! Nothing here makes a contender the holder by itself: the server decides who is first. But the
-//! server does so already in its answer to the holder's last request, which deletes the holder's
-//! key and reads the next one. That answer is handed on. See
-//! [`Place`](super::place::Place) for why it is enough.
+//! This module does not decide which contender is the holder; the server does. The holder's last
+//! request deletes the holder's key and reads the next key, so its answer already shows that the
+//! next contender is the first. This module passes that answer to the next contender. See
+//! [`Place`](super::place::Place) for why the answer is enough.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
@@ -25,11 +26,11 @@ pub(crate) struct HandOver(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    /// The entries, by the key that each one is about.
+    /// The entries, each by its key.
     entries: HashMap<Key, Entry>,
     /// The queues, by their directory. A queue without an entry is removed.
     queues: HashMap<Key, Queue>,
-    /// The queues for which a report said that they contain keys which are not contenders'.
+    /// The directories for which a report said that they contain keys that are not in the queue.
     reported: HashSet<Key>,
 }
 
@@ -44,17 +45,17 @@ struct Entry {
     lost: bool,
     /// The contender that waits for this key.
     next: Option<Next>,
-    /// The server's answer that read this key. Set if the answer arrived before the owner of the
-    /// key knew that it waits.
+    /// The answer to the predecessor's release, which read this key. Set if the answer arrived
+    /// before the owner of this key began to wait.
     handed: Option<Handed>,
 }
 
-/// A contender that waits for the key before its own.
+/// A contender that waits for its predecessor's key.
 struct Next {
     key: Key,
-    /// The creation revision of the key before, as this contender read it.
+    /// The creation revision of the predecessor's key, as this contender read it.
     seen: Revision,
-    /// Wakes the contender with the server's answer. Dropped if the other key was released by a
+    /// Wakes the contender with the server's answer. Dropped if the predecessor was released by a
     /// request that did not read the contender's key.
     wake: oneshot::Sender<Handed>,
 }
@@ -64,13 +65,13 @@ struct Queue {
     entries: usize,
     /// The keys that are being created, in the order of their requests.
     entering: VecDeque<Key>,
-    /// The contenders that have not sent their request yet.
+    /// The contenders that offer their key to the next release, and have not sent a request yet.
     joining: VecDeque<Joining>,
 }
 
 impl HandOver {
-    /// Registers a key below this directory, attached to this lease, that is about to be created.
-    /// It stays registered until the returned value is dropped.
+    /// Registers a key that is about to be created below this directory, attached to this lease.
+    /// The key stays registered until the returned value is dropped.
     pub(super) fn enter(self: &Arc<Self>, directory: &Key, key: &Key, validity: &Validity) -> Registration {
         let entry =
             Entry { directory: directory.clone(), created: None, validity: validity.clone(), lost: false, next: None, handed: None };
@@ -83,8 +84,8 @@ impl HandOver {
         Registration { hand_over: self.clone(), directory: directory.clone(), key: key.clone() }
     }
 
-    /// Offers this key to the holder of the queue, which may create it in the request of its
-    /// release. Returns `None` if no other contender of this client is in the queue.
+    /// Offers this key to the holder of the queue, whose release request may create the key.
+    /// Returns `None` if no other contender of this client is in the queue.
     pub(super) fn offer(&self, directory: &Key, key: &Key, make: &[Op]) -> Option<oneshot::Receiver<Joined>> {
         self.with(|inner| {
             let queue = inner.queues.get_mut(directory).filter(|queue| queue.entries > 1)?;
@@ -95,7 +96,7 @@ impl HandOver {
         })
     }
 
-    /// Takes the offer back. Returns whether it was still open.
+    /// Takes the offer back. Returns false if a release has already accepted the offer.
     pub(super) fn withdraw(&self, directory: &Key, key: &Key) -> bool {
         self.with(|inner| {
             let Some(queue) = inner.queues.get_mut(directory) else { return false };
@@ -106,13 +107,13 @@ impl HandOver {
         })
     }
 
-    /// Called when this key is about to be released. Returns the other key that the request must
-    /// read, and the offer that it can serve.
+    /// Prepares the release of this key. Returns the other key that the release request must read,
+    /// and the offered key that the request can create.
     pub(super) fn leaving(&self, directory: &Key, key: &Key) -> (Option<Key>, Option<Joining>) {
         self.with(|inner| {
             let known = inner.entries.get(key).and_then(|entry| Some(entry.next.as_ref()?.key.clone()));
             let queue = inner.queues.get_mut(directory);
-            // A contender whose key is being created may turn out to be the next.
+            // If no contender waits for this key yet, a key that is being created may be the next.
             let entering = queue.as_ref().and_then(|queue| queue.entering.front().cloned());
             let joining = queue.and_then(|queue| {
                 let joining = queue.joining.pop_front()?;
@@ -123,13 +124,14 @@ impl HandOver {
         })
     }
 
-    /// Whether this is the first report about keys below the directory that are not in the queue.
+    /// Returns true at the first call for each directory, so that keys below the directory that are
+    /// not in the queue are reported once.
     pub(super) fn is_first_report(&self, directory: &Key) -> bool {
         self.with(|inner| !inner.reported.contains(directory) && inner.reported.insert(directory.clone()))
     }
 
-    /// For the owner of the key `own`: returns the state of its predecessor, if that is a key of
-    /// this client that may still exist or was released just now.
+    /// Returns the state of the predecessor of the key `own`, if that predecessor is a key of this
+    /// client that may still exist or was released just now.
     ///
     /// Returns `None` for a predecessor in another queue, whose directory is below this one: its
     /// release wakes only contenders of its own queue.
@@ -141,9 +143,9 @@ impl HandOver {
                 return Some(Predecessor::Released(handed));
             }
             let entry = inner.entries.get_mut(&predecessor.key).filter(|entry| entry.directory == *directory)?;
-            // A key is named by its lease. If the lease was reused, the key with this name is now
-            // behind ours, and waiting for it would never end. If the creation revision is not
-            // known yet, `made` checks it.
+            // A key is named by its lease. If the lease was reused, the key with this name is a
+            // newer key, behind ours, and waiting for that key would never end. If its creation
+            // revision is not known yet, `made` compares the revisions later.
             let same = entry.created.is_none_or(|created| created == predecessor.created);
             if !same || entry.lost || !entry.validity.is_held() {
                 return None;
@@ -154,8 +156,8 @@ impl HandOver {
         })
     }
 
-    /// The guard of this key was lost, and its lease was not. The contender that waits for the key
-    /// looks for itself from now on.
+    /// Records that the guard of this key was lost although its lease was not. The contender that
+    /// waits for the key wakes, and watches the key itself from now on.
     pub(super) fn lost(&self, key: &Key) {
         let next = self.with(|inner| {
             let entry = inner.entries.get_mut(key)?;
@@ -166,8 +168,8 @@ impl HandOver {
         drop(next);
     }
 
-    /// Hands on the server's answer to a release. The owner of the key that was read may not know
-    /// yet that it waits.
+    /// Passes the server's answer to a release to the owner of the key that the request read. If
+    /// that owner does not wait yet, the answer is stored in its entry.
     pub(super) fn hand_on(&self, registration: Option<Registration>, handed: Handed) {
         let next = self.with(|inner| {
             let next = registration.as_ref().and_then(|registration| inner.entries.get_mut(&registration.key)?.next.take());
@@ -287,7 +289,7 @@ mod tests {
         (client, lock)
     }
 
-    /// A task that waits for the lock, as number `number` of the queue.
+    /// Starts a task that waits for the lock, and returns when it is number `number` in the queue.
     async fn waiting(lock: &NamedLock, number: usize) -> JoinHandle<Lock> {
         let waiter = lock.clone();
         let task = tokio::spawn(async move { waiter.acquire().await.unwrap() });
@@ -319,7 +321,7 @@ mod tests {
         assert_eq!((after.watch - before.watch, after.grant - before.grant), (0, 0));
     }
 
-    /// A lock of a client whose calls are counted, with this many spare leases.
+    /// Returns a lock of a client whose calls are counted. The client has this many spare leases.
     #[cfg(feature = "testing")]
     async fn counted(spares: usize) -> (crate::testing::CountingStore, NamedLock) {
         let counting = crate::testing::CountingStore::new(Client::connect("memory:").await.unwrap().store().clone());
@@ -422,10 +424,10 @@ mod tests {
         assert!(!first.is_held() && second.is_held());
     }
 
-    /// For the locks `/x` and `/x/y`: a holder of the second is also in the queue of the first.
+    /// The keys of the lock `/x/y` are below `/x`, so they are also in the queue of the lock `/x`.
     #[cfg(feature = "testing")]
     #[tokio::test(start_paused = true)]
-    async fn waiters_of_nested_locks_do_not_wake_each_other() {
+    async fn nested_lock_waiters_do_not_wake_each_other() {
         let counting = crate::testing::CountingStore::new(Client::connect("memory:").await.unwrap().store().clone());
         let client = Client::with_store(counting.clone());
         let (outer, inner) = (client.lock("/x").ttl(TTL), client.lock("/x/y").ttl(TTL));

@@ -1,6 +1,6 @@
 //! `Hold`: whether a guard is still held. The guard ends with its lease. It also ends when its key
-//! is gone, or when it is released and the lease serves another guard. A lease that the caller keeps
-//! does not end with the guard.
+//! is gone, and when it is released, after which the lease may serve another guard. A lease that
+//! the caller keeps does not end with the guard.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -21,11 +21,12 @@ pub(super) struct Hold(Arc<Inner>);
 
 struct Inner {
     validity: Validity,
-    /// Why the guard ended, unless its lease ended.
+    /// Why the guard ended. `None` while the guard is held, and if only its lease has ended.
     ended: watch::Sender<Option<LostReason>>,
     /// The error that ended the guard.
     cause: OnceLock<Arc<Error>>,
-    /// Where waiters of this client wait for the key, if its lease does not end with the guard.
+    /// The hand-over in which waiters of this client wait for the guard's key. Set only if the
+    /// lease does not end with the guard.
     waiters: Option<(Arc<HandOver>, Key)>,
 }
 
@@ -34,7 +35,7 @@ impl Hold {
         Self::new(validity, None)
     }
 
-    /// For a guard whose lease the caller keeps.
+    /// Creates the hold of a guard whose lease the caller keeps.
     pub(super) fn within(validity: &Validity, hand_over: &Arc<HandOver>, key: &Key) -> Self {
         Self::new(validity, Some((hand_over.clone(), key.clone())))
     }
@@ -56,7 +57,7 @@ impl Hold {
         ended.or_else(|| self.0.validity.reason())
     }
 
-    /// How long the guard stays held without another answer from the server.
+    /// Returns how long the guard stays held without another answer from the server.
     pub(super) fn remaining(&self) -> Duration {
         if self.0.ended.borrow().is_some() { Duration::ZERO } else { self.0.validity.remaining() }
     }
@@ -93,7 +94,7 @@ impl Hold {
         }
     }
 
-    /// As [`lose`](Self::lose), with the error of the server as the cause.
+    /// Does what [`lose`](Self::lose) does, with the server's error as the cause.
     pub(super) fn lose_by(&self, why: LostReason, error: Error) {
         // This is the only place that sets the cause.
         let _ = self.0.cause.set(Arc::new(error));
@@ -111,7 +112,7 @@ impl Hold {
         self.end(LostReason::Released);
     }
 
-    /// Ends the guard for this reason. Returns false if it had ended before.
+    /// Ends the guard for this reason. Returns false if the guard had ended before.
     fn end(&self, why: LostReason) -> bool {
         self.0.ended.send_if_modified(|ended| {
             let first = ended.is_none();

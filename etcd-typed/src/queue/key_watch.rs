@@ -28,14 +28,15 @@ const PATTERN: Pattern = "guard";
 #[derive(Default)]
 pub(super) struct Watching(OnceLock<Task>);
 
-/// Starts the watching task when the guard has been held for a while, unless it ended.
+/// Starts the watching task once the guard has been held for [`SETTLED`], unless the guard ended
+/// before.
 struct Watchful {
     watching: Weak<Watching>,
     store: Arc<dyn Store>,
     retry: RetryPolicy,
     claim: Claim,
     ttl: Duration,
-    /// The client's. Weak, since the client owns this value.
+    /// The runtimes of the client. Weak, since the client owns this value.
     runtimes: Weak<Runtimes>,
 }
 
@@ -46,7 +47,7 @@ impl DelayedStart for Watchful {
 
     fn begin(self: Box<Self>) {
         let Self { watching, store, retry, claim, ttl, runtimes } = *self;
-        // No other code sets the cell. If the guard is dropped meanwhile, dropping `watching` here
+        // Only this line sets the cell. If the guard is dropped meanwhile, dropping `watching` here
         // ends the task.
         if let (Some(watching), Some(runtimes)) = (watching.upgrade(), runtimes.upgrade()) {
             let _ = watching.0.set(runtimes.spawn(watch(store, retry, claim, ttl)));
@@ -80,8 +81,9 @@ impl Drop for Watching {
 /// Watches a guard's key. Ends the guard when the key changed, or when the store refuses to show it
 /// for the lease's time to live.
 ///
-/// In an outage the lease decides. But a lease needs no right to the key: it may be kept alive
-/// forever while the key cannot be seen.
+/// In an outage the guard is lost with its lease. A refusal needs a limit of its own: renewing a
+/// lease needs no right to the key, so the lease may be kept alive forever while the client may not
+/// read the key.
 async fn watch(store: Arc<dyn Store>, retry: RetryPolicy, claim: Claim, ttl: Duration) {
     let span = Span::Key(claim.key.clone());
     let mut backoff = retry.backoff();
@@ -125,7 +127,7 @@ async fn watch(store: Arc<dyn Store>, retry: RetryPolicy, claim: Claim, ttl: Dur
     }
 }
 
-/// One result of following a key.
+/// A result of [`look`].
 enum Look {
     Step(Step),
     /// The watch ended.
@@ -134,7 +136,8 @@ enum Look {
     Blind,
 }
 
-/// Waits for the next step of a watch, or returns `Blind` when it was interrupted for `patience`.
+/// Waits for the next step of a watch. Returns `Blind` when the watch has been interrupted for
+/// `patience`.
 async fn look(follow: &mut Follow, patience: Duration) -> Look {
     let mut blind = None;
     poll_fn(|cx| {
@@ -155,12 +158,12 @@ async fn look(follow: &mut Follow, patience: Duration) -> Look {
     .await
 }
 
-/// Returns why the guard is lost, from a step of the watch of its key.
+/// Returns why the guard is lost, from a step of the watch on its key, or `None` if it is not lost.
 async fn seen(step: &Step, claim: &Claim, store: &dyn Store) -> Option<LostReason> {
     let mut written = false;
     let why = match step {
-        // In another history, such as a restored backup, the key may look the same. But in that
-        // history this guard may not have acquired the lock.
+        // In another history, such as a restored backup, the key may look the same although this
+        // guard did not acquire the lock in that history.
         Step::Reset(snapshot) => {
             claim.why_lost(snapshot.kvs.first()).or((snapshot.reason == Reason::Rewound).then_some(LostReason::Revoked))
         }

@@ -11,14 +11,15 @@ use crate::lease::{BorrowedLease, Lease, LeasePool, Removal, Validity};
 use crate::revision::{LeaseId, Revision};
 use crate::store::{Committed, Store};
 
-/// Dropping it deletes the key, by revoking the contender's own lease, or by itself if the caller
-/// keeps the lease.
+/// The lease of a contender, with the registration of its key. Dropping it revokes the contender's
+/// own lease, which deletes the key. If the caller keeps the lease, dropping it deletes the key
+/// alone.
 pub(super) struct Member {
     lease: MemberLease,
     /// `None` for a key that another process created.
     registration: Option<Registration>,
-    /// Whether all requests that create the key were answered. If not, a copy may be applied later,
-    /// as long as the lease lives.
+    /// Whether all requests that create the key were answered. If not, the server may still apply
+    /// an unanswered request later, as long as the lease lives.
     clean: bool,
 }
 
@@ -52,10 +53,10 @@ enum MemberLease {
 struct BorrowedKey {
     lease_pool: Arc<LeasePool>,
     lease: BorrowedLease,
-    /// `None` before the contender has a key.
+    /// `None` until the contender has a key.
     key: Option<Key>,
     may_exist: bool,
-    /// Whether the key may be created after it was deleted.
+    /// Whether an unanswered request may create the key after it was deleted.
     late: bool,
 }
 
@@ -70,8 +71,9 @@ impl Member {
         Self { lease: MemberLease::Borrowed(borrowed), registration: None, clean: true }
     }
 
-    /// The name of the key in its queue. On a borrowed lease the name differs in each attempt, since
-    /// a program may queue twice with one lease, and Go's `concurrency` uses the lease's id alone.
+    /// Returns the name of the key in its queue. On a borrowed lease the name differs in each
+    /// attempt, since a program may join a queue twice with one lease, and Go's `concurrency` uses
+    /// the lease's id alone.
     pub(super) fn name(&self) -> String {
         match &self.lease {
             MemberLease::Own(lease) => lease.id().to_string(),
@@ -104,8 +106,8 @@ impl Member {
         matches!(self.lease, MemberLease::Borrowed(_))
     }
 
-    /// Registers a key, attached to the lease, that is about to join the queue of a directory. It
-    /// stays registered until the lease is returned or dropped.
+    /// Registers a key that is about to join the queue of a directory, attached to the lease. The
+    /// key stays registered until the lease is returned or dropped.
     pub(super) fn enter(&mut self, hand_over: &Arc<HandOver>, directory: &Key, key: &Key) {
         // Ends the old registration first: it may have the same key.
         self.registration = None;
@@ -115,14 +117,15 @@ impl Member {
         }
     }
 
-    /// A request that creates the key is about to be sent.
+    /// Records that a request that creates the key is about to be sent.
     pub(super) fn sending(&mut self) {
         if let MemberLease::Borrowed(borrowed) = &mut self.lease {
             (borrowed.may_exist, borrowed.late) = (true, true);
         }
     }
 
-    /// The request had this outcome, or was not sent.
+    /// Records the outcome of the request that creates the key. A request that was not sent is
+    /// `NotCreated`.
     pub(super) fn sent(&mut self, outcome: Sent) {
         self.clean &= outcome != Sent::Unknown;
         if let MemberLease::Borrowed(borrowed) = &mut self.lease {
@@ -137,15 +140,17 @@ impl Member {
         }
     }
 
-    /// The guard is released. The end of its own lease is no loss any more.
+    /// Records that the guard is released, so that the end of its own lease is not reported as a
+    /// loss.
     pub(super) fn set_unwanted(&self) {
         if let MemberLease::Own(lease) = &self.lease {
             lease.validity().set_wanted(false);
         }
     }
 
-    /// The key was deleted, or never created. If no request is in doubt, an own lease becomes a spare
-    /// one; otherwise it is revoked. `handed` is for the contender that waited for the key.
+    /// Ends the membership after the key was deleted, or was never created. The contender's own
+    /// lease becomes a spare lease if all requests were answered; otherwise it is revoked. `handed`
+    /// is passed to the contender that waited for the key.
     pub(super) fn put_back(self, lease_pool: &LeasePool, hand_over: &HandOver, handed: Option<Handed>) {
         let Self { lease, registration, clean } = self;
         let lease = match lease {
@@ -156,8 +161,8 @@ impl Member {
                 None
             }
         };
-        // This must happen before the lease becomes a spare one, because another queue may take it
-        // then.
+        // The registration must end before the lease becomes a spare one, since another queue may
+        // then take the lease.
         match handed {
             Some(handed) => hand_over.hand_on(registration, handed),
             None => drop(registration),
@@ -167,8 +172,8 @@ impl Member {
         }
     }
 
-    /// Commits `release` in the background. If that succeeds, an own lease becomes a spare one;
-    /// otherwise it is revoked.
+    /// Commits `release` in the background. If that succeeds, the contender's own lease becomes a
+    /// spare lease; otherwise it is revoked.
     pub(super) fn release(self, release: Release, lease_pool: &Arc<LeasePool>, hand_over: Arc<HandOver>) {
         let Self { lease, registration, clean } = self;
         // Weak, since the pool may own the task that runs this.
@@ -189,7 +194,7 @@ impl Member {
         }
     }
 
-    /// Keeps the key for another process. An own lease is not renewed any more.
+    /// Keeps the key for another process. The contender's own lease is no longer renewed.
     pub(super) fn leave(self) {
         match self.lease {
             MemberLease::Own(lease) => lease.leave(),
@@ -207,10 +212,11 @@ impl Drop for BorrowedKey {
     }
 }
 
-/// Separates the lease's id from the rest of a name, if the lease may have other keys too.
+/// Separates the lease's id from the random rest of a key's name, if the lease may have other keys.
 const BORROWED: char = '-';
 
-/// Whether a key in a queue has a lease that may have other keys too, by the name of the key.
+/// Returns whether a key in a queue has a lease that may have other keys. The key's name shows
+/// this.
 pub(super) fn is_on_borrowed_lease(key: &Key) -> bool {
     let name = key.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     let Some((lease, rest)) = std::str::from_utf8(name).ok().and_then(|name| name.split_once(BORROWED)) else { return false };

@@ -1,5 +1,5 @@
-//! `Place`: decides the next request of a contender from the answers so far. Pure; the model in the
-//! tests runs it against a queue in all orders of events.
+//! `Place`: decides a contender's next request from the answers so far. It sends nothing itself;
+//! the model in the tests runs it against a queue in all orders of events.
 
 #[cfg(test)]
 mod model;
@@ -13,8 +13,8 @@ use crate::store::{Capabilities, KeyValue, RangeReply};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     state: State,
-    /// Whether to read the whole directory, because the newest key before ours is not a
-    /// contender's.
+    /// Whether to read the whole directory, because the newest key before ours does not belong to a
+    /// contender.
     whole: bool,
 }
 
@@ -32,40 +32,40 @@ enum State {
 pub(super) enum Want {
     /// Create the key, unless it exists.
     Enter,
-    /// Check that the key still exists and is attached to the lease, and read which contender is
-    /// before it. The answer must be as of one revision, and linearizable.
+    /// Check that our key still exists and is attached to the lease, and read which contender is
+    /// before ours. The answer must be as of one revision, and linearizable.
     Look { fence: Revision, whole: bool },
     /// Wait until this predecessor's key may be gone. It existed at the revision `since`; our key
     /// was created at `fence`.
     Wait { fence: Revision, predecessor: Rank, since: Revision },
-    /// The wait is over: the key is the first, or it is gone.
+    /// The wait is over: our key is the first, or it is gone.
     End(Outcome),
 }
 
 /// How the wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The key is the first. It was created at this revision.
+    /// Our key is the first. It was created at this revision.
     First(Revision),
-    /// The key is gone or belongs to another contender.
+    /// Our key is gone or belongs to another contender.
     Gone,
 }
 
 /// An answer or an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Input {
-    /// This request created the key. `before` is set if the same answer shows the predecessor.
+    /// The request created our key. `before` is set if the same answer shows the predecessor.
     Made { fence: Revision, before: Option<Before> },
-    /// The key existed already, created by an earlier request of ours whose answer was lost.
+    /// Our key existed already: an earlier request, whose answer was lost, had created it.
     WasThere { fence: Revision },
-    /// The key exists unchanged. Contains which contender is before it.
+    /// Our key exists unchanged. The value says which contender is before ours.
     Looked(Before),
-    /// The predecessor released the queue, after it was verified to be the first. Our key existed
+    /// The predecessor, which was the verified holder, released the queue. Our key existed
     /// unchanged at the same revision.
     Left(Rank),
     /// The predecessor may be gone, or the time of the wait is over: check again.
     Stirred,
-    /// The key or its lease does not exist.
+    /// Our key or its lease does not exist.
     Missing,
 }
 
@@ -78,14 +78,14 @@ pub(super) enum Before {
         rank: Rank,
         as_of: Revision,
     },
-    /// The last key before ours does not belong to a contender, and the keys before that one were
+    /// The last key before ours does not belong to a contender, and the keys before that key were
     /// not read.
     Unclear,
 }
 
 impl Before {
-    /// Finds the predecessor in a read of the directory as of one revision: the whole directory, or
-    /// the newest keys up to ours.
+    /// Finds our predecessor in `reply`, which is a read as of one revision: either of the whole
+    /// directory, or of the newest keys up to ours.
     pub(super) fn of(directory: &Key, own: &Key, fence: Revision, reply: RangeReply, capabilities: &Capabilities) -> Self {
         // If one transaction created several keys, the smallest name is the first. Without this
         // rule each contender would consider itself the first.
@@ -124,7 +124,7 @@ impl Place {
             // No key can come between ours and the predecessor's, since new keys are created last.
             // No key was before the predecessor's, since it was the first.
             (State::Behind { fence, predecessor, .. }, Input::Left(first)) if *predecessor == first => State::First { fence: *fence },
-            // Whatever woke us, only a read of our own key can make us the holder.
+            // After any other event, only a read of our own key can make us the holder.
             (State::Behind { fence, .. }, Input::Stirred | Input::Left(_)) => State::Unknown { fence: *fence },
             (state, Input::Looked(_) | Input::Left(_) | Input::Stirred) => state.clone(),
         };
@@ -168,7 +168,8 @@ mod tests {
         KeyValue { key, value, created, modified: created, version: Some(1), lease, ttl: None }
     }
 
-    /// Computes what is before our key, which was created at [`FENCE`] and is part of the answer.
+    /// Returns the contender before our key, as found in an answer with our key, which was created
+    /// at [`FENCE`], and with `others`.
     fn before(others: Vec<KeyValue>, more: bool) -> Before {
         let kvs = [vec![kv(OWN.as_bytes(), FENCE.get(), Some(5))], others].concat();
         let reply = RangeReply { revision: Revision::new(9), kvs, more, ..RangeReply::default() };
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn smallest_key_of_one_transaction_is_first() {
+    fn smallest_key_created_by_one_transaction_is_first() {
         // Our key is the larger one: it waits.
         assert_eq!(before(vec![kv(b"/q/4", 5, Some(1))], false), behind(b"/q/4", 5));
         // Our key is the smaller one. A contender of this library waits for it.

@@ -9,12 +9,11 @@ use crate::error::Result;
 use crate::key::Key;
 use crate::store::{Committed, Compare, Condition, Op, OpResult, RangeReply, Span, Store, Txn};
 
-/// The request that deletes the key of a holder, after which no key needs the lease. The key was
-/// verified to be the first of its queue.
+/// The request that deletes a holder's key. The key was verified to be the first of its queue.
 #[derive(Debug)]
 pub(super) struct Release {
     pub(super) rank: Rank,
-    /// The conditions under which the key is deleted: it is unchanged.
+    /// The conditions of the deletion, which say that the key is unchanged.
     pub(super) compares: Vec<Compare>,
     /// The key of another contender of this client that is, or may become, the next in the queue.
     /// The request reads this key too.
@@ -29,30 +28,31 @@ pub(super) struct Joining {
     pub(super) key: Key,
     /// The operations that create the key and read its predecessor.
     pub(super) make: Vec<Op>,
-    /// If it is dropped without a message, the request may have been sent.
+    /// The sender for the result. If it is dropped without a result, the request may have been
+    /// sent.
     pub(super) answer: oneshot::Sender<Joined>,
 }
 
 /// The result for a [`Joining`] contender.
 #[derive(Debug)]
 pub(super) enum Joined {
-    /// The operations of the contender were applied. Contains their answer.
+    /// The contender's operations were applied, with this answer.
     Made(Committed),
-    /// The operations of the contender were not and will not be applied. The contender must send
-    /// its own request.
+    /// The contender's operations were not and will not be applied. The contender must send its own
+    /// request.
     Not,
 }
 
 /// The answer to a [`Release`].
 #[derive(Debug)]
 pub(super) struct Released {
-    /// Whether the key was unchanged and is deleted now.
+    /// Whether the request deleted the key. If not, the key had changed.
     pub(super) succeeded: bool,
     pub(super) handed: Option<Handed>,
 }
 
-/// Reports that the first key of a queue was deleted, with a read of another key of this client at
-/// the same revision.
+/// The part of an answer that shows that the first key of a queue was deleted. It contains a read
+/// of another key of this client at the same revision.
 #[derive(Debug)]
 pub(super) struct Handed {
     pub(super) left: Rank,
@@ -78,7 +78,8 @@ impl Release {
             match store.commit(Txn { compares, then, otherwise: Vec::new() }).await {
                 Ok(mut committed) if committed.succeeded => {
                     let results = committed.results.split_off(own.min(committed.results.len()));
-                    // If the contender no longer waits, its lease ends, which deletes its key.
+                    // If the contender no longer waits, it has dropped its `Member`, which deletes
+                    // the key.
                     let _ = answer.send(Joined::Made(Committed { results, ..committed }));
                     return Ok(left(committed, next));
                 }
@@ -88,8 +89,8 @@ impl Release {
                     }
                     return Err(error);
                 }
-                // Nothing was applied, perhaps for a reason that only the joining contender has.
-                // Each sends its own request then.
+                // Nothing was applied. The reason may concern the joining contender alone, so the
+                // holder and the joining contender each send their own request.
                 Ok(_) | Err(_) => drop(answer.send(Joined::Not)),
             }
         }

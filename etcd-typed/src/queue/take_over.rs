@@ -1,4 +1,4 @@
-//! What another process does with a [`Token`]: take over the guard, renew it or release it.
+//! Takes over, renews or releases a guard of another process by its [`Token`].
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::store::{Compare, Condition, Expiry, Op, Span, Txn};
 
 impl ContenderQueue {
     /// Takes over a guard by attaching its key to a new lease, so that the previous holder loses
-    /// it. On the same lease, the previous guard would stay held.
+    /// the guard. If the key stayed on its lease, the previous guard would stay held.
     pub(crate) async fn adopt(&self, token: &Token, value: Option<Bytes>) -> Result<Guard> {
         self.names(token)?;
         if self.lease.is_some() {
@@ -27,7 +27,7 @@ impl ContenderQueue {
             return Err(Error::new(ErrorKind::Unsupported, message).at(&self.directory));
         }
         let adopt = async {
-            // Takes a new lease and no spare one, which the server may have forgotten.
+            // A spare lease is not used, since the server may have forgotten it.
             let lease = self.lease_pool.grant(self.ttl).await.map_err(|error| error.at(&token.key))?;
             let clean = self.attach(token, &lease, value).await?;
             self.end_lease(token).await;
@@ -36,7 +36,7 @@ impl ContenderQueue {
         self.retry().one_call(adopt).await
     }
 
-    /// Attaches a guard's key to a new lease with this time to live, and stops renewing it.
+    /// Attaches a guard's key to a new lease with this time to live, and does not renew that lease.
     pub(crate) async fn renew(&self, token: &Token, ttl: Duration) -> Result<Token> {
         self.names(token)?;
         let renew = async {
@@ -71,7 +71,8 @@ impl ContenderQueue {
         Ok(())
     }
 
-    /// Ends the lease that the token's key was attached to, unless other keys may have it.
+    /// Ends the lease that the token's key was attached to, unless other keys may be attached to
+    /// it.
     async fn end_lease(&self, token: &Token) {
         if !is_on_borrowed_lease(&token.key) {
             // A failure does no harm: no key is attached to the lease any more, and it runs out by
@@ -80,8 +81,8 @@ impl ContenderQueue {
         }
     }
 
-    /// Attaches a guard's key to another lease; its creation revision stays. Returns whether no
-    /// copy of the request can be applied later.
+    /// Attaches a guard's key to another lease. The creation revision of the key stays. Returns
+    /// true if all requests were answered, so that the server cannot apply one of them later.
     async fn attach(&self, token: &Token, lease: &Lease, value: Option<Bytes>) -> Result<bool> {
         let mut attempts = Attempts::new(self.lease_pool.retry());
         loop {
@@ -104,7 +105,8 @@ impl ContenderQueue {
             let txn = Txn { compares: self.as_left(token, Some(first.modified)), then: vec![put], otherwise: Vec::new() };
             let error = match answer_until(attempts.deadline, self.store().commit(txn)).await {
                 Ok(committed) if committed.succeeded => return Ok(!attempts.unsure),
-                // The value was written meanwhile, or the key changed; the next read shows which.
+                // Another client wrote the value, or the token's guard ended. The next read shows
+                // which.
                 Ok(_) => Error::new(ErrorKind::Conflict, "other clients kept changing the key at the same time"),
                 Err(error) => error,
             };
@@ -112,7 +114,8 @@ impl ContenderQueue {
         }
     }
 
-    /// The conditions that the key is as the token says, and was not written since it was read.
+    /// Returns the conditions of a write by token: the key matches the token, and was last modified
+    /// at `modified`, if that is set.
     fn as_left(&self, token: &Token, modified: Option<Revision>) -> Vec<Compare> {
         let modified = modified.map(Condition::Modified);
         let transactions = self.store().capabilities().transactions;
@@ -123,9 +126,11 @@ impl ContenderQueue {
         conditions.map(|condition| Compare::key(&token.key, condition)).collect()
     }
 
+    /// Checks that the token is for a key in this queue.
+    ///
     /// # Errors
     ///
-    /// `Invalid` for a token of something else.
+    /// `Invalid` for a token of another queue.
     fn names(&self, token: &Token) -> Result<()> {
         if Span::Below(self.directory.clone()).contains(token.key.as_bytes()) {
             return Ok(());
@@ -134,7 +139,8 @@ impl ContenderQueue {
     }
 }
 
-/// Repeats a write after any failure. The write must be conditional on the state that it changes.
+/// The attempts of a write that is repeated even after an unknown outcome. The write must be
+/// conditional on the state that it changes.
 struct Attempts {
     deadline: Instant,
     backoff: Backoff,

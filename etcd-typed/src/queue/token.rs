@@ -1,4 +1,5 @@
-//! `Token`: a guard as text. `take_over.rs` uses it.
+//! `Token`: a guard as text, for another process. `take_over.rs` carries out the calls with a
+//! token.
 
 use std::fmt;
 use std::str::FromStr;

@@ -36,9 +36,9 @@ pub(super) enum Patience {
 /// How an attempt ended.
 pub(super) enum End {
     First(Box<Guard>),
-    /// Another contender holds the queue, and this one does not wait.
+    /// The queue is not empty, and this contender does not wait.
     Busy,
-    /// The lease ran out meanwhile, or somebody deleted the key.
+    /// The lease ran out during the attempt, or somebody deleted the key.
     Gone,
 }
 
@@ -50,7 +50,7 @@ const DOUBT: Duration = Duration::from_millis(15);
 struct Following {
     key: Key,
     stream: WatchStream,
-    /// When to check; `None` after the check.
+    /// When to read whether the predecessor still exists. `None` after that read, and on v2.
     doubt: Option<Instant>,
 }
 
@@ -64,7 +64,7 @@ pub(super) struct Waiter<'t> {
     deadline: Instant,
     watch: Option<Following>,
     backoff: Backoff,
-    /// The delays between watches that fail, even while reads succeed.
+    /// The delays between watches. They grow while watches fail, even if reads succeed.
     rewatch: Backoff,
 }
 
@@ -79,7 +79,7 @@ impl<'t> Waiter<'t> {
         let validity = self.member.validity().clone();
         let outcome = tokio::select! {
             biased;
-            // The lease is lost, and the key with it: requests under way are dropped.
+            // The key is lost with the lease, so requests under way are dropped.
             _ = validity.lost() => Some(Outcome::Gone),
             outcome = self.reach_the_front(value, patience) => outcome?,
         };
@@ -96,8 +96,8 @@ impl<'t> Waiter<'t> {
         })
     }
 
-    /// Leaves the queue and waits for the answer. Otherwise the next attempt would wait behind this
-    /// one. If the deletion fails, it is repeated in the background, or the lease is revoked.
+    /// Deletes the key and waits for the answer. Otherwise the next attempt would find this key in
+    /// the queue. If the deletion fails, it is repeated in the background, or the lease is revoked.
     async fn give_up(self) {
         let gone = Txn { then: vec![Op::delete(&self.key)], ..Txn::default() };
         let outside = self.place.want() == Want::Enter;
@@ -106,7 +106,8 @@ impl<'t> Waiter<'t> {
         }
     }
 
-    /// Returns `None` if another contender is before this one and this one does not wait.
+    /// Sends requests and waits until the place in the queue is decided. Returns `None` if another
+    /// contender is before this one and `patience` is `None`.
     async fn reach_the_front(&mut self, value: &Bytes, patience: Patience) -> Result<Option<Outcome>> {
         loop {
             let input = match self.place.want() {
@@ -126,11 +127,11 @@ impl<'t> Waiter<'t> {
         }
     }
 
-    /// Creates the key. The request may be repeated after any failure: the key is named by the
-    /// lease, so it exists at most once.
+    /// Creates the key. The request may be repeated after any failure: each attempt uses the same
+    /// key, so it exists at most once.
     ///
-    /// Returns `None` if the queue is not empty and this contender does not wait. On a store with
-    /// transactions no key was created then.
+    /// Returns `None` if the queue is not empty and `patience` is `None`. On a store with
+    /// transactions no key was created in this case.
     async fn enter(&mut self, value: &Bytes, patience: Patience) -> Result<Option<Input>> {
         let deadline = self.deadline;
         let put = Op::Put { key: self.key.clone(), value: value.clone(), expiry: Expiry::With(self.member.lease_id()), previous: false };
@@ -199,10 +200,10 @@ impl<'t> Waiter<'t> {
         }
     }
 
-    /// Lets another contender of this client create our key in the request with which it releases.
-    /// Under contention the holder is about to release.
+    /// Lets a holder of this client create our key in its release request. Under contention a
+    /// holder is often about to release.
     ///
-    /// Returns `None` if no other contender did so; then nothing was sent.
+    /// Returns `None` if no holder did so. In this case no request for our key was sent.
     async fn join(&mut self, make: &[Op]) -> Option<Result<Committed>> {
         let (hand_over, directory) = (&self.queue.hand_over, &self.queue.directory);
         let joined = hand_over.offer(directory, &self.key, make)?;
@@ -213,7 +214,7 @@ impl<'t> Waiter<'t> {
             self.member.sent(Sent::NotCreated);
             return None;
         }
-        // The other contender may be on a runtime that is no longer driven.
+        // The holder may be on a runtime that is no longer driven.
         match timeout_at(self.deadline, joined).await {
             Ok(Ok(Joined::Made(committed))) => Some(Ok(committed)),
             Ok(Ok(Joined::Not)) => None,
@@ -224,8 +225,8 @@ impl<'t> Waiter<'t> {
         }
     }
 
-    /// Reads until there is an answer, as long as the lease lives. A caller that does not wait gets
-    /// the error when its call's time is up.
+    /// Reads the place in the queue, and repeats the read through outages. If `patience` is `None`,
+    /// returns the error when the time of the call is up.
     async fn look(&mut self, fence: Revision, whole: bool, patience: Patience) -> Result<Input> {
         loop {
             let looked = if self.transactions() { self.look_at_once(fence, whole).await } else { self.look_at_all(fence).await };
@@ -246,11 +247,11 @@ impl<'t> Waiter<'t> {
         }
     }
 
-    /// Our key and its predecessor are the two newest keys up to our fence.
+    /// Reads our key and its predecessor, which are the two newest keys up to our fence.
     ///
-    /// This is one read without conditions, which is not sent as a transaction: a read-only
-    /// transaction crashes a server of 3.5.0 to 3.5.6 when its caller cancels it (etcd issue
-    /// 14110).
+    /// The store sends this one read without conditions as a range request, not as a transaction: a
+    /// read-only transaction crashes a server of 3.5.0 to 3.5.6 when its caller cancels it (etcd
+    /// issue 14110).
     async fn look_at_once(&mut self, fence: Revision, whole: bool) -> Result<Input> {
         let below = self.queue.directory.clone();
         let read = if whole { Op::Get(Span::Below(below)) } else { Op::Newest { below, before: Some(fence.next()), limit: 2 } };
@@ -261,7 +262,8 @@ impl<'t> Waiter<'t> {
         })
     }
 
-    /// On a store whose transactions cover only one key, one listing shows everything.
+    /// Reads the whole directory, on a store whose transactions cover only one key. Deletes the
+    /// keys before ours whose time to live has passed.
     async fn look_at_all(&mut self, fence: Revision) -> Result<Input> {
         loop {
             let reply = self.store().range(Range::of(Span::Below(self.queue.directory.clone()))).await?;
@@ -272,8 +274,9 @@ impl<'t> Waiter<'t> {
         }
     }
 
-    /// Deletes the key of a contender whose time to live has passed but that the server still has,
-    /// unless it was refreshed meanwhile. After that no refresh can revive it.
+    /// Deletes a contender's key that the server still has although its time to live has passed,
+    /// unless the key was refreshed since it was read. After the deletion no refresh can revive the
+    /// key.
     async fn bury(&mut self, over: &KeyValue) -> Result<()> {
         let key = Key::stored(&over.key);
         let compares = vec![Compare::key(&key, Condition::Modified(over.modified))];
@@ -285,8 +288,8 @@ impl<'t> Waiter<'t> {
         if self.is_there(fence, &reply) { Input::Looked(self.before(fence, reply)) } else { Input::Missing }
     }
 
-    /// Waits until the predecessor is gone, a third of the lease's time has passed, or there is
-    /// another reason to look.
+    /// Waits until the predecessor is gone, a third of the lease's time to live has passed, or the
+    /// watch of the predecessor fails.
     async fn wait(&mut self, fence: Revision, predecessor: Rank, since: Revision) -> Input {
         let look = Instant::now() + self.member.ttl() / 3;
         let stirred = async {
@@ -302,8 +305,8 @@ impl<'t> Waiter<'t> {
         };
         let handed = tokio::select! {
             handed = stirred => handed,
-            // A watch may be stuck, or a server may lose an event (etcd issues 18089, 17529). This
-            // limits the wait.
+            // Limits the wait, since a watch may be stuck, or a server may lose an event (etcd
+            // issues 18089, 17529).
             () = sleep_until(look) => None,
         };
         match handed {
@@ -318,10 +321,10 @@ impl<'t> Waiter<'t> {
         if self.watch.as_ref().is_none_or(|watch| watch.key != key) {
             let watch = Watch { span: Span::Key(key.clone()), from: WatchFrom::Live(since) };
             let stream = self.store().watch(watch).await.ok();
-            // A v3 server reads its revision first and registers the watch after that. A write in
-            // between makes it a slow watch, which a loop serves every 100 ms (`v3rpc/watch.go`,
-            // `watchable_store.go`). With a lock that changes hands as fast as possible, this hits
-            // one watch in a hundred.
+            // A v3 server reads its revision first and registers the watch after that. If a write
+            // happens in between, the server treats the watch as a slow one, which a loop serves
+            // every 100 ms (`v3rpc/watch.go`, `watchable_store.go`). With a lock that changes hands
+            // as fast as possible, this happens to one watch in a hundred.
             let doubt = self.transactions().then(|| Instant::now() + DOUBT);
             self.watch = stream.map(|stream| Following { key: key.clone(), stream, doubt });
         }
@@ -358,7 +361,7 @@ impl<'t> Waiter<'t> {
         Before::of(&self.queue.directory, &self.key, fence, reply, self.store().capabilities())
     }
 
-    /// Whether our key exists unchanged.
+    /// Returns whether our key exists unchanged in this reply.
     fn is_there(&self, fence: Revision, reply: &RangeReply) -> bool {
         reply.kvs.iter().any(|kv| kv.created == fence && self.is_ours(kv))
     }

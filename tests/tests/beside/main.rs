@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long a test waits to see that something does not happen.
 const WHILE: Duration = Duration::from_millis(400);
-/// The forms that a namespace has.
+/// Namespaces in several forms.
 const NAMESPACES: [&str; 6] = ["", "v1", "dynamo:/", "prod.", "/prod", "a//b"];
 /// The time to live of every session, in seconds.
 const TTL: &str = "3";
@@ -121,7 +121,7 @@ impl Queue {
         Self::within("", Etcd::start().await, what, name).await
     }
 
-    /// The queue with this name in a namespace of this test's client.
+    /// Opens the queue with this name. This library's client uses the namespace.
     async fn within(namespace: &str, etcd: Etcd, what: &'static str, name: &str) -> Self {
         let client = Client::builder(&etcd.url_v3()).namespace(namespace).connect().await.unwrap();
         let (lock, election) = (client.lock(name), client.election(name));
@@ -133,7 +133,7 @@ impl Queue {
         self.enters_with(self.command(kind), kind, value, queued).await
     }
 
-    /// Starts Go's contender on a lease of this library.
+    /// Starts a contender that uses Go's client and a lease of this library.
     async fn go_enters_on(&self, lease: &Lease, queued: usize) -> Contender {
         let mut command = self.command(Go);
         command.env("LEASE", lease.id().to_string());
@@ -162,7 +162,7 @@ impl Queue {
         timeout(LIMIT, wait).await.unwrap_or_else(|_| panic!("{:?} does not get {queued} keys", self.name));
     }
 
-    /// Starts to wait in the queue, and hands over what it gets as a token.
+    /// Starts a task that acquires the lock or leads, and then returns its token.
     fn waits(&self) -> JoinHandle<Token> {
         let (what, lock, election) = (self.what, self.lock.clone(), self.election.clone());
         tokio::spawn(async move {
@@ -215,7 +215,8 @@ async fn lock_is_shared_with_go() {
     }
 }
 
-/// The queue is the namespace and the name, byte for byte, whichever client comes first.
+/// The prefix of the queue is the namespace followed by the name, byte for byte. Either client may
+/// be the first in the queue.
 #[tokio::test]
 #[ignore = "needs Go and Node: tests/beside/run"]
 async fn queues_of_any_namespace_are_shared_with_go() {
@@ -260,7 +261,7 @@ async fn keys_of_any_namespace_are_shared_with_go() {
             go(&["put", &key, "theirs"]).await;
             assert_eq!(entry.get().await.unwrap().unwrap().as_str(), "theirs");
         }
-        // Keys that are no paths.
+        // Keys that are not paths.
         for rest in ["plain", "//a", "_x/", "é "] {
             let key = format!("{namespace}{rest}");
             client.raw().put(rest, "ours").await.unwrap();
@@ -271,8 +272,8 @@ async fn keys_of_any_namespace_are_shared_with_go() {
     }
 }
 
-/// Go names its key by the lease alone, and takes a key with this name for its own. So this library
-/// uses another name.
+/// Go's client names its key by the lease alone, and treats an existing key with this name as its
+/// own. So this library uses another name for keys on a shared lease.
 #[tokio::test]
 #[ignore = "needs Go and Node: tests/beside/run"]
 async fn go_session_on_our_lease_shares_queue() {

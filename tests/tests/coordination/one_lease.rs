@@ -1,5 +1,4 @@
-//! One lease for a process: published values, locks and candidacies on a lease that the caller
-//! keeps.
+//! A process that keeps one lease for all its published values, locks and candidacies.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -30,8 +29,8 @@ etcd_typed_tests::on_every_store! { "one-lease":
 }
 
 impl Bench {
-    /// A lease for guards. `None` on a store without leases that guards can share, where all of them
-    /// are refused.
+    /// Returns a lease that guards can share. Returns `None` on v2, after a check that v2 refuses
+    /// such guards.
     async fn lease(&self) -> Option<Lease> {
         let lease = self.client.lease(TTL).await.unwrap();
         if self.client.store().capabilities().transactions {
@@ -67,12 +66,13 @@ impl Bench {
         self.client.entry(&format!("/values/{n}")).unwrap().publish(&n).lease(lease).await.unwrap()
     }
 
-    /// Waits until the queue of a lock has this many members.
+    /// Waits until the queue of a lock has `count` keys.
     async fn queued(&self, lock: &NamedLock, count: usize) {
         until(async || lock.queue().await.unwrap().len() == count).await;
     }
 
-    /// Starts to wait for a lock that `ahead` others hold or wait for.
+    /// Starts a task that acquires the lock, and returns when its key is in the queue. `ahead` is
+    /// the number of keys before it.
     async fn waits(&self, lock: &NamedLock, ahead: usize) -> JoinHandle<etcd_typed::Result<Lock>> {
         let waiter = lock.clone();
         let waits = tokio::spawn(async move { waiter.acquire().await });
@@ -118,7 +118,7 @@ async fn guards_end_by_themselves_and_with_lease(bench: Bench) {
     two.set(&20).await.unwrap();
     bench.client.entry::<u32>("/guarded").unwrap().set(&1).guarded_by(&c).await.unwrap();
 
-    // A waiter for a lock of another client waits on the lease, and is told too.
+    // The end of the lease also ends the wait for a lock that another guard holds.
     let other = bench.client.lock("/d").acquire().await.unwrap();
     let waiter = bench.waits(&bench.client.lock("/d").lease(&lease), 1).await;
     lease.revoke().await.unwrap();
@@ -144,7 +144,7 @@ async fn two_places_of_one_queue_exclude_each_other(bench: Bench) {
     bench.queued(&lock, 1).await;
 
     let second = bench.waits(&lock, 1).await;
-    // A contender with a lease of its own is third, and one on the shared lease is fourth.
+    // The third contender has its own lease, and the fourth has the shared lease.
     let third = bench.waits(&bench.client.lock("/twice"), 2).await;
     let fourth = bench.waits(&lock, 3).await;
     sleep(WHILE).await;
@@ -160,7 +160,7 @@ async fn two_places_of_one_queue_exclude_each_other(bench: Bench) {
     assert_ne!(third.lease_id(), lease.id());
     third.release().await.unwrap();
     let fourth = timeout(LIMIT, fourth).await.unwrap().unwrap().unwrap();
-    // A waiter that gives up leaves the queue, and its lease stays.
+    // A waiter that gives up leaves the queue. The shared lease stays.
     let fifth = bench.waits(&lock, 1).await;
     fifth.abort();
     bench.queued(&lock, 1).await;
@@ -182,8 +182,8 @@ async fn adopted_lease_outlives_its_guards(bench: Bench) {
         let second = bench.waits(&lock, 1).await;
         first.release().await.unwrap();
         let second = timeout(LIMIT, second).await.unwrap().unwrap().unwrap();
-        // The program gives up the lease. The other component keeps it, but the guards are lost here,
-        // and their keys are deleted when they end.
+        // The program gives up the adopted lease. The other component's lease lives on, but the
+        // guards in this program are lost, and their keys are deleted when the guards are dropped.
         drop(lease);
         let lost = timeout(LIMIT, second.lost()).await.unwrap();
         assert_eq!(lost.reason(), LostReason::NotKeptAlive);
@@ -201,7 +201,7 @@ async fn token_keeps_shared_lease(bench: Bench) {
     let Some(lease) = bench.lease().await else { return };
     let (lock, value) = (bench.client.lock("/token").lease(&lease), bench.publish(4, &lease).await);
     let plain = bench.client.lock("/token");
-    // The lock stays on the lease until another guard takes it over, with a lease of its own.
+    // The lock stays on the shared lease until another guard takes it over with a new lease.
     let first = lock.acquire().await.unwrap();
     let (fence, token) = (first.fence(), first.into_token());
     assert_eq!(lock.adopt(&token).await.unwrap_err().kind(), ErrorKind::Unsupported);
@@ -209,7 +209,7 @@ async fn token_keeps_shared_lease(bench: Bench) {
     assert!(adopted.fence() == fence && adopted.lease_id() != lease.id());
     adopted.release().await.unwrap();
 
-    // A holder is released and renewed by its token.
+    // A held lock can be released and renewed by its token.
     let second = lock.acquire().await.unwrap();
     plain.release_token(&plain.holder().await.unwrap().unwrap().token()).await.unwrap();
     assert_eq!(timeout(LIMIT, second.lost()).await.unwrap().reason(), LostReason::KeyDeleted);
@@ -225,7 +225,7 @@ async fn lost_key_ends_one_guard(bench: Bench) {
     let (lock, other) = (bench.client.lock("/deleted").lease(&lease), bench.client.lock("/other").lease(&lease));
     let (first, kept) = (lock.acquire().await.unwrap(), other.acquire().await.unwrap());
     let (value, waiter) = (bench.publish(5, &lease).await, bench.waits(&lock, 1).await);
-    // Both guards watch their keys by now.
+    // Waits until both guards watch their keys.
     sleep(WHILE).await;
     bench.client.directory("/").unwrap().delete_recursive().await.unwrap();
     assert_eq!(timeout(LIMIT, first.lost()).await.unwrap().reason(), LostReason::KeyDeleted);

@@ -1,9 +1,10 @@
 //! Counts the allocations of a get and of a set. Everything runs on the counting thread, so all
 //! allocations of the client count, including those of the connection's task.
 //!
-//! The least of several runs is the cost, since some runs also grow a buffer or a table, or find a
-//! due timer. The bounds are the counts with rustc 1.95 and the versions of `Cargo.lock` (5, 10, 23
-//! and 35; 18, 21, 36 and 54) plus a tenth, which other versions may need.
+//! The cost is the smallest count of several runs, since some runs also grow a buffer or a table,
+//! or handle a due timer. The bounds are the counts with rustc 1.95 and the versions in
+//! `Cargo.lock` (5, 10, 23 and 35 in memory; 18, 21, 36 and 54 on v3), plus a tenth, which other
+//! versions may need.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -25,13 +26,13 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// The smallest number of allocations of several runs.
+/// Returns the smallest number of allocations of several runs.
 fn least(runtime: &Runtime, operation: impl AsyncFn()) -> u64 {
     let count = |_| allocation_counter::measure(|| runtime.block_on(operation())).count_total;
     (0..REPETITIONS).map(count).min().unwrap()
 }
 
-/// The allocations of a get and a set, of one key and of a struct with four keys.
+/// The number of allocations of a get and a set, for one key and for a struct with four keys.
 struct Allocations {
     get: u64,
     set: u64,

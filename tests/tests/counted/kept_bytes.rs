@@ -1,4 +1,4 @@
-//! Counts the bytes that the client keeps allocated. Everything of the client runs on the counting
+//! Counts the bytes that the client keeps allocated. The client runs completely on the counting
 //! thread; the server is another process.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
@@ -18,8 +18,8 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// The bytes that `work` allocates and that are still allocated after it, and the most that are
-/// allocated at once during it.
+/// Returns the number of bytes that `work` allocates and does not free, and the largest number of
+/// bytes that are allocated at once while it runs.
 fn kept_and_most(runtime: &Runtime, work: impl Future<Output = ()>) -> (usize, usize) {
     let mut work = Some(work);
     let counted = allocation_counter::measure(|| runtime.block_on(work.take().unwrap()));
@@ -30,7 +30,8 @@ fn large() -> Bytes {
     Bytes::from(vec![b'L'; 10 * KB])
 }
 
-/// Updates small entries, with a large event before each, all below one directory.
+/// Updates many small entries, with a large event before each update. All keys are below one
+/// directory. The view must not keep the messages of the large events in memory.
 fn view_keeps_only_its_values(address: &str, runtime: &Runtime) {
     const ENTRIES: usize = 2000;
     let client = runtime.block_on(Client::connect(address)).unwrap();
@@ -68,8 +69,8 @@ fn view_keeps_only_its_values_on_v2() {
     view_keeps_only_its_values(&etcd.url_v2(), &runtime);
 }
 
-/// Writes small events to many directories, whose watches are not read, and large events to another
-/// one, whose watch is read.
+/// Writes small values to many directories, whose watches are not read, and large values to another
+/// directory, whose watch is read. The unread watches must not keep the large events in memory.
 fn unread_watches_keep_only_their_events(address: &str, runtime: &Runtime) {
     const WATCHES: usize = 20;
     const EVENTS: usize = 60;
@@ -107,8 +108,8 @@ fn unread_watches_keep_only_their_events_on_v2() {
     unread_watches_keep_only_their_events(&etcd.url_v2(), &runtime);
 }
 
-/// Writes more than the queue of a watch takes: many large events, and transactions with many small
-/// ones.
+/// Writes more than the queue of a watch can hold: many large events, or transactions with many
+/// small events.
 fn unread_watch_bytes_are_bounded(address: &str, runtime: &Runtime, transactions: bool) {
     let client = runtime.block_on(Client::connect(address)).unwrap();
     let map = client.entries::<String, Bytes>("/bounded").unwrap();
@@ -160,8 +161,8 @@ struct Table {
     rows: BTreeMap<String, String>,
 }
 
-/// Reading a map takes memory for its pages in addition to the map. Reading a whole struct also
-/// takes memory for the answer and for a tree of it.
+/// In addition to the result, reading a map needs memory for its pages. Reading a whole struct
+/// needs memory for the server's answer and for a tree of its keys.
 #[test]
 fn reads_take_few_extra_bytes() {
     const ROWS: usize = 60_000;

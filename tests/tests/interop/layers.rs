@@ -1,6 +1,7 @@
-//! Layers of programs that had them on another client, written anew on this library: a configuration
-//! store with history, an election with hooks, and a registry over several levels. Each runs beside
-//! `etcdctl`, which plays the old version of its program.
+//! Three public programs have a layer of their own above another etcd client. The layers are
+//! rewritten here with this library: a configuration store with history, an election with hooks,
+//! and a registry with several levels. In each test `etcdctl` acts as the old version of the
+//! program.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -19,7 +20,7 @@ use tokio::time::{sleep, timeout};
 /// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The old version of a program.
+/// The old version of a program: runs `etcdctl`.
 struct Old<'a>(&'a Etcd);
 
 impl Old<'_> {

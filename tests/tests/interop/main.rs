@@ -1,4 +1,4 @@
-//! What other programs write and read: `etcdctl`, the examples, and the READMEs of other clients.
+//! Tests with other programs: `etcdctl`, the examples, and the READMEs of other clients.
 
 mod interop;
 mod layers;

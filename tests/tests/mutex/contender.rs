@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::broken;
 use super::record::{Behaviour, Event, Log, Mark, Outcome};
 
-/// What all contenders of one process share.
+/// The data that all contenders of a process share.
 #[derive(Clone)]
 pub(crate) struct Contenders {
     pub(crate) process: usize,
@@ -25,7 +25,7 @@ pub(crate) struct Contenders {
     pub(crate) log: Arc<Log>,
     pub(crate) locks: Arc<BTreeMap<String, Duration>>,
     pub(crate) behaviour: Behaviour,
-    /// The lease of all locks of the process, in a campaign in which they share one.
+    /// The lease for all locks of the process, in a campaign in which the locks share a lease.
     pub(crate) lease: Option<Arc<Mutex<Option<Arc<Lease>>>>>,
     /// Set when the contenders must finish. Each then acquires its lock a last time and releases
     /// the lock.

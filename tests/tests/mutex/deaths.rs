@@ -1,5 +1,5 @@
-//! What happens to a lock when the process of its holder, or the processes of many waiters, are
-//! killed.
+//! The process of a lock's holder, or the processes of many waiters, are killed. Another waiter
+//! must then acquire the lock in time.
 
 use std::time::{Duration, Instant};
 

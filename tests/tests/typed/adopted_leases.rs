@@ -19,8 +19,8 @@ struct Bench {
 }
 
 impl Bench {
-    /// Grants a lease that nobody keeps alive. `None` if the store has no leases, and the adoption
-    /// is refused.
+    /// Grants a lease that no client keeps alive. Returns `None` on a store without leases, after a
+    /// check that the store refuses the adoption.
     async fn granted(&self) -> Option<LeaseId> {
         self.granted_for(TTL).await
     }
@@ -65,7 +65,7 @@ async fn observed_lease_reports_its_end(bench: Bench) {
     let ttl = Duration::from_secs(9);
     let Some(id) = bench.granted_for(ttl).await else { return };
     let lease = bench.client.adopt_lease(id).kept_by_other().await.unwrap();
-    // The other component renews it for a while.
+    // The other component renews the lease for a while.
     for _ in 0..6 {
         sleep(ttl / 4).await;
         bench.client.store().keep_alive(id).await.unwrap();

@@ -1,9 +1,8 @@
-//! Makes random sequences of calls on handles of the embedded store and of a real server. Answers,
-//! errors and typed changes must be equal. `differential.rs` does the same one layer below, on
-//! stores.
+//! Makes the same random calls on handles of the memory store and of a real server. Answers, errors
+//! and typed changes must be equal. `differential.rs` does the same one layer below, on stores.
 //!
-//! Both stores receive the same writes from their first revision on, so that their revisions are
-//! equal, too.
+//! Both stores receive the same writes from their first revision on, so their revisions are equal
+//! too.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -51,7 +50,7 @@ enum Expected {
     Seen,
 }
 
-/// One call on the struct, on a field or on a map, or one of a client that does not know the
+/// A call on the struct, on a field or on a map, or a write of a client that does not know the
 /// schema.
 #[derive(Clone, Debug)]
 enum Call {
@@ -159,7 +158,7 @@ struct Player {
     client: Client,
     directory: String,
     shop: ShopDir,
-    /// What the last read returned.
+    /// The result of the last read.
     seen: Option<Versioned<Shop>>,
     seen_limit: Option<Versioned<u32>>,
 }
@@ -276,8 +275,8 @@ fn told<T: Debug>(result: Result<T>) -> String {
     }
 }
 
-/// Writes to the store that is behind until both are at the same revision. They differ only after a
-/// case that failed.
+/// Writes to the store with the smaller revision until both revisions are equal. They differ only
+/// after a failed run.
 async fn equalize_revisions(memory: &Client, server: &Client) {
     loop {
         let (at, other) = (memory.status().await.unwrap().revision, server.status().await.unwrap().revision);
@@ -290,7 +289,7 @@ async fn equalize_revisions(memory: &Client, server: &Client) {
     }
 }
 
-/// The typed changes up to the last write, which writes [`END`].
+/// Returns the typed changes up to the last write, which writes [`END`].
 async fn changes(mut changes: etcd_typed::Changes<ShopChange, Shop>) -> Vec<String> {
     let mut seen = Vec::new();
     loop {

@@ -1,5 +1,5 @@
-//! `diff` and `check` on every store: what they report, and that a write changes exactly the keys
-//! that its diff listed.
+//! `diff` and `check` on every store: the contents of their reports. A write must change exactly
+//! the keys that its diff listed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -59,7 +59,8 @@ fn in_order(app: &App) -> Result<(), &'static str> {
     if app.low <= app.high { Ok(()) } else { Err("`low` is above `high`") }
 }
 
-/// A value for every field. The bytes are not UTF-8 if the store can keep such values.
+/// Returns a struct with a value for every field. The bytes are not UTF-8 if the store can keep
+/// such values.
 fn app_on(client: &Client) -> App {
     App {
         low: 2,
@@ -102,7 +103,7 @@ impl Bench {
         self.client.entry::<String>(path).unwrap().set(&value.to_owned()).await.unwrap();
     }
 
-    /// The whole key, with the client's namespace.
+    /// Returns the whole key of a path, with the client's namespace.
     fn full(&self, path: &str) -> String {
         self.client.directory(path).unwrap().key().to_string()
     }
@@ -164,9 +165,9 @@ async fn diff_lists_what_set_would_change(bench: Bench) {
     assert!(high.is_modified());
     assert!(!format!("{diff:?}").contains("hunter"), "{diff:?}");
 
-    // While the field's own key exists, its aliases are not read, so `set` leaves them. If the new
-    // value has no value for the field, `set` deletes the aliases too: otherwise the field would be
-    // read from them.
+    // While the field's own key exists, its aliases are not read, so `set` leaves them. If the
+    // field is `None` in the new struct, `set` deletes the aliases too; otherwise the field would
+    // be read from an alias.
     bench.put("/app/title", "old").await;
     assert_eq!(dir.diff(&bench.value()).await.unwrap().to_string(), format!("- {}: old\n", bench.full("/app/title")));
     value.banner = Some("new".to_owned());
@@ -298,7 +299,7 @@ async fn check_of_map_lists_entries(bench: Bench) {
     assert_eq!(kinds(dir.regions.check().await.unwrap()), [ProblemKind::Unknown, ProblemKind::Unknown]);
     bench.put("/app/regions/us/host", "us").await;
     assert_eq!(kinds(dir.regions.check().await.unwrap()), [ProblemKind::Unknown]);
-    // A check of one entry alone reports the missing key.
+    // A check of a single entry reports the missing key.
     assert_eq!(kinds(dir.regions.dir("new").unwrap().check().await.unwrap()), [ProblemKind::Missing]);
 }
 
@@ -360,7 +361,7 @@ fn others() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
     proptest::collection::vec((path, proptest::sample::select(&["2", "x", "4\n"][..])), 0..12)
 }
 
-/// Every key below the directory and its value.
+/// Returns every key below the directory, with its value.
 async fn stored(client: &Client, directory: &str) -> BTreeMap<String, Bytes> {
     let nodes = client.directory(directory).unwrap().list_recursive().await.unwrap();
     nodes.into_iter().filter_map(|node| Some((node.path, node.value?.into_inner()))).collect()
@@ -420,8 +421,8 @@ fn set_changes_what_diff_listed(runtime: &Runtime, client: &Client, cases: u32) 
                 }
             }
             prop_assert!(dir.diff(&value).await.unwrap().is_empty(), "after the set there is no difference");
-            // A set leaves unknown keys, and names that are not the stored form of a map key, with
-            // the keys below them. Nothing else may still be a problem.
+            // A set keeps unknown keys. It also keeps names in a map that are not the stored form
+            // of a map key, with the keys below them. There must be no other problem.
             let problems = dir.check().await.unwrap().problems;
             let foreign: Vec<_> =
                 problems.iter().filter(|problem| problem.kind == ProblemKind::ForeignKey).map(|problem| problem.key.clone()).collect();

@@ -1,5 +1,6 @@
-//! An enum with data is a directory: the tag names the variant whose fields are read. A switch
-//! removes everything below the directory, and a write of one field requires its variant.
+//! An enum with data is stored as a directory. The tag says which variant's fields are read. A
+//! write of another variant, a switch, removes all keys below the directory. A write of one field
+//! requires that the stored variant has this field.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -135,7 +136,7 @@ impl Bench {
         self.client.entry(path).unwrap().set(&value.to_owned()).await.unwrap();
     }
 
-    /// The keys below a directory, with their values.
+    /// Returns the keys below a directory, with their values.
     async fn below(&self, directory: &str) -> Vec<String> {
         let nodes = self.client.directory(directory).unwrap().list_recursive().await.unwrap();
         let shown = |value: &Bytes| String::from_utf8_lossy(value).into_owned();
@@ -147,7 +148,7 @@ impl Bench {
     }
 }
 
-/// Writes like a program of another version: keys that no variant has, some with hidden names.
+/// Writes keys that no variant has, some with hidden names, as a program of another version might.
 async fn unknown_keys(bench: &Bench, directory: &str) {
     for name in ["unknown", "deep/er/unknown", "_hidden"] {
         bench.put(&format!("{directory}/{name}"), "x").await;
@@ -401,9 +402,9 @@ fn description_lists_variants_and_their_fields() {
     assert_eq!(table["fields"][2]["kind"]["variant"]["tags"], serde_json::json!(["s3", "aws"]));
 }
 
-/// A switch on a store with transactions costs a read and one transaction.
+/// On a store with transactions, a switch to another variant costs a read and a transaction.
 #[tokio::test]
-async fn switch_takes_two_requests_on_memory() {
+async fn switch_of_variant_is_two_requests_on_memory() {
     let counting = CountingStore::new(Arc::new(MemoryStore::new()));
     let client = Client::with_store(counting.clone());
     let storage = client.dir::<Storage>("/storage").unwrap();
@@ -419,9 +420,9 @@ async fn switch_takes_two_requests_on_memory() {
     assert_eq!(counting.take().total(), 2);
 }
 
-/// A large map of the old variant is deleted by one operation.
+/// One operation deletes all keys of the old variant, also a large map.
 #[tokio::test]
-async fn switch_from_a_large_map_is_one_transaction_on_memory() {
+async fn switch_from_variant_with_large_map_is_one_transaction_on_memory() {
     let counting = CountingStore::new(Arc::new(MemoryStore::new()));
     let client = Client::with_store(counting.clone());
     let dir = client.dir::<App>("/app").unwrap();
@@ -440,9 +441,9 @@ async fn switch_from_a_large_map_is_one_transaction_on_memory() {
     assert_eq!(*dir.get().await.unwrap(), app());
 }
 
-/// The fields of an enum may have type parameters, and a variant may be a struct that is a parameter.
+/// The type parameters of the enum are the types of a field and of a variant.
 #[tokio::test]
-async fn generic_enum_is_a_directory_on_memory() {
+async fn generic_enum_is_read_back_on_memory() {
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     #[etcd(tag = "of")]
     enum Of<T, S> {
@@ -478,7 +479,8 @@ async fn generic_enum_is_a_directory_on_memory() {
     assert!(format!("{:?}", of.value).starts_with("OfValueDir"), "{:?}", of.value);
 }
 
-/// A write in steps puts the tag last: until then the enum has its old variant.
+/// On v2 a write has several steps. Until the last step, which writes the tag, the enum has its old
+/// variant.
 #[tokio::test]
 async fn tag_is_written_after_the_fields_on_v2() {
     let etcd = etcd_typed_tests::shared("enums").await;
@@ -499,9 +501,9 @@ async fn tag_is_written_after_the_fields_on_v2() {
     assert!(error.to_string().contains("`.non_atomic()`"), "{error}");
 }
 
-/// An enum that was written with a lease expires as a whole, with the fields that are added later.
+/// A field that is written later expires together with the rest of the enum.
 #[tokio::test]
-async fn new_field_takes_the_lease_of_the_tag_on_memory() {
+async fn new_field_gets_lease_of_tag_on_memory() {
     let client = Client::connect("memory:").await.unwrap();
     let storage = client.dir::<Storage>("/storage").unwrap();
     let lease = client.lease(Duration::from_secs(60)).await.unwrap();

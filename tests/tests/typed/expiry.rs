@@ -86,7 +86,7 @@ impl Bench {
         self.client.store().range(Range::of(Span::Below(key))).await.unwrap().kvs
     }
 
-    /// How each key below the directory expires.
+    /// Returns how each key below the directory expires.
     async fn ends(&self, directory: &str) -> Vec<End> {
         self.stored(directory).await.iter().map(End::of).collect()
     }
@@ -111,7 +111,7 @@ impl Bench {
 enum End {
     Never,
     With(LeaseId),
-    /// A time to live of its own (v2).
+    /// The key has its own time to live (v2).
     Within,
 }
 
@@ -191,7 +191,7 @@ async fn swap_keeps_lease(bench: Bench) {
         dir.compare_and_swap(&updated, &Service { weight: 9, ..swapped.clone() }).await.unwrap();
         bench.all_with(&lease).await;
     }
-    // A key with a lease of its own keeps it, and new keys get the lease of the rest.
+    // A key that has another lease than the rest keeps it. New keys get the lease of the rest.
     let other = bench.client.lease(LONG).await.unwrap();
     dir.weight.set(&2).lease(&other).await.unwrap();
     swap(&Service { weight: 3, load: 7, limits: Some(Limits { low: 1, high: None }), ..swapped }).await.unwrap();
@@ -233,7 +233,7 @@ async fn field_writes_keep_lease(bench: Bench) {
     bench.all_with(&lease).await;
     assert_eq!(dir.load.get().await.unwrap().as_deref(), Some(&8));
 
-    // Writes of a key that does not exist yet.
+    // Each of these writes creates the key.
     for write in 0..5 {
         match write {
             0 => drop(dir.note.set(&"0".to_owned()).await.unwrap()),
@@ -344,7 +344,7 @@ async fn map_entries_keep_their_own_leases(bench: Bench) {
 
 async fn struct_without_lease_stays_permanent(bench: Bench) {
     let (dir, lease) = bench.leased().await;
-    // A set of the whole struct starts anew and names no lease.
+    // A set of the whole struct without `.lease` makes all keys permanent.
     dir.set(&service()).non_atomic().await.unwrap();
     dir.load.set(&2).await.unwrap();
     dir.note.set(&"x".to_owned()).await.unwrap();
@@ -358,7 +358,7 @@ async fn struct_without_lease_stays_permanent(bench: Bench) {
 async fn ttl_of_one_key_does_not_spread(bench: Bench) {
     let dir = bench.service();
     dir.set(&service()).non_atomic().await.unwrap();
-    // One key is temporarily overridden with another value, which expires.
+    // One key gets a temporary value, which expires.
     dir.weight.set(&9).ttl(LONG).await.unwrap();
     dir.note.set(&"x".to_owned()).await.unwrap();
     update(&bench, &dir, |service| service.limits = Some(Limits { low: 1, high: None })).await;
@@ -480,7 +480,7 @@ async fn frequent_writes_keep_ttl(bench: Bench) {
         }
     }
     assert!(written >= 5, "the struct expired after only {written} writes");
-    // On v2 each key has a time to live of its own, in whole seconds.
+    // On v2 each key has its own time to live, in whole seconds.
     for _ in 0..100 {
         if bench.stored("/").await.is_empty() {
             return;

@@ -67,7 +67,7 @@ fn quotas(entries: u64) -> BTreeMap<String, u64> {
     (0..entries).map(|n| (format!("q{n:03}"), n)).collect()
 }
 
-/// What happens before a commit of [`interfering`] is passed on.
+/// What [`interfering`] does before it passes on a commit.
 enum BeforeCommit {
     Nothing,
     /// The commit waits.
@@ -76,7 +76,7 @@ enum BeforeCommit {
     Commit(Txn),
 }
 
-/// What happens before each of the next commits, in this order.
+/// What [`interfering`] does before each of the next commits, in this order.
 type BeforeCommits = Arc<Mutex<VecDeque<BeforeCommit>>>;
 
 /// Wraps a store so that another client interferes before its next commits.
@@ -163,7 +163,7 @@ impl Bench {
         self.holder.lock(&format!("/locks/{}/{name}", self.env)).ttl(TTL).acquire().await.unwrap()
     }
 
-    /// Restores the keys that every case starts with.
+    /// Restores the keys with which every case starts.
     async fn fill(&self) {
         let other = &self.other;
         other.directory(&format!("/{}", self.env)).unwrap().delete_recursive().await.unwrap();
@@ -175,7 +175,8 @@ impl Bench {
         other.dirs::<String, Plain>(&self.path("plains")).unwrap().set(&plains).await.unwrap();
     }
 
-    /// All keys except those of locks, with value, creation revision and modification revision.
+    /// Returns all keys except those of locks, each with its value, creation revision and
+    /// modification revision.
     async fn stored(&self) -> BTreeMap<String, (Bytes, Revision, Revision)> {
         let nodes = self.other.directory(&format!("/{}", self.env)).unwrap().list_recursive().await.unwrap().into_inner();
         let values = nodes.into_iter().filter_map(|node| Some((node.path, node.value?)));
@@ -310,8 +311,8 @@ async fn conflict_is_not_reported_as_lost_guard(bench: Bench) {
     assert_eq!(refused(&lock).await, expected);
     assert!(lock.is_held());
 
-    // A lost guard takes precedence over a conflict. Each write has a guard that does not know of
-    // its loss yet.
+    // If the guard is lost and another condition fails too, the write returns `GuardLost`. Each
+    // write has a guard that has not noticed its loss yet.
     let before = bench.stored().await;
     for at in 0..expected.len() {
         let lock = bench.lock_named(&format!("both-{at}")).await;
@@ -340,8 +341,8 @@ async fn conflict_is_not_reported_as_lost_guard(bench: Bench) {
     assert_eq!(bench.stored().await, before);
 }
 
-/// A write that is refused tells its guard of the loss, which ends `while_held`. The client is not
-/// deaf here.
+/// A refused write marks its guard as lost, which ends `while_held`. The guard's client can read
+/// and watch in this test.
 async fn refused_write_ends_while_held(bench: Bench) {
     bench.fill().await;
     let lock = bench.other.lock(&format!("/locks/{}/told", bench.env)).acquire().await.unwrap();
@@ -417,13 +418,13 @@ async fn guard_counts_against_operation_limit(bench: Bench) {
     expecting(126).guarded_by(&lock).await.unwrap();
     assert_eq!(expecting(127).guarded_by(&lock).await.unwrap_err().kind(), ErrorKind::TooManyOperations);
     expecting(127).await.unwrap();
-    // On failure the transaction reads as many keys as it has conditions, and one for the guard.
+    // If a condition fails, the transaction reads the key of each condition, and the guard's key.
     bench.entry("e125").set(&1).await.unwrap();
     assert_eq!(expecting(126).guarded_by(&lock).await.unwrap_err().kind(), ErrorKind::Conflict);
     assert!(lock.is_held());
 }
 
-/// v2 has no transaction over two keys. A guarded write sends nothing, not even a read.
+/// v2 has no transaction over two keys. A guarded write is refused without a request.
 #[tokio::test]
 async fn v2_refuses_guarded_writes() {
     let bench = Bench::of(Client::connect(&etcd_typed_tests::shared("guarded").await.url_v2()).await.unwrap());
@@ -451,9 +452,9 @@ async fn v2_refuses_guarded_writes() {
     assert_eq!(bench.stored().await, before);
 }
 
-/// No store that can compare a guard has directories as nodes of their own.
+/// Stores that support guarded writes do not have directories as nodes.
 #[tokio::test]
-async fn guard_keeps_error_of_directory_calls_on_memory() {
+async fn guarded_directory_call_returns_usual_error_on_memory() {
     let bench = Bench::memory().await;
     let lock = bench.lock().await;
     let directory = bench.client.directory("/d").unwrap();

@@ -100,7 +100,7 @@ async fn keys_of_other_depth_are_no_entries(bench: Bench) {
     let problems = map.check().await.unwrap().problems;
     let kinds: Vec<_> = problems.iter().map(|problem| problem.kind).collect();
     assert_eq!(kinds, [ProblemKind::Unknown, ProblemKind::Unknown]);
-    // A part that is not written as this library does it is reported, as in a map with one level.
+    // A name that is not the stored form of its part is reported, as in a map with one level.
     bench.put("/mixed/ns/x/07", "4").await;
     let error = map.get().await.unwrap_err();
     assert_eq!((error.kind(), error.problems().len(), error.problems()[0].kind), (ErrorKind::Invalid, 1, ProblemKind::ForeignKey));

@@ -1,4 +1,4 @@
-//! Lists in part, and transactions over directories and with reads.
+//! Lists with a limit, and transactions over directories and with reads.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -99,7 +99,7 @@ async fn transaction_deletes_directory(bench: Bench) {
     let written = bench.client.transaction().write(moved.set(&1)).delete_recursive(&old).await.unwrap();
     assert!(!old.exists().await.unwrap() && bench.client.entry::<String>("/older").unwrap().exists().await.unwrap());
     assert_eq!(moved.get().await.unwrap().unwrap().modified(), written);
-    // A directory without keys is no error.
+    // Deleting a directory without keys is not an error.
     bench.client.transaction().delete_recursive(&old).write(moved.set(&2)).await.unwrap();
 }
 
@@ -118,11 +118,11 @@ async fn transaction_reads_at_its_revision(bench: Bench) {
     assert_eq!(*done.get_dir(&pool).unwrap(), Pool { size: 4, name: None });
     let read = done.get(&b).unwrap().unwrap();
     assert_eq!((read.modified(), read.revision()), (done.revision(), done.revision()));
-    // The read value is good for a compare-and-swap.
+    // The read value can be used in a compare-and-swap.
     b.compare_and_swap(&read, &3).await.unwrap();
     let other = bench.client.entry::<u32>("/other").unwrap();
     assert_eq!(done.get(&other).unwrap_err().kind(), ErrorKind::Invalid);
-    // Reads alone, and a value of another type.
+    // A transaction with reads alone. One value cannot be decoded.
     bench.put(&["/other"]).await;
     let reads = bench.client.transaction().get(&other).get(&a).reads().await.unwrap();
     assert_eq!(reads.get(&other).unwrap_err().kind(), ErrorKind::Decode);

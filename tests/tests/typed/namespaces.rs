@@ -1,4 +1,4 @@
-//! The namespace of a client: any text on v3 and in memory, and a path on v2.
+//! The namespace of a client. On v3 and in memory it can be any text, on v2 only a path.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -118,13 +118,13 @@ async fn typed_layer_stands_on_any_namespace(address: &str) {
 }
 
 #[tokio::test]
-async fn typed_layer_stands_on_any_namespace_memory() {
+async fn handles_stay_within_their_namespace_memory() {
     let _kept = Client::connect("memory:namespaces").await.unwrap();
     typed_layer_stands_on_any_namespace("memory:namespaces").await;
 }
 
 #[tokio::test]
-async fn typed_layer_stands_on_any_namespace_v3() {
+async fn handles_stay_within_their_namespace_v3() {
     typed_layer_stands_on_any_namespace(&Etcd::start().await.url_v3()).await;
 }
 

@@ -167,7 +167,7 @@ fn check_all(address: &str, needs_runtime: bool) {
         if needs_runtime {
             let error = outside(name, call).expect_err(name);
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{name}: {error}");
-            // A call that the store never supports is refused for that reason instead.
+            // If the store does not support the call at all, the error gives that reason instead.
             let other_reason = name == "stats" || address.starts_with("etcd2");
             assert!(other_reason || error.to_string().contains("within a tokio runtime"), "{name}: {error}");
         } else if let Err(error) = outside(name, call) {
@@ -180,7 +180,7 @@ fn check_all(address: &str, needs_runtime: bool) {
         let page = outside("stream", async { map.stream().next().await }).unwrap();
         assert_eq!(page.unwrap_err().kind(), ErrorKind::Unsupported);
     }
-    // The tasks that a runtime drives go on while other threads use the handles.
+    // The runtime still drives the background tasks while other threads use the handles.
     assert!(held.is_held() && leading.is_held() && lease.is_held() && published.is_published());
     outside("while_held", held.while_held(async {})).unwrap();
     let _ = outside("release", held.release());
@@ -209,8 +209,8 @@ fn calls_without_runtime_are_unsupported_on_v2() {
     check_all(&etcd.url_v2(), true);
 }
 
-/// Uses and drops guards and streams outside of the runtime that made them, while it exists or
-/// after its end.
+/// Uses and drops guards and streams outside of the runtime on which they were created, while that
+/// runtime exists or after its end.
 fn check_kept(address: &str, runtime_ends: bool) {
     let runtime = background();
     let ttl = Duration::from_secs(30);

@@ -26,7 +26,7 @@ struct Bench {
     client: Client,
 }
 
-/// Turns each case into a test in memory and a test on v3.
+/// Turns each case into a test with the memory store and a test on v3.
 macro_rules! on_byte_stores {
     ($($case:ident)*) => {
         mod memory {
@@ -105,7 +105,7 @@ async fn ranges_take_any_bounds(bench: Bench) {
     };
     for (from, start) in KEYS.iter().enumerate() {
         assert_eq!(read(Keys::from(start..)).await, KEYS[from..]);
-        // No key is before the first one, so that range is refused as empty.
+        // No key is before the first key, so `..start` would be an empty range, which is refused.
         if from > 0 {
             assert_eq!(read(Keys::from(..start)).await, KEYS[..from]);
         }
@@ -134,7 +134,7 @@ async fn range_has_limit_order_past_and_count(bench: Bench) {
     let at = raw.range(..).await.unwrap().revision;
     raw.delete(KEYS[0]).await.unwrap();
     let last = raw.put(KEYS[3], "now").await.unwrap().revision;
-    // Pages at one revision.
+    // Reads all keys in pages, at one revision.
     let (mut found, mut next) = (Vec::new(), Keys::from(..));
     loop {
         let page = raw.range(next).limit(3).at(at).await.unwrap();
@@ -226,7 +226,7 @@ async fn lock_guards_raw_writes(bench: Bench) {
     assert!(raw.transaction().when("k", Condition::Value("1".into())).put("k", "2").guarded_by(&lock).await.unwrap().succeeded);
     assert!(!raw.transaction().when("k", Condition::Value("1".into())).put("k", "3").guarded_by(&lock).await.unwrap().succeeded);
     assert_eq!(raw.delete("k").guarded_by(&lock).await.unwrap().deleted, 1);
-    // The key of the lock is the namespace, the name, and the id of the lease.
+    // The lock's key consists of the namespace, the lock's name and the lease's ID.
     let key = format!("lock/{}", lock.lease_id());
     assert_eq!(raw.delete(&key).await.unwrap().deleted, 1, "{key}");
     assert_eq!(raw.put("k", "4").guarded_by(&lock).await.unwrap_err().kind(), ErrorKind::GuardLost);
@@ -284,7 +284,8 @@ async fn invalid_requests_are_refused(bench: Bench) {
     assert_eq!(raw.range(..).count().await.unwrap(), 0);
 }
 
-/// A lost reply leaves a write in doubt, and it is not sent again. A read is repeated.
+/// If the reply to a write is lost, the write is not sent again, and its outcome is reported as
+/// unknown. A read is repeated.
 #[tokio::test(start_paused = true)]
 async fn lost_reply_of_write_is_reported_memory() {
     let store = MemoryStore::new();
@@ -329,7 +330,7 @@ async fn v2_refuses_byte_keys() {
     assert!(client.directory("/").unwrap().list().await.unwrap().is_empty());
 }
 
-/// Reads of single keys that run at once share requests.
+/// Concurrent reads of single keys share requests.
 #[tokio::test]
 async fn concurrent_gets_return_their_own_keys() {
     let etcd = Etcd::start().await;
@@ -346,7 +347,7 @@ async fn concurrent_gets_return_their_own_keys() {
     }
 }
 
-/// The key and the value of a put, or the key of a deletion.
+/// Returns the key and the value of a put, or the key of a deletion.
 fn told(event: &Event) -> (&[u8], Option<&[u8]>) {
     match event {
         Event::Put { kv, .. } => (&kv.key, Some(&kv.value)),

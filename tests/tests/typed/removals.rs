@@ -1,6 +1,6 @@
-//! An entry of a map of structs and an optional directory are removed with all keys below them.
-//! Keys that an older program left behind do not make one exist, and a struct that would be stored
-//! without any key is refused.
+//! An entry of a map of structs, or an optional directory, is removed with all keys below it. Keys
+//! that an older program left behind do not make an entry or a directory exist. A write of a struct
+//! that would be stored without any key is refused.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -118,7 +118,7 @@ impl Bench {
         }
     }
 
-    /// The keys that listings show below a directory.
+    /// Returns the keys that a listing shows below a directory.
     async fn below(&self, directory: &str) -> Vec<String> {
         let nodes = self.client.directory(directory).unwrap().list_recursive().await.unwrap();
         nodes.into_iter().filter(|node| node.value.is_some()).map(|node| node.path).collect()
@@ -250,7 +250,7 @@ async fn set_without_maps_removes_optional_directory(bench: Bench) {
     }
 }
 
-/// The case that a user reported: the older program removes what the newer one wrote.
+/// A user reported this: an older program removes an entry that a newer program wrote.
 async fn removal_by_older_program_is_complete(bench: Bench) {
     bench.filled().await;
     let live = bench.app().live().await.unwrap();
@@ -334,7 +334,7 @@ async fn removal_conflicts_with_added_keys(bench: Bench) {
         bench.put(&format!("/app/{added}"), "true").await;
         let without = old::App { regions: BTreeMap::new(), ..(*seen).clone() };
         let swap = dir.compare_and_swap(&seen, &without);
-        // A non-atomic write compares each key that it read, and no unknown keys.
+        // A non-atomic write compares the keys of the schema that it read, but no unknown keys.
         let in_steps = added != "regions/us/host";
         if atomic {
             assert_eq!(swap.await.unwrap_err().kind(), ErrorKind::Conflict, "{added}");
@@ -386,8 +386,8 @@ async fn unreadable_previous_value_is_reported(bench: Bench) {
     assert!(previous.existed() && !format!("{previous:?}").contains("hunter2"), "{previous:?}");
 }
 
-/// v2 has no leases; the library stores its own. A lease whose last entry is removed stays held and
-/// takes new entries.
+/// v2 has no leases, so the client emulates them. A lease whose last entry is removed stays held,
+/// and new entries can be attached to it.
 #[tokio::test]
 async fn removed_entry_keeps_lease_on_v2() {
     let etcd = etcd_typed_tests::shared("removals").await;

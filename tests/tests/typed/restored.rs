@@ -1,7 +1,7 @@
-//! Writes whose read and whose transaction see different histories, because the server is replaced
-//! by a backup between the two. The writer must notice, although every key of the backup is older
-//! than its read. Written with the memory store, whose commits the tests delay: meanwhile the store
-//! is emptied and filled again as the backup was.
+//! The server is replaced by a backup between the read and the transaction of a write. The writer
+//! must notice the backup, although every key in it is older than the read. The tests use the
+//! memory store: they delay its commits, and meanwhile empty the store and write the keys of the
+//! backup.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -85,7 +85,7 @@ async fn set_leaves_no_key_of_the_backup() {
 #[tokio::test(start_paused = true)]
 async fn set_after_deletions_leaves_no_key_of_the_backup() {
     let bench = Bench::new().await;
-    // The keys that are left are as in the backup.
+    // The update leaves only keys that equal those of the backup.
     bench.store.faults().wipe();
     bench.dir.set(&backup()).await.unwrap();
     bench.dir.update(|value| value.entries.clear()).await.unwrap();

@@ -1,5 +1,5 @@
-//! The cost of each call of a handle: the calls of the store, which are counted, and the requests
-//! that a server receives, by its own metrics.
+//! The cost of each call of a handle, in store calls, which are counted, and in requests to a
+//! server, according to the server's metrics.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -276,7 +276,7 @@ async fn alias_costs_no_further_request(bench: &Bench) {
     bench.cost(0, 1);
     moved.limit.delete().await.unwrap();
     bench.cost(0, 1);
-    // The first answer tells that the value is at the alias.
+    // The first answer shows that the value is at the alias.
     old.set(&1).await.unwrap();
     moved.limit.replace(&2).await.unwrap();
     bench.cost(0, 2);
@@ -442,7 +442,7 @@ async fn watch_is_two_requests(bench: &Bench) {
 /// On v2 each key is one request. A write of several keys is refused without any request, unless it
 /// is `non_atomic`.
 #[tokio::test]
-async fn v2_writes_each_key_by_itself() {
+async fn v2_write_is_one_request_per_key() {
     let bench = Bench::v2().await;
     let (plain, mapped) = (bench.plain(), bench.mapped());
     for refused in [
@@ -469,7 +469,7 @@ async fn v2_writes_each_key_by_itself() {
     bench.cost(1, 1);
     let now = plain.update(|p| (p.limit, p.database.pool) = (9, 9)).non_atomic().await.unwrap();
     bench.cost(1, 2);
-    // On v2 each key has its own revision; the returned value contains all of them.
+    // On v2 each key has its own revision; the returned value contains the revisions of all keys.
     plain
         .compare_and_swap(&now, &Plain { limit: 10, database: Database { pool: 10, port: 10 }, ..now.clone().into_inner() })
         .non_atomic()
@@ -480,7 +480,7 @@ async fn v2_writes_each_key_by_itself() {
     bench.cost(1, 5);
 }
 
-/// Reads the counts of requests from the server's metrics.
+/// Reads the number of requests from the server's metrics.
 #[tokio::test]
 async fn v3_server_receives_one_request_per_call() {
     let etcd = Etcd::start().await;
@@ -512,7 +512,8 @@ async fn v3_server_receives_one_request_per_call() {
 
     client.entry::<u32>("/wire").unwrap().set(&1).await.unwrap();
     assert_eq!(sent().await, one("Put"));
-    // A field keeps its lease: the write has the condition that the key has no lease.
+    // A write of a field keeps the field's lease, so it is a transaction with the condition that
+    // the key has no lease.
     mapped.limit.set(&1).await.unwrap();
     assert_eq!(sent().await, one("Txn"));
     mapped.limit.get().await.unwrap();

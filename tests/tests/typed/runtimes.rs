@@ -1,5 +1,5 @@
-//! One client on several runtimes, of which some end and some are no longer driven. Locks, views,
-//! streams and published values go on.
+//! A client is used on several runtimes, some of which end or are no longer driven. Locks, views,
+//! streams and published values continue.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -144,7 +144,7 @@ fn guard_moves_when_its_runtime_ends(address: &str) {
             let own = multi_thread();
             let client = connect(&own, address);
             let guard = own.block_on(async { client.lock(&format!("/own/{number}")).ttl(TTL).acquire().await.unwrap() });
-            // Any use of the guard or of its client on another runtime moves it there.
+            // Any use of the guard or its client on another runtime moves the guard's task there.
             main.block_on(async { assert!(guard.is_held()) });
             end(own);
             (client, guard)
@@ -208,7 +208,7 @@ fn threads_with_own_runtimes_keep_their_locks(address: &str) {
         .map(|number| {
             let (client, together) = (client.clone(), together.clone());
             std::thread::spawn(move || {
-                // The first runtime leaves a spare lease, which any of the threads may take.
+                // This runtime leaves a spare lease, which any of the threads may take.
                 current_thread().block_on(async {
                     let lock = client.lock(&format!("/first/{number}")).ttl(TTL).acquire().await.unwrap();
                     lock.release().await.unwrap();
@@ -351,7 +351,7 @@ fn change_stream_continues_on_other_runtime(address: &str) {
     });
 }
 
-/// Every call on another runtime is answered as usual, including the first.
+/// Every call on another runtime gets its answer, including the first call.
 fn undriven_runtime_blocks_no_call(address: &str) {
     let (undriven, driven) = (current_thread(), current_thread());
     let client = connect(&undriven, address);
@@ -462,7 +462,7 @@ fn paused_runtime_keeps_lease_of_ended_runtime() {
     });
 }
 
-/// Several tests of one program share a static client, and each test has a runtime of its own.
+/// Several tests of a program share a static client, and each test has its own runtime.
 #[test]
 fn static_client_serves_successive_runtimes() {
     static CLIENT: OnceLock<Client> = OnceLock::new();
@@ -509,7 +509,7 @@ fn each_runtime_has_its_own_three_connections() {
     server.runtime.block_on(async move { drop(proxy) });
 }
 
-/// A burst of releases leaves at most 16 spare leases to keep alive, however many locks there were.
+/// After a burst of releases the client keeps at most 16 spare leases alive.
 #[tokio::test(start_paused = true)]
 async fn burst_of_releases_leaves_few_spare_leases() {
     const LOCKS: u64 = 100;
@@ -527,7 +527,7 @@ async fn burst_of_releases_leaves_few_spare_leases() {
     };
     burst().await;
     assert_eq!(counting.take().grant, LOCKS);
-    // A second burst right away uses all leases again.
+    // A second burst at once reuses all leases.
     burst().await;
     assert_eq!(counting.take().grant, 0);
     sleep(Duration::from_secs(50)).await;

@@ -1,6 +1,6 @@
-//! Programs with two versions of a schema write and remove the same keys in turn, in random
-//! sequences on every store. Both can always read and write them, and their live views and streams
-//! stay up to date.
+//! Programs with two versions of a schema write and remove the same keys in random order, on every
+//! store. Both programs can always read and write the keys, and their live views and streams stay
+//! up to date.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -74,14 +74,14 @@ mod new {
     }
 }
 
-/// The part of the shop that the older version knows.
+/// Returns the part of the shop that the older version knows.
 fn older(shop: &new::Shop) -> old::Shop {
     let db = |db: &new::Db| old::Db { host: db.host.clone() };
     let regions = shop.regions.iter().map(|(name, region)| (name.clone(), db(region))).collect();
     old::Shop { name: shop.name.clone(), backup: shop.backup.as_ref().map(db), regions }
 }
 
-/// One call of a program of either version. The names are those of regions.
+/// A call of a program of either version. The texts are names of regions.
 #[derive(Clone, Debug)]
 enum Call {
     OldSet(old::Shop),
@@ -161,7 +161,7 @@ fn call() -> impl Strategy<Value = Call> {
     ]
 }
 
-/// The regions as a program knows them that applies the changes of a stream.
+/// The regions of a program that knows only the changes of a stream.
 #[derive(Default)]
 struct Followed {
     hosts: BTreeMap<String, String>,
@@ -226,7 +226,7 @@ struct World {
     new_map: Live<LiveMap<String, new::Db>>,
     changes: Changes<Keyed<String, new::DbChange>, BTreeMap<String, new::Db>>,
     followed: Followed,
-    /// Whether any call left keys behind.
+    /// Whether a call wrote leftover keys.
     left: bool,
 }
 
@@ -256,7 +256,7 @@ impl World {
         }
     }
 
-    /// Makes the call. It must succeed, except for a create of an entry that exists.
+    /// Makes the call. The call must succeed, except for a create of an entry that exists.
     async fn call(&mut self, call: &Call, atomic: bool) -> Result<()> {
         let atomic = atomic && self.client.store().capabilities().transactions;
         let (old, new) = (&self.old, &self.new);
@@ -304,7 +304,7 @@ impl World {
         }
     }
 
-    /// Asserts that the written value is read.
+    /// Asserts that the program that made the call reads the written value.
     async fn check_written(&self, call: &Call) -> Result<(), TestCaseError> {
         match call {
             Call::OldSet(shop) | Call::OldUpdate(shop) | Call::OldUpdateFields(shop) | Call::OldSwap(shop) => {
@@ -327,7 +327,8 @@ impl World {
         Ok(())
     }
 
-    /// Asserts that both versions read the same, and that their views and streams show it.
+    /// Asserts that both versions read the same state, and that their views and streams show this
+    /// state.
     async fn check(&mut self) -> Result<(), TestCaseError> {
         let readable = |error: etcd_typed::Error| TestCaseError::fail(error.to_string());
         let new = self.new.get().await.map_err(readable)?;

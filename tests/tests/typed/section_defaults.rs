@@ -1,5 +1,5 @@
-//! A nested struct with a default: `#[serde(default)]` on a section, and an `Option` of a section that
-//! is present by default.
+//! Nested structs, called sections here, that have a default: `#[serde(default)]` on a section, and
+//! an optional section that is present by default.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -68,7 +68,7 @@ fn defaults() -> Server {
     serde_json::from_str(r#"{ "name": "n" }"#).unwrap()
 }
 
-/// An absent section has the same value as in a file that serde reads.
+/// An absent section gets the value that serde gives it when it reads a file without the section.
 async fn absent_section_has_its_default(bench: Bench) {
     let dir = bench.client.dir::<Server>("/server").unwrap();
     assert_eq!(dir.get().await.unwrap_err().kind(), ErrorKind::NotFound);
@@ -79,13 +79,13 @@ async fn absent_section_has_its_default(bench: Bench) {
     let live = dir.live().await.unwrap();
     assert_eq!(**live.get(), defaults());
 
-    // A section that exists is read as it is, with the defaults of its own fields.
+    // A section that exists is read with the defaults of its own fields.
     let written = dir.smtp.host.set(&"mx".to_owned()).await.unwrap();
     let smtp = Smtp { host: "mx".to_owned(), port: 0 };
     assert_eq!(dir.get().await.unwrap().smtp, smtp);
     assert_eq!(timeout(Duration::from_secs(30), live.wait_for_revision(written)).await.unwrap().unwrap().smtp, smtp);
 
-    // Without its required key it does not exist.
+    // Without its required key the section does not exist.
     dir.smtp.host.delete().await.unwrap();
     dir.smtp.port.set(&99).await.unwrap();
     assert_eq!(dir.get().await.unwrap().smtp, defaults().smtp);
@@ -100,12 +100,12 @@ async fn written_section_is_read_back(bench: Bench) {
     assert_eq!(*dir.get().await.unwrap(), value);
     let update = dir.update(|server| server.pool.size = 2).non_atomic().await.unwrap();
     assert_eq!((update.pool.size, *dir.get().await.unwrap() == *update), (2, true));
-    // A default that was not stored is stored by an update that changes it.
+    // If the section is not stored, an update that changes its default value stores the section.
     dir.smtp.delete().non_atomic().await.unwrap();
     dir.update(|server| server.smtp.port = 7).non_atomic().await.unwrap();
     let stored = bench.client.dir::<Smtp>("/server/smtp").unwrap();
     assert_eq!(*stored.get().await.unwrap(), Smtp { port: 7, ..smtp() });
-    // One that does not change is not.
+    // An update that does not change the section does not store it.
     dir.smtp.delete().non_atomic().await.unwrap();
     dir.update(|server| server.name.push('x')).non_atomic().await.unwrap();
     assert!(!stored.exists().await.unwrap());
@@ -126,8 +126,8 @@ async fn changes_of_section_are_typed(bench: Bench) {
     assert!(matches!(&update.changes[..], [ServerChange::Smtp(SmtpChange::Host(change))] if change.is_created()), "{update:?}");
 }
 
-/// A directory without a key has its default, so a value without a key is refused unless the default
-/// has none either.
+/// A section without a key is read as its default. So a write of a section without a key is
+/// refused, unless the default has no key either.
 #[tokio::test]
 async fn section_without_key_is_refused_on_memory() {
     #[derive(EtcdSchema, Clone, Debug, Default, PartialEq)]
@@ -161,7 +161,7 @@ async fn section_without_key_is_refused_on_memory() {
         let error = dir.set(&refused).await.unwrap_err();
         let problems: Vec<_> = error.problems().iter().map(|problem| problem.kind).collect();
         assert_eq!((error.kind(), problems), (ErrorKind::Invalid, vec![ProblemKind::Unencodable]), "{error}");
-        // A base may have it, since the view does not write it.
+        // The base of a view may have such a section, since the view does not write the base.
         dir.delete().await.unwrap();
         let live = dir.live().over(&refused).await.unwrap();
         assert_eq!(**live.get(), refused);
@@ -170,7 +170,7 @@ async fn section_without_key_is_refused_on_memory() {
 }
 
 #[tokio::test]
-async fn default_of_section_is_validated_by_views_on_memory() {
+async fn view_validates_default_of_section_on_memory() {
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     struct App {
         #[etcd(dir, default = Smtp { host: "h".to_owned(), port: 70_000 })]
@@ -183,7 +183,8 @@ async fn default_of_section_is_validated_by_views_on_memory() {
     assert_eq!(dir.check().await.unwrap().problems.len(), 1);
 }
 
-/// serde's `default` on the struct gives the sections of its `Default`.
+/// With serde's `default` on the struct, an absent section gets its value in the struct's
+/// `Default`.
 #[tokio::test]
 async fn default_of_struct_applies_to_sections_on_memory() {
     #[derive(EtcdSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]

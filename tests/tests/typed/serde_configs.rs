@@ -1,6 +1,6 @@
-//! Config structs in the shape of public programs, with attributes of serde. Each has one more name
-//! in its derive list, and at most one line of `#[etcd(...)]` for each directory, map, secret, skipped
-//! map of unknown keys, or list of structs.
+//! Config structs with serde attributes, modelled on public programs. To store them in etcd, each
+//! struct has one more name in its derive list, and at most one line of `#[etcd(...)]` for each
+//! directory, map, secret, skipped map of unknown keys, or list of structs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -27,8 +27,9 @@ use self::storage::*;
 /// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Writes, reads, changes, watches and follows a struct. It has the names of its JSON: `json` lists
-/// the fields that are one key although their JSON has parts.
+/// Writes, reads, changes and watches a struct, and opens a live view of it. Asserts that its keys
+/// have the names in its JSON. `json` lists the fields that are stored as one key although they are
+/// JSON objects.
 async fn works<S>(value: S, json: &[&str], change: impl Fn(&mut S) + Send + Sync + Clone + 'static)
 where
     S: EtcdSchema<Handle: Deref<Target = Dir<S>>> + Serialize + DeserializeOwned + Clone + PartialEq + Debug,
@@ -68,7 +69,7 @@ async fn keys(client: &Client) -> BTreeSet<String> {
     nodes.into_iter().filter(|node| node.value.is_some()).map(|node| node.path).collect()
 }
 
-/// The paths of the values in a JSON document. `null` is no value.
+/// Returns the paths of the values in a JSON document, without nulls.
 fn names(document: &Value, json: &[&str]) -> BTreeSet<String> {
     fn add(value: &Value, path: &str, json: &[&str], names: &mut BTreeSet<String>) {
         match value {
@@ -94,7 +95,7 @@ fn map<V, const N: usize>(pairs: [(&str, V); N]) -> BTreeMap<String, V> {
 }
 
 #[tokio::test]
-async fn proxy_works_on_memory() {
+async fn proxy_config_is_read_back_on_memory() {
     let entry = |port| EntryPoint { address: ([0, 0, 0, 0], port).into(), as_default: port == 80, grace_time_out: Duration::from_secs(5) };
     let value = Proxy {
         entry_points: map([("web", entry(80)), ("websecure", entry(443))]),
@@ -107,7 +108,7 @@ async fn proxy_works_on_memory() {
 }
 
 #[tokio::test]
-async fn name_server_works_on_memory() {
+async fn name_server_config_is_read_back_on_memory() {
     let zone = Zone { name: "example.org".to_owned(), file: "/etc/zones/org".into() };
     let value =
         NameServer { allow_from: vec![[127, 0, 0, 1].into()], api_key: Some("key".to_owned()), zones: vec![zone], ..NameServer::default() };
@@ -116,7 +117,7 @@ async fn name_server_works_on_memory() {
 }
 
 #[tokio::test]
-async fn mail_server_works_on_memory() {
+async fn mail_server_config_is_read_back_on_memory() {
     let value = Mail {
         limits: MailLimits { message_size: 1000, recipients: Some(50) },
         tls: Some(Tls { cert_file: "a.pem".into(), key_file: "a.key".into(), minimum_version: TlsVersion::V13 }),
@@ -128,7 +129,7 @@ async fn mail_server_works_on_memory() {
 }
 
 #[tokio::test]
-async fn chat_server_works_on_memory() {
+async fn chat_server_config_is_read_back_on_memory() {
     let value = Chat {
         server_name: "example.org".to_owned(),
         port: 8448,
@@ -143,7 +144,7 @@ async fn chat_server_works_on_memory() {
 }
 
 #[tokio::test]
-async fn search_engine_works_on_memory() {
+async fn search_engine_config_is_read_back_on_memory() {
     let value = Search {
         db_path: "/data".into(),
         http: ([0, 0, 0, 0], 80).into(),
@@ -157,7 +158,7 @@ async fn search_engine_works_on_memory() {
 }
 
 #[tokio::test]
-async fn database_works_on_memory() {
+async fn database_config_is_read_back_on_memory() {
     let value = Database {
         memory_limit: None,
         log_level: "warn".to_owned(),
@@ -165,12 +166,12 @@ async fn database_works_on_memory() {
         raftstore: Raft::default(),
         labels: map([("zone", "a".to_owned())]),
     };
-    // A `Duration` is text here, and an object in serde's JSON.
+    // This library stores a `Duration` as text; in serde's JSON it is an object.
     works(value, &["raftstore/raft-base-tick-interval"], |database| database.storage.block_cache.capacity = Some(1)).await;
 }
 
 #[tokio::test]
-async fn object_store_works_on_memory() {
+async fn object_store_config_is_read_back_on_memory() {
     let value = Objects {
         metadata_dir: "/meta".into(),
         metadata_fsync: true,
@@ -184,7 +185,7 @@ async fn object_store_works_on_memory() {
 }
 
 #[tokio::test]
-async fn metrics_store_works_on_memory() {
+async fn metrics_store_config_is_read_back_on_memory() {
     let value = Metrics {
         global: Global { external_labels: map([("region", "eu".to_owned())]), ..Global::default() },
         scrapes: vec![Scrape { job_name: "self".to_owned(), targets: vec!["localhost:9090".to_owned()] }],
@@ -194,7 +195,7 @@ async fn metrics_store_works_on_memory() {
 }
 
 #[tokio::test]
-async fn compiler_cache_works_on_memory() {
+async fn compiler_cache_config_is_read_back_on_memory() {
     let redis = RedisCache { endpoint: "redis://a".to_owned(), username: None, password: Some("p".to_owned()), ttl: 60 };
     let value = CompilerCache {
         cache: CacheConfigs { disk: Some(DiskCache::default()), redis: Some(redis) },
@@ -205,7 +206,7 @@ async fn compiler_cache_works_on_memory() {
 }
 
 #[tokio::test]
-async fn shell_history_works_on_memory() {
+async fn shell_history_config_is_read_back_on_memory() {
     let value = ShellHistory {
         dialect: Dialect::Uk,
         sync_frequency: Duration::from_secs(5),
@@ -219,14 +220,14 @@ async fn shell_history_works_on_memory() {
 }
 
 #[tokio::test]
-async fn terminal_works_on_memory() {
+async fn terminal_config_is_read_back_on_memory() {
     works(Terminal::default(), &[], |terminal| terminal.font.size = FontSize(12.5)).await;
     let value = Terminal { env: map([("TERM", "xterm".to_owned())]), live_reload: true, ..Terminal::default() };
     works(value, &[], |terminal| terminal.window.decorations = Decorations::None).await;
 }
 
 #[tokio::test]
-async fn build_runner_works_on_memory() {
+async fn build_runner_config_is_read_back_on_memory() {
     let runner = Executor { base_url: "https://ci".to_owned(), access_token: "t".to_owned(), request_concurrency: 1 };
     let value = Runner {
         concurrent: 4,
@@ -237,9 +238,9 @@ async fn build_runner_works_on_memory() {
     works(value, &["MOUNTS"], |runner| runner.mounts.clear()).await;
 }
 
-/// Configs that exist only in part: what is missing has the defaults that serde gives it.
+/// Fields whose key is missing get the defaults that serde gives them.
 #[tokio::test]
-async fn missing_keys_have_defaults_of_serde() {
+async fn missing_keys_are_read_as_serde_defaults() {
     let client = Client::connect("memory:").await.unwrap();
     let terminal = client.dir::<Terminal>("/terminal").unwrap();
     assert_eq!(*terminal.get().await.unwrap(), serde_json::from_str("{}").unwrap());
@@ -250,9 +251,9 @@ async fn missing_keys_have_defaults_of_serde() {
     assert_eq!(*search.get().await.unwrap(), serde_json::from_str("{}").unwrap());
 }
 
-/// Counts what the structs need besides the attributes of serde.
+/// Counts the attributes that the structs need in addition to those of serde.
 #[test]
-fn etcd_lines_are_few() {
+fn serde_configs_need_few_etcd_attributes() {
     let sources =
         [include_str!("serde_configs/network.rs"), include_str!("serde_configs/storage.rs"), include_str!("serde_configs/desktop.rs")];
     let lines: Vec<&str> = sources.iter().flat_map(|source| source.lines()).map(str::trim).collect();

@@ -1,6 +1,6 @@
-//! A struct has the same names in its JSON, as serde writes it, and in its keys. This holds in both
-//! directions for every combination of `rename_all`, `rename`, `alias`, `flatten` and `skip`, for
-//! every shape of a field name, and for keys that are missing.
+//! The keys of a struct have the names in its JSON, as serde writes it. The tests write and read
+//! structs with every combination of `rename_all`, `rename`, `alias`, `flatten` and `skip`, with
+//! every shape of a field name, and with missing keys.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use structs::{ALIASES, Drawn};
 use tokio::runtime::{Builder, Runtime};
 
-/// A source of values: bytes of proptest, from the first again after the last.
+/// A source of random values: repeats the bytes that proptest chose.
 struct Draw<'a>(std::iter::Cycle<std::slice::Iter<'a, u8>>);
 
 impl<'a> Draw<'a> {
@@ -31,18 +31,19 @@ impl<'a> Draw<'a> {
         *self.0.next().unwrap()
     }
 
-    /// True once in `times`.
+    /// Returns true once in `times` calls, on average.
     fn once_in(&mut self, times: u8) -> bool {
         self.byte().is_multiple_of(times)
     }
 }
 
-/// What a test needs of a struct.
+/// The traits that the tests need from a struct.
 trait Named: EtcdSchema<Handle: Deref<Target = Dir<Self>>> + Serialize + DeserializeOwned + Drawn + PartialEq + Debug {}
 
 impl<S: EtcdSchema<Handle: Deref<Target = Dir<Self>>> + Serialize + DeserializeOwned + Drawn + PartialEq + Debug> Named for S {}
 
-/// The stored values as a JSON document: a key is the path of its value. No text of a test is JSON.
+/// Converts stored keys to a JSON document, in which each key is the path of its value. A value
+/// that is not JSON is a text; no text in these tests is JSON.
 fn document(keys: &BTreeMap<String, String>) -> Value {
     let mut document = Map::new();
     for (key, text) in keys {
@@ -58,7 +59,7 @@ fn document(keys: &BTreeMap<String, String>) -> Value {
     Value::Object(document)
 }
 
-/// The reverse of [`document`]. A null is no key.
+/// Converts a JSON document to keys, the reverse of [`document`]. A null gives no key.
 fn keys(document: &Value) -> BTreeMap<String, String> {
     fn add(keys: &mut BTreeMap<String, String>, path: &str, value: &Value) {
         match value {
@@ -78,14 +79,14 @@ fn keys(document: &Value) -> BTreeMap<String, String> {
     keys_of
 }
 
-/// The keys below `/app`.
+/// Returns the keys below `/app`, with their values.
 async fn stored(client: &Client) -> BTreeMap<String, String> {
     let nodes = client.directory("/app").unwrap().list_recursive().await.unwrap().into_inner();
     let text = |value: bytes::Bytes| String::from_utf8(value.to_vec()).unwrap();
     nodes.into_iter().filter_map(|node| Some((node.path, text(node.value?.into_inner())))).collect()
 }
 
-/// Writes the value, and compares its keys with its JSON.
+/// Writes the value, and asserts that its keys equal its JSON.
 async fn keys_of_value_are_its_json<S: Named>(value: &S) {
     let client = Client::connect("memory:").await.unwrap();
     let cfg = client.dir::<S>("/app").unwrap();
@@ -97,8 +98,8 @@ async fn keys_of_value_are_its_json<S: Named>(value: &S) {
     assert_eq!(serde_json::from_value::<S>(document(&written)).unwrap(), *value);
 }
 
-/// Reads the keys and the JSON of the value, both without some keys and with some aliases, and
-/// compares the results.
+/// Removes some keys and renames some to an alias, both in the stored keys and in the JSON of the
+/// value. Asserts that both are read as the same struct.
 async fn changed_keys_read_like_json<S: Named>(value: &S, draw: &mut Draw<'_>) {
     let mut changed = BTreeMap::new();
     for (path, text) in keys(&serde_json::to_value(value).unwrap()) {

@@ -1,6 +1,6 @@
 //! The stored form of every supported type. On every store, a value that a write accepts is read
-//! back equal. Programs in Go, Python and Node read the values written here, and their values are
-//! read here.
+//! back equal. Programs in Go, Python and Node read the values that this library writes, and this
+//! library reads theirs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Random values of each type, in addition to the chosen ones.
+/// The number of random values of each type, in addition to the chosen ones.
 const VALUES: usize = 8;
 
 fn sample<S: Strategy>(strategy: S) -> Vec<S::Value> {
@@ -36,7 +36,7 @@ fn sample<S: Strategy>(strategy: S) -> Vec<S::Value> {
 /// A client with counts of accepted and refused writes.
 struct Bench {
     client: Client,
-    /// Whether the store keeps values that are not UTF-8. v2 does not, and refuses them.
+    /// Whether the store can keep values that are not UTF-8. v2 refuses them.
     keeps_bytes: bool,
     accepted: usize,
     refused: usize,
@@ -344,7 +344,7 @@ async fn v2_non_utf8_value_is_refused() {
     assert_eq!(client.entry::<PathBuf>("/one").unwrap().get().await.unwrap_err().kind(), ErrorKind::Decode);
 }
 
-/// A stored value, what it means, and a function that tells whether another text decodes to the
+/// A stored value, its meaning, and a function that returns whether another text decodes to the
 /// same value.
 struct Form {
     kind: &'static str,
@@ -415,7 +415,8 @@ fn forms() -> Vec<Form> {
     forms
 }
 
-/// The program reads every form, and the forms that it writes are read here.
+/// Runs a program that reads every form and writes it back. Asserts that the program read the right
+/// values, and that this library reads the written forms.
 fn program_reads_and_writes(command: &mut Command) {
     let forms = forms();
     let mut program = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

@@ -1,5 +1,5 @@
-//! Every method of handles on every store. Where v2 lacks an ability, the tests assert that it
-//! refuses the call. Rules that do not depend on the store are in `semantics.rs`.
+//! Every method of the handles, on every store. If v2 does not support a call, the tests assert
+//! that it refuses the call. `semantics.rs` tests the rules that do not depend on the store.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -65,7 +65,7 @@ fn app() -> App {
     }
 }
 
-/// A client with a namespace of its own for each test.
+/// A client that has its own namespace in each test.
 struct Bench {
     client: Client,
 }
@@ -79,7 +79,7 @@ impl Bench {
         AppDir::open(&self.client, "prod").unwrap()
     }
 
-    /// The handle, after [`app`] was written.
+    /// Writes [`app`] and returns the handle.
     async fn filled(&self) -> AppDir {
         let dir = self.app();
         dir.set(&app()).non_atomic().await.unwrap();
@@ -283,7 +283,7 @@ async fn status_members_and_stats_answer(bench: Bench) {
 }
 
 #[test]
-fn schema_describes_itself() {
+fn description_lists_all_fields() {
     let text = App::describe().to_string();
     for line in [
         "App in /{env}/app",

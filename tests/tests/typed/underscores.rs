@@ -1,5 +1,5 @@
-//! Names that begin with `_`: v3 and memory store them unchanged, and v2 escapes the `_`. Names that
-//! an earlier version of this library escaped on v3 are still read.
+//! Names that begin with `_`. They are stored unchanged on v3 and in memory, and with an escaped
+//! `_` on v2. Names that an earlier version of this library escaped on v3 are still read.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -62,7 +62,7 @@ impl Bench {
         self.client.store().capabilities().directories
     }
 
-    /// A name that begins with `_`, as the store keeps it.
+    /// Returns the stored form of a name that begins with `_`.
     fn stored(&self, name: &str) -> String {
         if self.hides() { name.replace("_", "%5F") } else { name.to_owned() }
     }
@@ -132,8 +132,8 @@ async fn struct_with_maps_is_stored_in_form_of_store(bench: Bench) {
     dir.update(|fleet| fleet.servers.get_mut("_s").unwrap().host = "i".to_owned()).non_atomic().await.unwrap();
     assert_eq!((bench.paths("/fleet").await, dir.get().await.unwrap().into_inner()), (names.to_vec(), fleet(1, "i")));
     assert_eq!(dir.check().await.unwrap().problems, []);
-    // A name of another program is an entry where the store shows it, and a key that no schema
-    // knows.
+    // On a store that shows such names, `_b` of another program is an entry of the map, and
+    // `_other` is an unknown key.
     bench.put("/fleet/files/_b", "2").await;
     bench.put("/fleet/_other", "3").await;
     let shown = usize::from(!bench.hides());
@@ -148,7 +148,7 @@ async fn prefix_parameter_is_stored_in_form_of_store(bench: Bench) {
     assert!(tenant.key().as_str().ends_with(&format!("/tenants/{name}/p/config")), "{}", tenant.key());
     tenant.set(&Tenant { size: 1 }).await.unwrap();
     assert_eq!(bench.value(&format!("/tenants/{name}/p/config/size")).await.as_deref(), Some("1"));
-    // A directory of an earlier version.
+    // A directory that an earlier version of this library wrote.
     bench.put("/tenants/%5Fu/%5Fv/config/size", "2").await;
     let older = TenantDir::open(&bench.client, "_u", "_v").unwrap();
     assert_eq!((older.get().await.unwrap().size, older.size.get().await.unwrap().as_deref()), (2, Some(&2)));
@@ -187,7 +187,8 @@ async fn escaped_struct_is_read(bench: Bench) {
     assert_eq!(handle.host.get().await.unwrap().as_deref().map(String::as_str), Some("h"));
     assert_eq!(dir.check().await.unwrap().problems, []);
 
-    // A write of the whole struct moves it, with the values that it does not change.
+    // A write of the whole struct moves the entry to its new keys, also if it does not change the
+    // entry.
     let swap = Fleet { files: BTreeMap::new(), ..fleet(1, "i") };
     dir.compare_and_swap(&seen, &swap).non_atomic().await.unwrap();
     assert_eq!(*dir.get().await.unwrap(), swap);
@@ -239,7 +240,7 @@ async fn views_and_watches_follow_both_forms(bench: Bench) {
     until(&mut servers, |servers| servers.is_empty()).await;
 }
 
-/// The key that begins with `_` is read, and the escaped one is left out, whatever it contains.
+/// The key that begins with `_` is read. The escaped key is ignored, whatever it contains.
 async fn entry_with_both_names_exists_once(bench: Bench) {
     if bench.hides() {
         return;

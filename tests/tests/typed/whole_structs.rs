@@ -1,5 +1,5 @@
-//! Writes of a whole struct: `set` leaves out keys that already have their value, `seed` creates only
-//! what is missing, and a struct may have more keys than one transaction accepts.
+//! Writes of a whole struct. `set` does not write keys that already have their value, and `seed`
+//! creates only missing keys. A struct may have more keys than one transaction accepts.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -77,7 +77,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// When each key below the directory was written.
+    /// Returns the revision at which each key below the directory was last written.
     async fn keys(&self, directory: &str) -> BTreeMap<String, Revision> {
         let span = Span::Below(self.client.directory(directory).unwrap().key().clone());
         let kvs = self.client.store().range(Range::of(span.clone())).await.unwrap().kvs;
@@ -89,7 +89,7 @@ impl Bench {
         self.client.entry::<String>(key).unwrap().set(&value.to_owned()).await.unwrap();
     }
 
-    /// The keys that were written since `before`, and the number of those that were deleted.
+    /// Returns the keys that were written since `before`, and the number of keys that were deleted.
     async fn changed(&self, directory: &str, before: &BTreeMap<String, Revision>) -> (Vec<String>, usize) {
         let now = self.keys(directory).await;
         let deleted = before.keys().filter(|key| !now.contains_key(*key)).count();
@@ -121,7 +121,7 @@ async fn set_writes_only_differences(bench: Bench) {
     assert_eq!(bench.changed("/app", &before).await, (vec!["limit".to_owned()], 2));
     assert_eq!(*dir.get().await.unwrap(), next);
 
-    // The removal of an optional struct takes the keys that are not in the schema.
+    // Removing an optional struct also deletes the keys below it that are not in the schema.
     bench.put("/app/backup/foreign", "x").await;
     let before = bench.keys("/app").await;
     dir.set(&App { backup: None, ..next }).non_atomic().await.unwrap();
@@ -205,10 +205,11 @@ async fn absent_struct_is_not_found(bench: Bench) {
     assert_eq!(dir.update(|_| ()).changed_fields_only().await.unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(dir.check().await.unwrap().problems.len(), 2);
 
-    // Keys that are not in the schema are not the struct.
+    // Keys that are not in the schema do not make the struct exist.
     bench.put("/app/foreign", "x").await;
     assert_eq!(dir.get().await.unwrap_err().kind(), ErrorKind::NotFound);
-    // Any key of the schema is, also an alias, one with a default, and one in an optional struct.
+    // Any key of the schema does, also an alias, a key with a default, and a key in an optional
+    // struct. The struct is then incomplete.
     for key in ["old_pool", "pool", "note", "backup/tls"] {
         bench.put(&format!("/app/{key}"), "1").await;
         assert_eq!(dir.get().await.unwrap_err().kind(), ErrorKind::Invalid, "{key}");

@@ -1,6 +1,6 @@
-//! A struct that a write accepts is read back equal, and a live view shows it; a struct with a part
-//! that would have no key is refused. Writes random structs with every kind of directory by every
-//! method, on every store.
+//! Writes random structs with every kind of directory by every method, on every store. A struct
+//! that a write accepts is read back equal, and a live view shows it. A write is refused if a part
+//! of the struct would have no key.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -100,7 +100,7 @@ impl Soft {
         directories || self.note.is_some() || !self.tags.is_empty() || self.flat.flat.is_some() || self.flat.inner.has_key()
     }
 
-    /// Whether every optional directory and map entry in it has a key.
+    /// Returns whether every optional directory and map entry in this struct has a key.
     fn is_stored(&self) -> bool {
         self.leaf.iter().chain(self.leaves.values()).all(Leaf::has_key) && self.hard.iter().all(Hard::is_stored)
     }

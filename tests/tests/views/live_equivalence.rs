@@ -260,7 +260,7 @@ impl World {
     }
 }
 
-/// Runs random programs one after the other, each in a directory of its own.
+/// Runs random programs one after the other, each in its own directory.
 fn run(kind: Kind, cases: u32, steps: Range<usize>, runtime: &Runtime, bed: impl Fn() -> (Server, Client, Client)) {
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, max_shrink_iters: 400, ..Config::default() });
     let number = Cell::new(0);

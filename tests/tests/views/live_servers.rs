@@ -43,7 +43,7 @@ fn limits() -> Limits {
     Limits { low: 1, high: 10, name: None, pool: Pool { size: 4 }, quotas: BTreeMap::from([("acme".to_owned(), 5)]) }
 }
 
-/// A client with a namespace of its own for each test.
+/// A client that has its own namespace in each test.
 struct Bench {
     client: Client,
 }

@@ -1,5 +1,5 @@
-//! Maps that are read per entry: a bad entry does not affect the other entries. Runs on every
-//! store, and on the embedded store with files and paused time.
+//! Maps that are read per entry: a bad entry does not affect the other entries. The tests run on
+//! every store. Tests with files and paused time run on the memory store.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -107,13 +107,13 @@ async fn bad_entry_keeps_last_good_value(bench: Bench) {
     bench.put("/ports/a", "1").await;
     bench.put("/ports/b", "2").await;
     let live = soon(bench.ports().live().per_entry()).await.unwrap();
-    // One entry becomes bad, one new entry is bad, and one new entry is good.
+    // Entry `a` becomes bad, the new entry `c` is bad, and the new entry `d` is good.
     bench.put("/ports/a", "one").await;
     bench.put("/ports/c", "three").await;
     let written = bench.put("/ports/d", "4").await;
     assert_eq!(**soon(live.wait_for_revision(written)).await.unwrap(), map([("a", 1), ("b", 2), ("d", 4)]));
     assert_eq!(names(live.status().problems()), ["a", "c"]);
-    // A wait for the write of a bad value succeeds as well.
+    // `wait_for_revision` also succeeds for the revision of a bad value.
     let written = bench.put("/ports/d", "four").await;
     assert_eq!(**soon(live.wait_for_revision(written)).await.unwrap(), map([("a", 1), ("b", 2), ("d", 4)]));
     assert!(live.revision() >= written);
@@ -133,7 +133,8 @@ async fn deleted_bad_entry_disappears(bench: Bench) {
     bench.delete("/ports/a").await;
     until(|| live.get().is_empty()).await;
     assert!(matches!(live.status(), LiveStatus::Live));
-    // The view does not show the value from before the deletion.
+    // When the key is written again with a bad value, the view does not show the value from before
+    // the deletion.
     bench.put("/ports/a", "one").await;
     until(|| !live.status().problems().is_empty()).await;
     assert!(live.get().is_empty());
@@ -147,7 +148,7 @@ async fn bad_struct_keeps_last_good_value(bench: Bench) {
     let pool = |low, high| Pool { low, high };
     assert_eq!(**live.get(), map([("a", pool(1, 10)), ("b", pool(2, 10))]));
     assert_eq!(names(live.status().problems()), ["high", "low"]);
-    // The struct as a whole is refused.
+    // The validation of the whole struct refuses entry `a`.
     bench.put("/pools/a/low", "11").await;
     let written = bench.put("/pools/b/low", "3").await;
     assert_eq!(**soon(live.wait_for_revision(written)).await.unwrap(), map([("a", pool(1, 10)), ("b", pool(3, 10))]));
@@ -196,7 +197,7 @@ async fn current_per_entry_leaves_bad_entries_out(bench: Bench) {
     assert_eq!(*ports.current().unwrap(), map([("a", 1), ("b", 2)]));
 }
 
-/// A foreign key is a bad entry too, because this library never writes a key with such a name.
+/// A key whose name this library never writes is a bad entry too.
 #[tokio::test(start_paused = true)]
 async fn foreign_key_is_left_out_in_memory() {
     use bytes::Bytes;
@@ -216,8 +217,8 @@ async fn foreign_key_is_left_out_in_memory() {
     assert_eq!((&read.entries, names(&read.problems)), (&map([("a", 1)]), vec!["50%"]));
 }
 
-/// When the watch has started again from the current state, the view still has the last good
-/// values.
+/// After lost history the watch starts again from the current state. The view still has the last
+/// good values.
 #[tokio::test(start_paused = true)]
 async fn last_good_value_survives_lost_history_in_memory() {
     let store = MemoryStore::new();
@@ -293,8 +294,8 @@ async fn file_contains_last_good_values_in_memory() {
     let whole = soon(bench.ports().live().or_snapshot(&ports_file)).await.map(drop).unwrap_err();
     assert!(whole.to_string().contains("per entry"), "{whole}");
 
-    // When the server is back, the values from the file are still the last good values, in the view
-    // and in the file.
+    // When the server is available again, the view and the file still have the last good values
+    // from the file.
     store.faults().start();
     until(|| names(live.status().problems()) == ["a", "c"]).await;
     assert_eq!(**live.get(), map([("a", 1), ("b", 2), ("d", 4)]));

@@ -166,7 +166,7 @@ async fn plain_name_replaces_escaped_name(bench: Bench) {
     assert_eq!((map.get().await.unwrap().into_inner(), map.check().await.unwrap().problems), (one(2), vec![]));
     assert_eq!(*soon(map.watch().per_entry()).await.unwrap().current().unwrap(), one(2));
 
-    // If the plain key is bad, the value at the escaped key does not replace the bad value.
+    // If the value at the plain key is bad, the value at the escaped key does not replace it.
     bench.put("/ports/%5Fa", "1").await;
     let written = bench.put("/ports/_a", "bad").await;
     assert_eq!(shown(&soon(live.wait_for_revision(written)).await.unwrap()), one(2));
@@ -207,7 +207,7 @@ async fn plain_directory_replaces_escaped_directory(bench: Bench) {
 }
 
 /// A strict struct also refuses an unknown key whose name begins with `_`, except for the reserved
-/// name. The struct's own name may begin with `_`.
+/// name. The name of the map entry itself may begin with `_`.
 #[tokio::test(start_paused = true)]
 async fn strict_struct_refuses_unknown_underscore_name_in_memory() {
     let bench = Bench { client: Client::with_store(MemoryStore::new()) };
@@ -228,8 +228,8 @@ async fn strict_struct_refuses_unknown_underscore_name_in_memory() {
     until(|| matches!(live.status(), LiveStatus::Live)).await;
 }
 
-/// When a view reads all entries again, an entry that is stored at the escaped key keeps its last
-/// good value too.
+/// After a rewound history the view reads all entries again. An entry that is stored at the escaped
+/// key also keeps its last good value.
 #[tokio::test(start_paused = true)]
 async fn last_good_escaped_entry_survives_rewound_history_in_memory() {
     let store = MemoryStore::new();
@@ -248,8 +248,8 @@ async fn last_good_escaped_entry_survives_rewound_history_in_memory() {
     assert_eq!(pools.get().get(&("_a".to_owned(), 1)), Some(&Pool { low: 8, high: 10 }));
 }
 
-/// The file keeps the value that the view shows, while the plain key is bad and the escaped key
-/// changes.
+/// While the value at the plain key is bad, the file keeps the value that the view shows, also if
+/// the value at the escaped key changes.
 #[tokio::test(start_paused = true)]
 async fn file_contains_last_good_escaped_entry_in_memory() {
     let store = MemoryStore::new();

@@ -1,4 +1,5 @@
-//! A call has one time limit, however many requests it sends. On the memory store with paused time.
+//! The time limit applies to a whole call, however many requests the call sends. The tests use the
+//! memory store with paused time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::async_yields_async, reason = "the preparation of a call returns the call")]
@@ -11,7 +12,7 @@ use etcd_typed::store::memory::{Calls, Faults, MemoryStore};
 use etcd_typed::{Client, ErrorKind, EtcdSchema, Result, RetryPolicy};
 use tokio::time::Instant;
 
-/// The time that each request takes: two requests take longer than one call may.
+/// The time that each request takes. Two requests take longer than the time limit of a call.
 const SLOW: Duration = Duration::from_secs(7);
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -27,16 +28,16 @@ fn service(weight: u32) -> Service {
     Service { host: "a".to_owned(), weight, tags: BTreeMap::from([("zone".to_owned(), weight.to_string())]) }
 }
 
-/// What goes wrong with the server from now on.
+/// A fault of the server.
 #[derive(Clone, Copy, Debug)]
 enum Trouble {
     /// The server never answers.
     Hangs,
     /// The server answers so late that a call with two requests would take too long.
     IsSlow,
-    /// The server is as slow, and every answer is lost.
+    /// The server is slow in the same way, and every answer is lost.
     LosesAnswers,
-    /// The server is as slow, and every request is lost.
+    /// The server is slow in the same way, and every request is lost.
     LosesRequests,
 }
 
@@ -64,8 +65,8 @@ fn memory() -> (MemoryStore, Client) {
     (store.clone(), Client::with_store(store))
 }
 
-/// For each trouble, prepares a call, starts the trouble, and asserts that the call keeps the
-/// limit.
+/// For each fault, prepares a call, starts the fault, and asserts that the call ends within the
+/// time limit.
 async fn keeps_limit<P, F>(name: &str, mut prepare: impl FnMut(Client) -> P)
 where
     P: Future<Output = F>,
@@ -87,7 +88,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn release_keeps_call_limit() {
+async fn release_ends_within_call_limit() {
     keeps_limit("release", async |client: Client| {
         let lock = client.lock("/l").acquire().await.unwrap();
         async move { lock.release().await }
@@ -116,7 +117,7 @@ async fn release_keeps_call_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn acquire_keeps_call_limit() {
+async fn acquire_ends_within_call_limit() {
     for spare in [false, true] {
         let prepared = async move |client: Client| {
             if spare {
@@ -155,7 +156,7 @@ async fn acquire_keeps_call_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn handover_keeps_call_limit() {
+async fn handover_ends_within_call_limit() {
     keeps_limit("adopt", async |client: Client| {
         let token = client.lock("/l").ttl(Duration::from_secs(60)).acquire().await.unwrap().into_token();
         async move { client.lock("/l").adopt(&token).await.map(drop) }
@@ -184,7 +185,7 @@ async fn handover_keeps_call_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn publish_keeps_call_limit() {
+async fn publish_ends_within_call_limit() {
     let value = || "a".to_owned();
     keeps_limit("publish", async |client: Client| async move { client.entry::<String>("/p")?.publish(&value()).await.map(drop) }).await;
     keeps_limit("set", async |client: Client| {
@@ -200,7 +201,7 @@ async fn publish_keeps_call_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn modify_keeps_call_limit() {
+async fn modify_ends_within_call_limit() {
     keeps_limit("modify", async |client: Client| {
         client.entry::<u32>("/n").unwrap().set(&1).await.unwrap();
         async move { client.entry::<u32>("/n")?.modify(|n| n.map(|n| n + 1)).await.map(drop) }
@@ -215,7 +216,7 @@ async fn modify_keeps_call_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn struct_write_keeps_call_limit() {
+async fn struct_write_ends_within_call_limit() {
     let prepared = async |client: Client| {
         let dir = client.dir::<Service>("/s").unwrap();
         dir.set(&service(1)).await.unwrap();
@@ -249,9 +250,10 @@ async fn struct_write_keeps_call_limit() {
     .await;
 }
 
-/// A non-atomic write may take longer than one call, as long as each step keeps the limit.
+/// A non-atomic write may take longer than the limit of a call, as long as each step stays within
+/// it.
 #[tokio::test(start_paused = true)]
-async fn non_atomic_write_has_limit_per_step() {
+async fn call_limit_applies_to_each_non_atomic_step() {
     let (store, client) = memory();
     let map = client.entries::<String, u32>("/m").unwrap();
     let many: BTreeMap<String, u32> = (0..1000).map(|n| (n.to_string(), n)).collect();

@@ -1,5 +1,5 @@
-//! The checks of the fault tests catch clients with deliberate defects. (Locks with such defects
-//! are in `mutex/broken.rs`.)
+//! Tests that the checks of the fault tests find defects: runs them on clients with deliberate
+//! defects. (`mutex/broken.rs` does the same for locks.)
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -12,7 +12,7 @@ use etcd_typed_tests::checks::{Counted, Fenced, Tenures, Told, Violation, whole}
 use futures_util::StreamExt;
 use tokio::time::sleep;
 
-/// How a client watches. All but the first have a defect that the checks must find.
+/// How a client watches. Every client except for `Sound` has a defect that the checks must find.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Client {
     Sound,
@@ -32,7 +32,8 @@ fn key() -> Key {
     Key::parse("/counter").unwrap()
 }
 
-/// Counts up, and sometimes cuts all connections, both between writes and in the middle of them.
+/// Writes increasing numbers, and sometimes cuts all connections, both between writes and during a
+/// write.
 async fn write(store: &MemoryStore) {
     for value in 1..=WRITES {
         let put = Op::put(&key(), value.to_string().into());
@@ -46,7 +47,7 @@ async fn write(store: &MemoryStore) {
     }
 }
 
-/// The changes, in the order in which this client reports them.
+/// Returns the changes, in the order in which this client reports them.
 async fn watch(store: &MemoryStore, client: Client) -> Vec<Told> {
     let (mut told, mut last, mut from, mut seen) = (Vec::<Told>::new(), Revision::ZERO, Revision::ZERO, 0);
     loop {
@@ -99,14 +100,14 @@ async fn watch(store: &MemoryStore, client: Client) -> Vec<Told> {
     }
 }
 
-/// The first violation that the check finds.
+/// Returns the first violation that the check finds, as an error.
 async fn verdict(client: Client, counted: Counted) -> Result<(), Violation> {
     let store = MemoryStore::new();
     let writer = tokio::spawn({
         let store = store.clone();
         async move { write(&store).await }
     });
-    // A client that resumes too late and misses the last change would wait for ever.
+    // A client that resumes too late and misses the last change would wait forever.
     let told = tokio::time::timeout(Duration::from_secs(60), watch(&store, client)).await;
     writer.await.unwrap();
     let told = told.unwrap_or_default();

@@ -1,5 +1,5 @@
-//! The conformance suite finds the faults that it tests for: each store here breaks one rule of the
-//! contract, and a case fails on it.
+//! Tests that the conformance suite finds defects: each store here breaks one rule of the store
+//! contract, and a case of the suite must fail on it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -255,8 +255,7 @@ macro_rules! finds {
                 let passes = |defect| {
                     catch_unwind(AssertUnwindSafe(|| {
                         cases::$case(async move |_: Isolation| {
-                            // Time is paused, so that waiting for a change that never comes takes
-                            // no time.
+                            // With paused time, a wait for a change that never comes ends at once.
                             tokio::time::pause();
                             Broken::new(defect)
                         });

@@ -1,5 +1,5 @@
-//! Reading a directory of any size yields to other tasks. Counts the values that are decoded
-//! between two turns of another task.
+//! Reading a directory of any size yields to other tasks. The tests count the values that are
+//! decoded between two polls of another task.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -15,8 +15,8 @@ use futures_util::FutureExt;
 use tokio::task::{JoinHandle, yield_now};
 
 const ROWS: usize = 20_000;
-/// The largest number of values decoded without a yield: three times the number after which
-/// decoding yields, since a struct in a map starts before its map yields.
+/// The largest allowed number of values that are decoded without a yield. It is three times the
+/// number after which decoding yields, since a struct in a map starts before its map yields.
 const MOST: usize = 3 * 256;
 
 thread_local! {
@@ -100,7 +100,7 @@ async fn filled() -> (MemoryStore, Client) {
     let rows = |below: &'static str, count: usize| (0..count).map(move |n| (format!("/table/{below}/{n:06}"), n.to_string()));
     put_all(&store, [("/table/name".to_owned(), "a".to_owned())].into_iter()).await;
     put_all(&store, rows("rows", ROWS).chain(rows("inner/more", ROWS))).await;
-    // Many small structs, and one with many keys.
+    // Many small structs, and one struct with many keys.
     let part = |part: u32, count: u32| {
         let rows = (0..count).map(move |n| (format!("/table/parts/{part}/rows/{n}"), n.to_string()));
         [(format!("/table/parts/{part}/number"), part.to_string())].into_iter().chain(rows)
@@ -149,7 +149,7 @@ async fn large_views_yield_to_other_tasks() {
     other.abort();
 }
 
-/// A read may be cancelled at any yield.
+/// Cancels the read at a yield.
 #[tokio::test]
 async fn large_read_can_be_cancelled() {
     let (_store, client) = filled().await;
@@ -163,7 +163,7 @@ async fn large_read_can_be_cancelled() {
     assert_eq!(dir.get().await.unwrap().rows.len(), ROWS);
 }
 
-/// All problems are listed, as they are for a small struct.
+/// The error of a large struct lists all problems, like that of a small struct.
 #[tokio::test]
 async fn large_read_lists_all_problems() {
     let (store, client) = filled().await;

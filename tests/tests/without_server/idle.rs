@@ -1,5 +1,5 @@
-//! The cost of an idle client: the calls grow with what it holds now, not with what it held before.
-//! On the memory store with paused time.
+//! The cost of an idle client. The number of its calls depends on the locks, values and views that
+//! it holds now, not on those that it held before. The tests use the memory store with paused time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -13,7 +13,7 @@ use futures_util::future::{join_all, try_join_all};
 use tokio::time::sleep;
 
 const TTL: Duration = Duration::from_secs(15);
-/// A minute has `THIRDS` thirds of the time to live. A lease is kept alive once in each third.
+/// A minute consists of `THIRDS` thirds of the time to live. A lease is renewed once in each third.
 const MINUTE: Duration = Duration::from_secs(60);
 const THIRDS: u64 = 12;
 /// The largest number of spare leases that are kept alive.
@@ -31,7 +31,8 @@ fn client_and_faults() -> (Client, CountingStore, Faults) {
     (Client::with_store(counting.clone()), counting, faults)
 }
 
-/// The calls in an idle minute, after the background work of earlier calls has finished.
+/// Waits until the background work of earlier calls has finished. Then returns the number of calls
+/// in an idle minute.
 async fn idle(counting: &CountingStore) -> Counts {
     sleep(TTL).await;
     counting.take();
@@ -39,14 +40,14 @@ async fn idle(counting: &CountingStore) -> Counts {
     counting.take()
 }
 
-/// Asserts that so many leases were kept alive in a minute, and that there were no other calls. A
-/// keep-alive may fall on either side of the minute.
+/// Asserts that the calls of a minute are the keep-alives of so many leases, and no others. One
+/// keep-alive more or less per lease is allowed.
 fn assert_kept(calls: Counts, leases: u64) {
     assert!((leases * (THIRDS - 1)..=leases * (THIRDS + 1)).contains(&calls.keep_alive), "{leases} leases: {calls:?}");
     assert_eq!(Counts { keep_alive: 0, ..calls }, Counts::default(), "{leases} leases");
 }
 
-/// Acquires so many locks and releases them. `ttl` gives the time to live of each lock.
+/// Acquires `count` locks and releases them. `ttl` returns the time to live of each lock.
 async fn acquire_and_release(client: &Client, count: u64, ttl: impl Fn(u64) -> Duration) {
     let acquire = async |n| client.lock(&format!("/locks/{n}")).ttl(ttl(n)).acquire().await;
     let held = try_join_all((0..count).map(acquire)).await.unwrap();
@@ -94,7 +95,7 @@ async fn withdrawn_values_cost_nothing() {
     assert_eq!(idle(&counting).await, Counts::default());
 }
 
-/// Opens views of so many entries, over more time than passes between two proofs.
+/// Opens views of `count` entries, one after the other within `time`.
 async fn views(client: &Client, count: u64, time: Duration) -> Vec<Live<Option<u64>>> {
     let mut views = Vec::new();
     for n in 0..count {
@@ -117,18 +118,19 @@ async fn many_idle_views_cost_as_much_as_one() {
         let (client, counting) = client();
         let views = views(&client, count, TTL).await;
         let calls = idle(&counting).await;
-        // A read each ten seconds, one of which may fall on either side of the minute.
+        // One read every ten seconds. One read more or less is allowed.
         assert!((5..=7).contains(&calls.range), "{count} views: {calls:?}");
         assert_eq!(Counts { range: 0, ..calls }, Counts::default(), "{count} views");
         assert_proved(&views);
     }
 }
 
-/// The time after which the next proof is asked for, less a little.
+/// A little less than the time between two reads that prove that the views are up to date.
 const BEFORE_PROOF: Duration = Duration::from_millis(9900);
 const A_LITTLE: Duration = Duration::from_millis(200);
 
-/// A hundred views that were proved just now. The next proof is in ten seconds.
+/// Returns a hundred views that were proved up to date just now. The next such read is in ten
+/// seconds.
 async fn proved_views(client: &Client, counting: &CountingStore) -> Vec<Live<Option<u64>>> {
     let views = views(client, 100, Duration::ZERO).await;
     counting.take();
@@ -144,7 +146,7 @@ fn stale(views: &[Live<Option<u64>>]) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn view_without_read_right_delays_no_other_view() {
+async fn view_without_read_right_does_not_delay_others() {
     let (client, counting, faults) = client_and_faults();
     let views = proved_views(&client, &counting).await;
     sleep(BEFORE_PROOF).await;
@@ -157,7 +159,7 @@ async fn view_without_read_right_delays_no_other_view() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn views_dropped_during_read_delay_no_other_view() {
+async fn views_dropped_during_read_do_not_delay_others() {
     let (client, counting, faults) = client_and_faults();
     let mut views = proved_views(&client, &counting).await;
     sleep(BEFORE_PROOF).await;
@@ -176,7 +178,7 @@ async fn views_dropped_during_read_delay_no_other_view() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn views_ask_silent_server_once_a_second() {
+async fn views_read_from_silent_server_once_a_second() {
     let (client, counting, faults) = client_and_faults();
     let views = proved_views(&client, &counting).await;
     faults.delay(Calls::Reads, Duration::from_secs(30));
@@ -185,13 +187,13 @@ async fn views_ask_silent_server_once_a_second() {
     assert!((15..=21).contains(&calls.range), "{calls:?}");
     assert!(views.iter().all(|view| view.staleness() >= Duration::from_secs(29)), "nothing is proved without an answer");
     faults.clear();
-    // The last read is over in thirty seconds.
+    // The last read that is under way ends within thirty seconds.
     sleep(MINUTE).await;
     assert_proved(&views);
 }
 
 #[tokio::test(start_paused = true)]
-async fn views_ask_stopped_server_once_a_second() {
+async fn views_read_from_stopped_server_once_a_second() {
     let (client, counting, faults) = client_and_faults();
     let views = proved_views(&client, &counting).await;
     faults.stop();

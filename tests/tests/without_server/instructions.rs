@@ -1,7 +1,7 @@
 //! Counts the instructions of a decode, an encode and a read of a live view with callgrind. Unlike
 //! times, these counts are the same on a busy machine. The measured program is in
 //! `tests/instructions` and built for release. Each case runs twice with different numbers of
-//! repetitions, and the difference is counted.
+//! repetitions; the difference of the two counts is divided by that of the repetitions.
 //!
 //! The bounds are the counts on x86-64 with rustc 1.95 plus 15 %, or plus a few instructions if the
 //! count is small. Another compiler or allocator may need other bounds. The bounds relative to
@@ -13,14 +13,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
 
-/// Decodes a struct with twenty fields from a store's answer: from keys and values to the struct
-/// and its revisions.
+/// Decodes the keys and values in a store's answer to a struct with twenty fields and its
+/// revisions.
 #[test]
 fn decode_stays_within_instruction_bound() {
     let decode = each("read", 200) - each("range", 200);
     let document = each("serde_json decode", 200);
     assert!(decode <= 57_700.0, "{decode} instructions");
-    // The comparison is not quite fair to the struct: it has twenty keys with revisions, and the
+    // Decoding the struct does more work: the struct has twenty keys with revisions, and the JSON
     // document is one value with twenty names.
     assert!(decode <= 3.9 * document, "{decode} instructions, and serde_json {document}");
 }
@@ -41,13 +41,13 @@ fn live_read_stays_within_instruction_bound() {
     assert!(reader <= 18.0, "{reader} instructions");
 }
 
-/// The instructions per repetition of a case.
+/// Returns the number of instructions per repetition of a case.
 fn each(case: &str, times: u64) -> f64 {
     let more = counted(case, 2 * times).checked_sub(counted(case, times)).expect("more repetitions take more instructions");
     more as f64 / times as f64
 }
 
-/// The instructions of a whole run of the program with so many repetitions.
+/// Returns the number of instructions of a whole run of the program with `times` repetitions.
 fn counted(case: &str, times: u64) -> u64 {
     let callgrind = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
@@ -62,8 +62,8 @@ fn counted(case: &str, times: u64) -> u64 {
     collected.unwrap_or_else(|| panic!("valgrind prints no count:\n{said}"))
 }
 
-/// The program, which is built at its first use. It is built without the other packages, since the
-/// features that the tests turn on would change it.
+/// The path of the measured program, which is built at its first use. The program is built without
+/// the other packages, since the features that the tests enable would change it.
 static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target directory");
     let built = Command::new(env!("CARGO"))
@@ -76,7 +76,7 @@ static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     target.join("release").join("etcd-typed-instructions")
 });
 
-/// What the program wrote to standard error. Panics if the program failed.
+/// Returns the text that the program wrote to standard error. Panics if the program failed.
 fn stderr_of(program: &str, output: &Output) -> String {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{program} failed, {}:\n{said}", output.status);

@@ -1,15 +1,16 @@
-//! Every import of the library points down, and the files of a module form no circle. The rows are
-//! those of the table in DESIGN.md, which this test reads. A module without a row fails the test, so
-//! that whoever adds a module gives it a row.
+//! Checks the layers of the library: a module imports only modules of lower layers, and the files
+//! of a module do not import each other in a circle. The layers are the rows of the table in
+//! DESIGN.md, which this test reads. A module without a row fails the test, so each new module
+//! needs a row.
 //!
-//! Inside a module, the rule is:
+//! Inside a module, the rules are:
 //!
 //! - A file may use the files below it, and the files above it: `queue.rs` and `queue/guard.rs` may
-//!   use each other, as may `live/upstream.rs` and `live/upstream/proof.rs`.
-//! - Files with the same parent use each other in one direction only, each taken with all files
-//!   below it. So there is an order in which they can be read.
+//!   use each other, and so may `live/upstream.rs` and `live/upstream/proof.rs`.
+//! - Files with the same parent use each other in one direction only. A file counts together with
+//!   all files below it. So there is an order in which the files can be read.
 //! - A name belongs to the file that defines it: `super::Guard` in `queue/token.rs` counts as a use
-//!   of `queue/guard.rs`, although `queue.rs` re-exports it.
+//!   of `queue/guard.rs`, although `queue.rs` re-exports the name.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 /// A row of the table in DESIGN.md. A module may use modules of lower rows, but no other module of
-/// its own row.
+/// the same row.
 struct Row {
     modules: Vec<String>,
     purpose: String,
@@ -42,12 +43,12 @@ fn row(line: &str) -> Row {
     Row { modules, purpose: purpose.to_owned() }
 }
 
-/// A step of a path: a module and what happens there. The first and the last step may be a name that is
-/// not a module.
+/// A step of a pictured path: a module, and what the module does. The first and the last step may
+/// have a name that is not a module.
 type Step = Option<(&'static str, &'static str)>;
 
-/// The paths in the second picture: a name, whether the path goes up from the server to the caller, and
-/// the steps from top to bottom.
+/// The paths in the second picture. Each has a name, a flag that is true if the path leads from the
+/// server up to the caller, and the steps from top to bottom.
 const WAYS: [(&str, bool, [Step; 6]); 3] = [
     (
         "a set",
@@ -87,14 +88,14 @@ const WAYS: [(&str, bool, [Step; 6]); 3] = [
     ),
 ];
 
-/// The row of a module, which is that of the nearest enclosing module with a row.
+/// Returns the row of a module: its own row, or that of the nearest enclosing module with a row.
 fn place(module: &str) -> Option<(usize, &'static str)> {
     let mut name = module;
     loop {
         let found =
             ROWS.iter().enumerate().find_map(|(row, names)| Some((row, names.modules.iter().find(|known| *known == name)?.as_str())));
-        // `store` stands only for the trait and its types; a new module beside `store::v2` needs a
-        // row of its own.
+        // The row of `store` is only for the trait and its types. A new module beside `store::v2`
+        // needs its own row.
         if let Some((row, known)) = found {
             return (known != "store" || module == "store").then_some((row, known));
         }
@@ -102,11 +103,11 @@ fn place(module: &str) -> Option<(usize, &'static str)> {
     }
 }
 
-/// Why an import is not allowed, or `None` if it is allowed.
+/// Returns why an import is not allowed, or `None` if it is allowed.
 fn fault(from: &str, to: &str) -> Option<String> {
     match (place(from), place(to)) {
         (None, _) => Some(format!("`{from}` has no row: give it one")),
-        // A name defined in `store`, `error` and the like counts as that module.
+        // A name that is defined in `store`, `error` and the like counts as a use of that module.
         (Some(_), None) => Some(format!("`{from}` uses `{to}`, which has no row")),
         (Some((_, own)), Some((_, other))) if own == other => None,
         (Some((row, _)), Some((below, _))) if below < row => None,
@@ -117,8 +118,8 @@ fn fault(from: &str, to: &str) -> Option<String> {
 /// The modules of the library with their texts, without test modules.
 struct Source {
     texts: BTreeMap<String, String>,
-    /// Where a name comes from that a module imports from a child: the module and the name there.
-    /// The root is the module `""`.
+    /// For each name that a module re-exports from a child: the defining module, and the name in
+    /// it. The root is the module `""`.
     exports: BTreeMap<(String, String), (String, String)>,
 }
 
@@ -142,7 +143,8 @@ impl Source {
         Self::new(modules(src).into_iter().map(|(module, path)| (module, without_tests(&read(&path)).to_owned())).collect())
     }
 
-    /// The names that a path below `base` imports: each with its module and its name there.
+    /// Returns the names that a path below `base` imports, each with the module that it comes from
+    /// and its name in that module.
     fn names(&self, base: &str, path: &str) -> Vec<(String, (String, String))> {
         let path = path.trim();
         if let Some(list) = path.strip_prefix('{') {
@@ -159,7 +161,7 @@ impl Source {
         vec![(shown.to_owned(), (base.to_owned(), name))]
     }
 
-    /// The modules that a text imports, from the paths after `crate::` and `super::`.
+    /// Returns the modules that a text imports, from the paths after `crate::` and `super::`.
     fn imports(&self, module: &str, text: &str) -> Vec<String> {
         let mut found = Vec::new();
         for line in statements(text) {
@@ -185,8 +187,8 @@ impl Source {
         found
     }
 
-    /// The modules that a path below `base` names: for each name of a list in braces, the module that
-    /// defines it.
+    /// Returns the modules that define the names in a path below `base`. The path may contain a
+    /// list of names in braces.
     fn targets(&self, base: &str, path: &str) -> Vec<String> {
         if let Some(list) = path.strip_prefix('{') {
             return items(list).into_iter().flat_map(|path| self.targets(base, path.trim())).collect();
@@ -204,7 +206,7 @@ impl Source {
         if at.0.is_empty() { Vec::new() } else { vec![at.0] }
     }
 
-    /// The uses between files: which one uses which other one.
+    /// Returns the uses between files, as pairs of the using and the used file.
     fn uses(&self) -> BTreeSet<(String, String)> {
         let uses = self.texts.iter().flat_map(|(module, text)| {
             let imports = self.imports(module, text).into_iter().filter(move |import| import != module);
@@ -222,7 +224,8 @@ fn join(base: &str, name: &str) -> String {
     if base.is_empty() { name.to_owned() } else { format!("{base}::{name}") }
 }
 
-/// The circles of files with the same parent, each file taken with all files below it.
+/// Returns the circles of files with the same parent. Each file counts together with all files
+/// below it.
 fn circles(uses: &BTreeSet<(String, String)>) -> Vec<String> {
     let mut siblings: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
     for (from, to) in uses {
@@ -233,7 +236,8 @@ fn circles(uses: &BTreeSet<(String, String)>) -> Vec<String> {
         }
     }
     for edges in siblings.values_mut() {
-        // A file that uses none of the rest, or that none of the rest uses, is in no circle.
+        // Removes the files that use no other remaining file, or that no remaining file uses. They
+        // are in no circle.
         loop {
             let (from, to): (BTreeSet<_>, BTreeSet<_>) = edges.iter().cloned().unzip();
             let before = edges.len();
@@ -247,7 +251,8 @@ fn circles(uses: &BTreeSet<(String, String)>) -> Vec<String> {
     circles.map(|(parent, edges)| format!("in `{parent}`: {edges:?}")).collect()
 }
 
-/// The lines of a text without comments. An import over several lines is joined into one.
+/// Returns the lines of a text without comments. An import over several lines is joined into one
+/// line.
 fn statements(text: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     let mut open = false;
@@ -262,7 +267,7 @@ fn statements(text: &str) -> Vec<String> {
     found
 }
 
-/// The items of a comma-separated list, up to its closing brace.
+/// Returns the items of a comma-separated list, up to its closing brace.
 fn items(list: &str) -> Vec<&str> {
     let (mut found, mut depth, mut start) = (Vec::new(), 0_usize, 0);
     for (at, c) in list.char_indices() {
@@ -282,7 +287,7 @@ fn items(list: &str) -> Vec<&str> {
     found
 }
 
-/// The modules of the library and their files, without modules that contain only tests.
+/// Returns the modules of the library and their files, without modules that contain only tests.
 fn modules(src: &Path) -> BTreeMap<String, PathBuf> {
     let mut found = BTreeMap::new();
     let mut open = vec![src.to_owned()];
@@ -303,7 +308,7 @@ fn modules(src: &Path) -> BTreeMap<String, PathBuf> {
     found
 }
 
-/// The modules with files of their own that a text declares for tests only.
+/// Returns the modules that a text declares for tests only and that have their own files.
 fn test_modules(module: &str, text: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let declared = lines.windows(2).filter_map(|pair| match pair {
@@ -315,7 +320,7 @@ fn test_modules(module: &str, text: &str) -> Vec<String> {
     declared.map(|name| if module == "lib" { name.to_owned() } else { format!("{module}::{name}") }).collect()
 }
 
-/// The text without the test module at its end, which may import anything.
+/// Returns the text without the test module at its end, which may import any module.
 fn without_tests(text: &str) -> &str {
     let ends = ["#[cfg(test)]\nmod tests {", "#[cfg(test)]\npub(crate) mod tests {"];
     ends.iter().fold(text, |text, end| text.split(end).next().unwrap_or_default())
@@ -330,7 +335,7 @@ fn library() -> Source {
 }
 
 #[test]
-fn every_import_points_down() {
+fn every_import_is_from_lower_layer() {
     let source = library();
     let mut edges = 0;
     let mut faults = Vec::new();
@@ -346,7 +351,7 @@ fn every_import_points_down() {
     assert!(faults.is_empty(), "imports that do not point down:\n{}", faults.join("\n"));
 }
 
-/// See the rule at the top of this file.
+/// See the rules at the top of this file.
 #[test]
 fn files_of_a_module_form_no_circle() {
     let uses = library().uses();
@@ -390,7 +395,7 @@ fn circle_of_files_is_detected() {
 }
 
 #[test]
-fn import_that_points_up_is_detected() {
+fn import_from_higher_layer_is_detected() {
     let modules = ["key", "error", "store", "store::connect", "store::v2", "store::v2::http", "store::v3", "watch", "handle", "client"]
         .map(|module| (module.to_owned(), String::new()));
     let root = ("lib".to_owned(), "pub use client::Client;".to_owned());
@@ -474,8 +479,8 @@ fn ways() -> String {
     svg("The way of a set, of an event and of an acquire through the modules", 38 + 68 * 6 - 10, &body)
 }
 
-/// The pictures in the documentation match the rows. To write them after a change of the rows:
-/// `WRITE_PICTURES=1 cargo test -p etcd-typed-tests --test without_server layering::`.
+/// The pictures in the documentation match the table. To write the pictures after a change of the
+/// table: `WRITE_PICTURES=1 cargo test -p etcd-typed-tests --test without_server layering::`.
 #[test]
 fn pictures_show_the_layers() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -501,10 +506,10 @@ fn pictured_paths_cross_layers_in_order() {
     }
 }
 
-/// A jump of the wall clock moves no deadline, because the modules that keep times use only clocks
+/// A jump of the wall clock changes no deadline, because the modules with deadlines use only clocks
 /// that never go back (F16).
 #[test]
-fn no_deadline_comes_from_the_wall_clock() {
+fn no_deadline_depends_on_wall_clock() {
     const KEEP_TIMES: [&str; 10] = ["clock", "runtime", "retry", "lease", "queue", "watch", "changes", "publish", "election", "store"];
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("../etcd-typed/src");
     let reads_wall_clock =

@@ -1,6 +1,6 @@
-//! Live views on the embedded store, with its faults and on paused time: what a view shows and
-//! refuses, what it reports, and what it costs the store. Views of real servers are in
-//! `live_servers.rs` and `live_fire.rs`.
+//! Live views of the memory store, with injected faults and paused time: the states that a view
+//! shows and refuses, its reports, and its cost in store calls. `live_servers.rs` and
+//! `live_fire.rs` test views of real servers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -58,16 +58,16 @@ fn limits() -> Limits {
     Limits { low: 1, high: 10, name: "a".to_owned(), pool: Pool { size: 4, wait: None }, quotas }
 }
 
-/// A time that is longer than any backoff and than the time between two proofs of a view. Time is
-/// paused.
+/// A time limit that is longer than any backoff and than the time between two reads that prove a
+/// view up to date. Time is paused.
 const LONG: Duration = Duration::from_secs(120);
 
-/// What the reads returned.
+/// Figures about the answers to reads.
 #[derive(Debug, Default)]
 struct Answers {
     /// The largest number of keys in one answer.
     largest: AtomicUsize,
-    /// The number of reads for which a server reads a whole directory.
+    /// The number of reads for which the server must read a whole directory.
     of_all: AtomicUsize,
 }
 
@@ -78,7 +78,7 @@ impl Answers {
 }
 
 /// Wraps a store so that its watches never report progress, as on etcd before 3.4.25. While `mute` is
-/// set, they do not even report changes, which no server should do.
+/// set, the watches do not report changes either, which no server should do.
 fn silent(store: &CountingStore, mute: &Arc<AtomicBool>, answers: &Arc<Answers>) -> HookedStore {
     let (mute, answers) = (mute.clone(), answers.clone());
     HookedStore::new(Arc::new(store.clone()), move |call, store| {
@@ -162,7 +162,7 @@ async fn view_shows_each_transaction_as_whole() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn state_of_view_serves_compare_and_swap() {
+async fn state_of_view_can_be_compared_and_swapped() {
     let bench = bench();
     let (dir, live) = bench.open().await;
     let mut wanted = limits();
@@ -196,7 +196,7 @@ async fn invalid_value_is_reported_and_not_shown() {
         assert_eq!((problem.kind, problem.revision, *last_good_revision), (kind, Some(written), before));
         assert!(problem.reason.contains(reason) || problem.key.as_str() == "/app", "{problem}");
         assert_eq!((&**live.get(), live.revision(), status.problems().len()), (&**good, before, 1));
-        // After the value is corrected, the view is live again by itself.
+        // After the value is corrected, the view becomes live again by itself.
         let set = dir.set(&limits()).await.unwrap();
         assert_eq!(**soon(live.wait_for_revision(set)).await.unwrap(), limits());
         assert!(live.status().is_live());
@@ -223,7 +223,7 @@ async fn corrected_value_shows_later_changes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn own_write_is_shown_despite_later_rejection() {
+async fn own_write_is_shown_despite_later_invalid_write() {
     let bench = bench();
     let (dir, live) = bench.open().await;
     let own = dir.pool.size.set(&9).await.unwrap();
@@ -403,7 +403,7 @@ async fn view_of_struct_map_follows_its_structs() {
 }
 
 #[test]
-fn view_without_runtime_continues_on_next() {
+fn view_without_runtime_continues_on_next_runtime() {
     let bench = bench();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (dir, mut live) = runtime.block_on(bench.open());
@@ -454,7 +454,7 @@ fn views_are_send_and_sync() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn debug_shows_directory_and_status_only() {
+async fn debug_of_view_shows_only_directory_and_status() {
     let bench = bench();
     let (_, live) = bench.open().await;
     let text = format!("{live:?} {:?} {:?}", live.stream(), live.reader());

@@ -1,4 +1,4 @@
-//! Tests that start no server: of pure functions, of the embedded store (mostly on paused time),
+//! Tests that start no server: of pure functions, of the memory store (mostly with paused time),
 //! and of the library's source code.
 
 mod call_limit;

@@ -1,6 +1,6 @@
-//! Code of the caller's types that panics: only the key for which it was called has an error, and
-//! everything else goes on. On the embedded store with paused time. The panics appear in the
-//! output.
+//! Panics in the caller's code, such as decoders and validations. Only the key for which that code
+//! was called gets an error; all other views and streams continue. The tests use the memory store
+//! with paused time. The panics appear in the output.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -14,8 +14,9 @@ use bytes::Bytes;
 use etcd_typed::{Client, Election, ErrorKind, EtcdSchema, EtcdValue, ProblemKind, ValueError};
 use etcd_typed_tests::waiting::soon;
 
-/// A text that panics in one place: `panic` when it is decoded, `no encoder` when it is encoded,
-/// `no order` when it is compared, and `no way back` when a write decodes its own form.
+/// A text type that panics for certain texts: for `panic` when the text is decoded, for `no
+/// encoder` when it is encoded, for `no order` when it is compared, and for `no way back` when a
+/// write decodes the text that it encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Fragile(String);
 
@@ -102,14 +103,14 @@ fn all() -> All {
     }
 }
 
-/// A stored text for each key that makes reading panic, with a part of the reported reason.
+/// For each key, a stored text that makes reading panic, and a part of the reported reason.
 const BAD: [(&str, &str, &str); 7] = [
     ("custom", "panic", "the decoder panicked: assertion `left != right` failed: a panic in the custom decoder"),
     ("own", "panic", "the decoder panicked: it reads panic"),
     ("token", "panic", "***"),
     ("map/a", "panic", "the decoder panicked: it reads panic"),
     ("map/panic", "x", "the key's name: the decoder panicked"),
-    // Another library panicked at these. They must be refused without a panic.
+    // Another library panicked at these texts. They must be refused without a panic.
     ("timeout", "18446744073709551615s 1000000000ns", "not a duration"),
     ("timeout", "18446744073709551615s 999999999ns 1ns", "not a duration"),
 ];
@@ -136,7 +137,7 @@ async fn panic_in_decoder_is_reported_for_its_key() {
         assert_eq!((error.kind(), problem.key.as_str()), (ErrorKind::Invalid, format!("/app/{key}").as_str()));
         assert!(problem.reason.contains(said), "{key}: {problem}");
         assert_eq!(dir.check().await.unwrap().problems.len(), 1, "{key}");
-        // The stream reports the error and goes on.
+        // The stream reports the error and continues.
         let told = soon(changes.next()).await.unwrap().unwrap_err();
         assert_eq!((told.kind(), told.key().unwrap().as_str()), (ErrorKind::Decode, format!("/app/{key}").as_str()));
         put(&client, "plain", "3").await;
@@ -170,7 +171,7 @@ async fn panic_in_decoder_leaves_other_views_alive() {
         assert_eq!(view.get().plain, 1, "{key}: the last good state stays");
         let status = format!("{:?}", view.status());
         assert!(status.contains(&format!("/app/{key}")) && status.contains(said), "{status}");
-        // The views go on when the value is corrected.
+        // The views continue when the value is corrected.
         client.entry::<String>("/app/map/panic").unwrap().delete().await.unwrap();
         let revision = dir.set(&All { plain: 8, ..all() }).await.unwrap();
         assert_eq!(soon(view.wait_for_revision(revision)).await.unwrap().plain, 8);
@@ -207,7 +208,7 @@ async fn panic_in_validation_is_reported_for_its_key() {
     let error = dir.set(&All { plain: 500, custom: 500, ..all() }).await.unwrap_err();
     assert_eq!((error.kind(), error.problems()[0].key.as_str()), (ErrorKind::Invalid, "/app"));
     assert!(!error.to_string().contains("both"), "{error}");
-    // The view keeps its state, and other views go on.
+    // The view keeps its state, and other views continue.
     let view = dir.live().await.unwrap();
     let mut beside = client.dir::<Beside>("/app").unwrap().live().await.unwrap();
     put(&client, "plain", "13").await;

@@ -1,4 +1,5 @@
-//! `tests/PROMISES.md` names tests that exist, and at least one for each promise.
+//! Checks that `tests/PROMISES.md` lists at least one test for each promise, and that all listed
+//! tests exist.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -8,7 +9,7 @@ use std::path::Path;
 
 const PAGE: &str = include_str!("../../PROMISES.md");
 
-/// The tests of each promise, as `file::function`, by the code of the promise.
+/// Returns the tests of each promise, as `file::function`, by the code of the promise.
 fn promises(page: &str) -> BTreeMap<&str, Vec<&str>> {
     let mut promises = BTreeMap::new();
     let mut tests: Option<&mut Vec<&str>> = None;
@@ -28,7 +29,8 @@ fn promises(page: &str) -> BTreeMap<&str, Vec<&str>> {
     promises
 }
 
-/// Returns what is missing of a listed test (its file or its function), or `None` if the test exists.
+/// Returns the missing part of a listed test (its file or its function), or `None` if the test
+/// exists.
 fn missing(test: &str) -> Option<String> {
     let (file, function) = test.split_once("::").unwrap_or_else(|| panic!("no function: {test}"));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);

@@ -1,5 +1,6 @@
-//! The public API of the library, one line an item, is `tests/public_api.txt`. Every change of it
-//! shows in review. The threads that a public type may move to or be shared by are listed too.
+//! Compares the public API of the library with `tests/public_api.txt`, which has one line for each
+//! item, so that every change of the API is seen in review. Also checks which public types are
+//! `Send` and `Sync`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -11,12 +12,12 @@ use std::path::Path;
 
 use self::source::Source;
 
-/// The sources of the library.
+/// Returns the sources of the library.
 fn library() -> Source {
     Source::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../etcd-typed/src/lib.rs"))
 }
 
-/// The lines that stand in one list and not in the other, as a diff prints them.
+/// Returns the lines that are in only one of the lists, marked as in a diff.
 fn difference(accepted: &str, found: &str) -> String {
     let (accepted, found): (BTreeSet<&str>, BTreeSet<&str>) = (accepted.lines().collect(), found.lines().collect());
     let removed = accepted.difference(&found).map(|line| format!("- {line}\n"));
@@ -24,7 +25,7 @@ fn difference(accepted: &str, found: &str) -> String {
 }
 
 #[test]
-fn public_api_is_as_accepted() {
+fn public_api_equals_accepted_list() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("public_api.txt");
     let found: String = library().public_items().into_iter().map(|line| line + "\n").collect();
     if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {

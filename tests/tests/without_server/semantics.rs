@@ -1,5 +1,5 @@
-//! Rules of handles that do not depend on the store. Runs on the embedded store, with its faults
-//! and paused time. The methods on every store are in `typed.rs`.
+//! Rules of the handles that do not depend on the store. The tests use the memory store, with
+//! injected faults and paused time. `typed.rs` tests the methods on every store.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -69,7 +69,7 @@ impl Bench {
         self.client.entry::<String>(path).unwrap().set(&value.to_owned()).await.unwrap();
     }
 
-    /// Writes within a closure that cannot wait; the embedded store answers at once.
+    /// Writes from a closure that cannot wait. The memory store answers at once.
     fn write_now(&self, path: &str, value: &str) {
         self.write(path, value).now_or_never().expect("the memory store does not wait");
     }
@@ -78,7 +78,7 @@ impl Bench {
         self.client.entry::<String>(path).unwrap().delete().await.unwrap();
     }
 
-    /// The keys below `/app`, with their values.
+    /// Returns the keys below `/app`, with their values.
     async fn stored(&self) -> BTreeMap<String, String> {
         let reply = self.store.range(Range::of(Span::Below(self.app.key().clone()))).await.unwrap();
         let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
@@ -178,7 +178,8 @@ async fn alias_is_read_without_own_key() {
         assert_eq!(bench.app.name.get().await.unwrap().as_deref().map(String::as_str), Some(read));
         assert!(bench.app.name.exists().await.unwrap());
     }
-    // Writing the field leaves the aliases for older readers; removing it deletes all of them.
+    // Writing the field keeps its aliases for older programs. Removing the field deletes its
+    // aliases too.
     bench.app.set(&App { name: Some("new".into()), ..(*bench.app.get().await.unwrap()).clone() }).await.unwrap();
     assert_eq!(bench.stored().await.len(), 4);
     let seen = bench.app.get().await.unwrap();
@@ -296,7 +297,7 @@ async fn wait_for_ignores_unreadable_states() {
 }
 
 #[tokio::test]
-async fn stale_reads_never_decide_writes() {
+async fn read_before_write_is_never_stale() {
     let reads = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&reads);
     let client = Client::with_store(HookedStore::new(Arc::new(MemoryStore::new()), move |call, store| {

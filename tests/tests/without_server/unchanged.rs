@@ -1,5 +1,5 @@
-//! A closure that changes nothing writes nothing, in whatever form the value is stored. On the
-//! memory store.
+//! If the closure of a `modify` or `update` changes nothing, nothing is written, in whatever form
+//! the value is stored. The tests use the memory store.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -32,7 +32,7 @@ async fn foreign() -> (MemoryStore, Client) {
     (store.clone(), Client::with_store(store))
 }
 
-/// The revision of the store, and the stored texts.
+/// Returns the revision of the store, and the stored texts.
 async fn stored(store: &MemoryStore) -> (Revision, Vec<String>) {
     let reply = store.range(Range::of(Span::Below(Key::parse("/n").unwrap()))).await.unwrap();
     (reply.revision, reply.kvs.iter().map(|kv| String::from_utf8(kv.value.to_vec()).unwrap()).collect())
@@ -70,7 +70,7 @@ async fn changed_value_is_rewritten_in_own_form() {
 }
 
 #[tokio::test]
-async fn named_ttl_is_written_for_unchanged_value() {
+async fn explicit_ttl_is_written_for_unchanged_value() {
     let (store, client) = foreign().await;
     let count = client.entry::<i64>("/n/count").unwrap();
     let before = stored(&store).await;

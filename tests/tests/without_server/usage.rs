@@ -1,5 +1,6 @@
-//! What a program may expect of the API: short calls, views without a store, generic functions over
-//! any schema, and handles that keep what the struct says about its fields.
+//! Properties of the API that programs rely on: short calls, views without a store, generic
+//! functions over any schema, and handles that keep the visibility and attributes of the struct's
+//! fields.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -69,7 +70,7 @@ async fn transaction_takes_any_write_of_an_entry() {
     assert_eq!((lost.kind(), limit.get().await.unwrap().unwrap().as_str()), (ErrorKind::GuardLost, "5"));
 }
 
-/// No runtime is running.
+/// The test runs without a runtime.
 #[test]
 fn fixed_view_needs_no_store() {
     let view = Live::fixed(Config { limit: 5, name: "x".to_owned() });
@@ -95,8 +96,7 @@ async fn fixed_view_never_changes() {
     drop(calls);
 }
 
-/// Uses every method of a directory with no bound but `Schema`, and what the methods themselves
-/// name.
+/// Calls every method of a directory. The only bound on the type is `Schema`.
 async fn copied<S: Schema>(from: &Client, to: &Client, path: &str) -> Result<u64> {
     let source: Dir<S> = from.whole_dir(path)?;
     let target: Dir<S> = to.whole_dir(path)?;
@@ -118,7 +118,7 @@ async fn copied<S: Schema>(from: &Client, to: &Client, path: &str) -> Result<u64
     Ok(u64::try_from(shown.len()).unwrap())
 }
 
-/// Returns what a generic service keeps: it must be able to move to a task.
+/// Runs [`copied`] in a spawned task, as a generic service might. So its future must be `Send`.
 async fn in_a_task<S: Schema>(client: Client, path: &'static str) -> Result<()> {
     let other = memory().await;
     tokio::spawn(async move { copied::<S>(&client, &other, path).await.map(drop) }).await.unwrap()
@@ -132,7 +132,7 @@ async fn generic_function_needs_only_the_schema() {
 }
 
 #[test]
-fn public_types_with_a_text_are_parsed_as_printed() {
+fn public_types_parse_their_printed_text() {
     assert_eq!("17".parse(), Ok(Revision::new(17)));
     assert_eq!("10.0.0.7:2379".parse::<Endpoint>().unwrap().to_string(), "10.0.0.7:2379");
     assert_eq!(ErrorKind::LeaseLost.to_string(), "lease lost");

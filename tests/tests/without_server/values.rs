@@ -1,5 +1,5 @@
-//! Every type that can be a value: its stored text, reading it back, and that no input makes
-//! reading panic.
+//! Every type that can be a value: the stored text of its values, and reading values back. No input
+//! makes reading panic.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -170,7 +170,7 @@ fn ambiguous_durations_are_refused() {
         ("0.5ns", "finer than a nanosecond"),
         ("0.0000000001s", "finer than a nanosecond"),
         ("18446744073709551616s", "too long"),
-        // The parser of another crate panicked at this.
+        // The parser of another crate panicked at this text.
         ("18446744073709551615s 1000000000ns", "too long"),
         ("99999999999999999999999999999999999999999999999999h", "too long"),
         ("340282366920938463463374607431768211455h", "too long"),
@@ -237,7 +237,7 @@ fn offset_is_refused_by_types_without_one() {
     for (text, error) in [("2024-05-06T22:00:00+02:00", "jiff::Timestamp"), ("2024-05-06T22:00:00[Asia/Tokyo]", "jiff::Timestamp")] {
         assert!(jiff::civil::DateTime::decode(text.as_bytes()).unwrap_err().to_string().contains(error));
     }
-    // A date or a time alone is not read from a longer text either.
+    // A type for a date alone or a time alone refuses a text with both.
     assert!(jiff::civil::Date::decode(b"2024-05-06T22:00:00").is_err());
     assert!(jiff::civil::Time::decode(b"2024-05-06T22:00:00").is_err());
     is_read("2024-05-06T22:00", jiff::civil::date(2024, 5, 6).at(22, 0, 0, 0));
@@ -455,7 +455,7 @@ fn is_nan<T: PartialEq>(value: &T) -> bool {
     value != value
 }
 
-/// A property test for each type that writes any value and reads it back.
+/// Defines a property test for each type. It writes random values and reads them back.
 macro_rules! round_trips {
     ($($name:ident: $strategy:expr;)+) => {
         proptest! {
@@ -507,7 +507,7 @@ round_trips! {
     chrono_times: (-62_135_596_800..253_402_300_800_i64, 0..1_000_000_000_u32).prop_filter_map("", |(s, ns)| chrono::DateTime::from_timestamp(s, ns));
 }
 
-/// Reads the same bytes as each type.
+/// Reads the same bytes as values of each type.
 macro_rules! all_read_without_panic {
     ($bytes:expr; $($type:ty),+ $(,)?) => {
         $(reads_without_panic::<$type>($bytes)?;)+
@@ -552,7 +552,7 @@ proptest! {
         all_read_without_panic(text.as_bytes())?;
     }
 
-    // Text close to what the types read: numbers, units, dates, addresses.
+    // Texts that are nearly valid for some type: numbers, units, dates, addresses.
     #[test]
     fn reading_nearly_valid_values_never_panics(text in "[-+]?[0-9]{1,20}(\\.[0-9]{1,12})?([eE][-+]?[0-9]{1,4})?|([0-9]{1,20}(ns|us|ms|s|m|M|min|h|d|w|month|y|years) ?){1,4}|\
         [-+]?[0-9]{2,6}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,9})?(Z|[-+][0-9]{2}:[0-9]{2})?)?|\

@@ -1,11 +1,11 @@
-//! A model checker for the queue: explores every order of events that three clients can see, with
-//! the deciding code, and checks when each client is granted the queue.
+//! A model checker for the queue. Three clients decide with the real [`Place`]; the model explores
+//! every order of events that they can see, and checks when each client is granted the queue.
 //!
 //! The server performs one request at a time. Between two requests anything may happen: a request
-//! waits, its answer waits or is lost, a copy of it is applied later, a lease runs out while its
-//! owner waits, somebody deletes a key, a waiter gives up, the holder releases. [`World::check`]
-//! states what must hold in every state that can be reached. Clients that are wrong on purpose show
-//! that the check finds errors.
+//! waits, its answer waits or is lost, the server applies a copy of the request later, a lease runs
+//! out while its owner waits, a key is deleted, a waiter gives up, the holder releases.
+//! [`World::check`] states what must hold in every reachable state. Clients that decide wrongly on
+//! purpose ([`Mind`]) show that the check finds errors.
 
 #![allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
 
@@ -27,8 +27,7 @@ enum Mind {
     /// A client that is woken considers itself the holder without another read, as Go's election
     /// and etcd's lock service before 3.5 do.
     TrustsTheEvent,
-    /// The client reads only whether another key is before its own, and not whether its own key
-    /// exists.
+    /// The client reads whether another key is before its own, but not whether its own key exists.
     ForgetsItself,
     /// The client watches from the moment at which it begins to wait, and not from the revision
     /// that it read.
@@ -45,9 +44,10 @@ enum Mind {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Client {
     place: Place,
-    /// A request that was sent but not performed yet. When an answer is lost, an enter request may
-    /// be performed again later, as a copy whose answer goes nowhere.
+    /// A request that was sent but not performed yet.
     sent: Option<Request>,
+    /// Whether the server may still perform a second copy of an enter request whose answer was
+    /// lost. The client does not get an answer to that copy.
     stray_enter: bool,
     /// An answer that was not delivered yet.
     answer: Option<Answer>,
@@ -57,7 +57,7 @@ struct Client {
     leased: bool,
     /// Whether the client gave up or released the queue.
     done: bool,
-    /// The revision at which its watch was created, for [`Mind::WatchesFromNow`].
+    /// The revision at which the client's watch was created, for [`Mind::WatchesFromNow`].
     watching: Option<Revision>,
 }
 
@@ -67,14 +67,15 @@ enum Request {
     Look { fence: Revision, whole: bool },
 }
 
-/// What the answer to a release contained.
+/// The part of the answer to a release that is passed to the next client.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Legacy {
     /// The holder that released.
     first: Rank,
     /// The creation revision of the other key that was read, if it existed.
     found: Option<Revision>,
-    /// Whether the other key was the first then. The client cannot read this.
+    /// Whether the other key was the first after the release. Only the model knows this; the client
+    /// cannot read it.
     is_first: bool,
 }
 
@@ -128,21 +129,22 @@ impl From<Answer> for Input {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
     mind: Mind,
-    /// How many of the clients, counted from the first, have one lease that the caller keeps.
+    /// How many of the clients, counted from the first, share one lease that the caller keeps.
     sharing: usize,
     revision: Revision,
     /// The creation revision of each key. The owner is `None` for a foreign key.
     keys: Vec<(Option<usize>, Revision)>,
-    /// Whether somebody will still create a foreign key in the directory.
+    /// Whether a foreign key may still be created in the directory.
     foreign: bool,
     /// The last revision at which each client's key was deleted.
     deleted: [Revision; CLIENTS],
     clients: [Client; CLIENTS],
-    /// The largest fence that was granted, counted from when the server made the granting answer.
+    /// The largest fence that was granted. A grant counts from the server's answer, not from its
+    /// delivery.
     granted: Revision,
-    /// How many answers may still be lost, or leases run out.
+    /// How many more times an answer may be lost or a lease may run out.
     misfortunes: u8,
-    /// The grant that should not have happened.
+    /// What was wrong with a grant that should not have happened.
     fault: Option<&'static str>,
 }
 
@@ -202,8 +204,8 @@ impl World {
         step(&|world| world.expire(i));
         step(&|world| world.give_up(i));
         step(&|world| world.clean_up(i));
-        // These steps are explored only if the client can release the queue, since they take most
-        // of the time.
+        // These steps take most of the time, so they are explored only if the client can release
+        // the queue.
         let others = if self.gives_up_first(i).is_some() { 0..CLIENTS } else { 0..0 };
         for other in others.filter(|other| *other != i) {
             step(&|world| world.hand_on(i, other));
@@ -257,7 +259,7 @@ impl World {
         }
     }
 
-    /// The client becomes the holder now, even if it learns that later.
+    /// Makes the client the holder from now on, even if the client gets the answer later.
     fn grant(&mut self, i: usize, fence: Revision) {
         self.judge(self.key_of(i) == Some(fence), !self.is_behind(fence) && fence >= self.granted);
         self.granted = fence;
@@ -301,8 +303,8 @@ impl World {
         true
     }
 
-    /// An answer is lost. The request is repeated; the first copy of an enter may be applied again
-    /// later.
+    /// An answer is lost, so the client repeats its request. The server may apply the first copy of
+    /// an enter request later.
     fn lose_answer(&mut self, i: usize) -> bool {
         let client = &mut self.clients[i];
         if client.answer.is_none() || self.misfortunes == 0 {
@@ -314,7 +316,7 @@ impl World {
         true
     }
 
-    /// The server performs a copy whose answer goes nowhere.
+    /// The server performs a late copy of an enter request. The client does not get the answer.
     fn perform_stray(&mut self, i: usize) -> bool {
         if !std::mem::take(&mut self.clients[i].stray_enter) {
             return false;
@@ -323,8 +325,8 @@ impl World {
         true
     }
 
-    /// The watch reports that the predecessor is gone. In this model a waiter has no other reason
-    /// to look, so that a lost wake-up shows.
+    /// The watch reports that the predecessor is gone. In this model a waiter never looks for
+    /// another reason, so that a lost wake-up makes it wait forever.
     fn wake(&mut self, i: usize) -> bool {
         if !self.hears(i) {
             return false;
@@ -354,7 +356,7 @@ impl World {
         gone && !client.done
     }
 
-    /// The lease runs out, whatever its owner does.
+    /// The client's lease runs out.
     fn expire(&mut self, i: usize) -> bool {
         if !self.clients[i].leased || self.misfortunes == 0 {
             return false;
@@ -368,13 +370,14 @@ impl World {
         true
     }
 
-    /// Whether the client has one lease with others.
+    /// Returns whether the client shares its lease with others.
     fn shares(&self, i: usize) -> bool {
         i < self.sharing
     }
 
-    /// A waiter is dropped or the holder releases: its own lease ends. On a shared lease only its key
-    /// is deleted, and a request that is on its way may still create the key.
+    /// A waiter is dropped, or the holder releases. If the client has its own lease, the lease
+    /// ends. On a shared lease only the client's key is deleted, and a request that is on its way
+    /// may still create the key.
     fn give_up(&mut self, i: usize) -> bool {
         if std::mem::replace(&mut self.clients[i].done, true) {
             return false;
@@ -392,13 +395,14 @@ impl World {
         true
     }
 
-    /// The task that a client on a shared lease leaves behind deletes a key that came late.
+    /// The background task of a client on a shared lease deletes a key that was created after the
+    /// client gave up.
     fn clean_up(&mut self, i: usize) -> bool {
         self.shares(i) && self.clients[i].done && self.delete_key(i)
     }
 
-    /// The holder releases, and reads in the same request the key of another client of its process,
-    /// which waits for it or is entering.
+    /// The holder releases. The same request reads the key of another client of its process, which
+    /// waits for the holder or is creating its key.
     fn hand_on(&mut self, i: usize, next: usize) -> bool {
         let Some(first) = self.gives_up_first(i) else { return false };
         let client = &self.clients[next];
@@ -409,26 +413,25 @@ impl World {
         }
         let found = self.key_of(next);
         if found.is_none() && self.mind != Mind::TrustsTheRelease {
-            // The answer has no effect: the same as giving up.
+            // The answer would have no effect, so this step equals `give_up`.
             return false;
         }
         self.give_up(i);
         let is_first = found.is_some_and(|found| !self.is_behind(found));
         if let (true, Some(found)) = (is_first, found) {
-            // The grant counts from now, even if the client learns it later. (If it never does, no
-            // client that came earlier can be granted the queue either.)
+            // The grant counts from now, even if the client learns of it later or never. No client
+            // that came earlier can be granted the queue after this.
             self.granted = self.granted.max(found);
         }
         self.clients[next].left = Some(Legacy { first, found, is_first });
         true
     }
 
-    /// The holder releases, and creates in the same request the key of another client of its
-    /// process.
+    /// The holder releases. The same request creates the key of another client of its process.
     fn take_along(&mut self, i: usize, other: usize) -> bool {
         let Some(_) = self.gives_up_first(i) else { return false };
         let client = &self.clients[other];
-        // A request that would fail as a whole has no effect.
+        // The request would fail as a whole and have no effect.
         if client.sent != Some(Request::Enter) || !client.leased || self.key_of(other).is_some() {
             return false;
         }
@@ -454,7 +457,7 @@ impl World {
         (!client.done && self.key_of(i) == Some(created)).then(|| Rank { key: key(i), created })
     }
 
-    /// The waiter finds what the releasing client left for it.
+    /// The waiter gets the message that the releasing client left for it.
     fn hear_of_release(&mut self, i: usize) -> bool {
         let client = &mut self.clients[i];
         let Want::Wait { fence, predecessor, .. } = client.place.want() else { return false };
@@ -492,8 +495,8 @@ impl World {
         self.keys.iter().find(|(owner, _)| *owner == Some(i)).map(|(_, created)| *created)
     }
 
-    /// Returns what a read of the directory shows: the whole of it, or the two newest keys up to
-    /// this one.
+    /// Returns the contender before this client's key, from a read of the whole directory or of the
+    /// two newest keys up to `fence`.
     fn before(&self, i: usize, fence: Revision, whole: bool) -> Told {
         const LIMIT: usize = 2;
         let upto = |created: Revision| whole || created <= fence;
@@ -507,7 +510,7 @@ impl World {
         Before::of(&DIRECTORY, &key(i), fence, reply, &capabilities()).into()
     }
 
-    /// Checks what must hold in every world.
+    /// Checks the rules that must hold in every world. Returns the first broken rule as an error.
     fn check(&self) -> Result<(), String> {
         if let Some(fault) = self.fault {
             return Err(fault.to_owned());
@@ -535,10 +538,10 @@ impl World {
     }
 }
 
-/// The keys are created once, since they are used all the time.
+/// Created once, since every step uses the keys.
 static DIRECTORY: LazyLock<Key> = LazyLock::new(|| Key::root().descend("lock"));
 
-/// The keys are named by leases, which are never zero.
+/// The key of each client, named by its lease. The number of a lease is never zero.
 static KEYS: LazyLock<[Key; CLIENTS]> = LazyLock::new(|| std::array::from_fn(|i| DIRECTORY.descend(&(i + 1).to_string())));
 
 fn key(i: usize) -> Key {
@@ -564,7 +567,7 @@ fn capabilities() -> Capabilities {
     }
 }
 
-/// Explores all worlds that can be reached. Returns the first fault, if there is one.
+/// Explores all reachable worlds and returns them, or the first fault as an error.
 fn explore(start: World) -> Result<HashSet<World>, String> {
     let mut seen = HashSet::from([start.clone()]);
     let mut open = VecDeque::from([start]);
@@ -584,31 +587,31 @@ fn every_order_of_events_grants_one_holder() {
     for foreign in [false, true] {
         let worlds = explore(World::new(Mind::Ours, foreign, 2 - u8::from(foreign))).unwrap();
         assert!(worlds.len() > 10_000, "{} worlds are too few to be all", worlds.len());
-        // The run covers clients that are granted the queue by the predecessor's release: while
-        // they wait, before they know that they wait, and with a key created in that request.
+        // The worlds include clients that get the predecessor's release while they wait, and before
+        // they know that they wait.
         let some = |is: fn(&Client) -> bool| worlds.iter().any(|world| world.clients.iter().any(is));
         assert!(some(|client| client.left.is_some() && matches!(client.place.want(), Want::Wait { .. })));
         assert!(some(|client| client.left.is_some() && client.place.want() == Want::Enter));
-        // The newest key alone is not enough if it is a foreign one.
+        // Some client must read the whole directory if the newest key is a foreign one.
         assert_eq!(worlds.iter().any(|world| world.clients.iter().any(|client| client.place.whole)), foreign);
     }
 }
 
-/// Two of the three clients have one lease, whose end deletes both keys. The end of one client
-/// deletes its key only.
+/// Two of the three clients share a lease, whose end deletes both keys. A client that gives up
+/// deletes only its own key.
 #[test]
 fn every_order_of_events_grants_one_holder_on_shared_lease() {
     let worlds = explore(World { sharing: 2, ..World::new(Mind::Ours, false, 1) }).unwrap();
     assert!(worlds.len() > 10_000, "{} worlds are too few to be all", worlds.len());
-    // The run covers a key that came after its client had gone, and a client that holds the queue
-    // after the other one with the same lease.
+    // The worlds include a key that was created after its client gave up, and a client that holds
+    // the queue after the other client with the same lease.
     assert!(worlds.iter().any(|world| (0..2).any(|i| world.clients[i].done && world.key_of(i).is_some())));
     let holds = |client: &Client| matches!(client.place.want(), Want::End(Outcome::First(_)));
     assert!(worlds.iter().any(|world| world.clients[0].done && world.clients[0].leased && holds(&world.clients[1])));
 }
 
 #[test]
-fn model_catches_grant_by_event_alone() {
+fn model_catches_grant_without_another_read() {
     let fault = explore(World::new(Mind::TrustsTheEvent, false, 2)).unwrap_err();
     assert!(fault.starts_with("granted"), "{fault}");
 }
@@ -634,7 +637,7 @@ fn model_catches_release_by_non_holder() {
 }
 
 #[test]
-fn model_catches_release_without_own_key() {
+fn model_catches_hand_over_without_own_key() {
     let fault = explore(World::new(Mind::TrustsTheRelease, false, 1)).unwrap_err();
     assert!(fault.starts_with("granted to somebody whose key is gone"), "{fault}");
 }

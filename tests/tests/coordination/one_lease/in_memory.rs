@@ -1,4 +1,5 @@
-//! Requests, and faults of the store, on paused time.
+//! Guards on one lease: their cost in requests, and injected faults. The tests use the memory store
+//! with paused time.
 
 use std::sync::Arc;
 
@@ -31,14 +32,14 @@ impl Faulty {
         self.bench.client.entry(&format!("/values/{n}")).unwrap()
     }
 
-    /// The number of keys in the store.
+    /// Returns the number of keys in the store.
     async fn keys(&self) -> usize {
         self.bench.client.directory("/").unwrap().list().await.unwrap().len()
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn twenty_values_and_guards_cost_one_lease() {
+async fn values_and_guards_on_one_lease_cost_one_grant() {
     let faulty = Faulty::new();
     let lease = faulty.lease().await;
     let values = try_join_all((0..20).map(|n| faulty.entry(n).publish(&n).lease(&lease).into_future())).await.unwrap();
@@ -47,7 +48,7 @@ async fn twenty_values_and_guards_cost_one_lease() {
     let locks = try_join_all(names.iter().map(NamedLock::acquire)).await.unwrap();
     let leader = faulty.bench.client.election("/e").lease(&lease).campaign(&1_u32).await.unwrap();
     assert_eq!(faulty.counting.take(), Counts { commit: 6, ..Counts::default() });
-    // Each guard watches its key.
+    // Waits until each guard watches its key.
     sleep(Duration::from_secs(1)).await;
     faulty.counting.take();
     sleep(3 * TTL).await;
@@ -68,7 +69,7 @@ async fn twenty_values_and_guards_cost_one_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn expired_lease_is_told_to_each_guard() {
+async fn each_guard_reports_end_of_shared_lease() {
     let faulty = Faulty::new();
     let lease = faulty.lease().await;
     let value = faulty.entry(0).publish(&0).lease(&lease).await.unwrap();
@@ -85,7 +86,7 @@ async fn expired_lease_is_told_to_each_guard() {
     assert!(missing.contains("the server no longer knows its lease") || missing.contains("its key was deleted"), "{missing}");
     let error = value.set(&1).await.unwrap_err();
     assert!(error.kind() == ErrorKind::LeaseLost && error.key().is_some_and(|key| key.as_str() == "/values/0"), "{error}");
-    // Nothing is tried any more, and nothing comes back.
+    // After the end of the lease no request is sent, and no key is created again.
     sleep(Duration::from_secs(1)).await;
     faulty.counting.take();
     sleep(3 * TTL).await;
@@ -93,7 +94,8 @@ async fn expired_lease_is_told_to_each_guard() {
     value.withdraw().await.unwrap();
 }
 
-/// A lease of another cluster, or one that was revoked elsewhere a moment ago.
+/// The server does not know a lease of another cluster, or a lease that another client has just
+/// revoked.
 #[tokio::test(start_paused = true)]
 async fn unknown_lease_is_refused_at_once() {
     let (here, elsewhere) = (Faulty::new(), Faulty::new());
@@ -105,8 +107,8 @@ async fn unknown_lease_is_refused_at_once() {
     assert!(lease.is_held() && here.keys().await == 0);
 }
 
-/// A request with an unknown outcome creates the key after its contender has gone. No lease ends, so
-/// the key itself is deleted.
+/// The server applies a request with an unknown outcome after its contender has gone. The shared
+/// lease does not end, so the client must delete the late key.
 #[tokio::test(start_paused = true)]
 async fn late_key_is_deleted_while_lease_lives() {
     for late in [0, 1, 100, 3000, 60_000] {
@@ -120,7 +122,7 @@ async fn late_key_is_deleted_while_lease_lives() {
             };
             timeout(LIMIT, attempt).await.unwrap();
             faulty.store.faults().clear();
-            // The key exists for as long again as it was late, at most.
+            // The key is deleted after twice the time by which it was late, at most.
             sleep(Duration::from_millis(2 * late) + TTL).await;
             assert_eq!(faulty.keys().await, 0, "late by {late} ms, cancelled {cancelled}");
             lock.acquire().await.unwrap().release().await.unwrap();
@@ -129,9 +131,10 @@ async fn late_key_is_deleted_while_lease_lives() {
     }
 }
 
-/// The answer to the create is lost, and a copy of the request is applied after the release.
+/// The answer to the request that creates the key is lost, and the server applies a copy of the
+/// request after the release.
 #[tokio::test(start_paused = true)]
-async fn copy_of_create_is_deleted_after_release() {
+async fn key_created_after_release_is_deleted() {
     let faulty = Faulty::new();
     let lease = faulty.lease().await;
     let lock = faulty.bench.client.lock("/l").lease(&lease);
@@ -141,8 +144,9 @@ async fn copy_of_create_is_deleted_after_release() {
     assert_eq!((faulty.keys().await, lease.is_held()), (0, true));
 }
 
-/// With a lease of its own, a released guard ends with its lease. Here the release itself must
-/// arrive, even if the guard was lost because the program gave up a lease that it had adopted.
+/// If a guard has its own lease, its key is deleted at the latest when that lease ends. On a shared
+/// lease the deletion must reach the server, even if the guard was lost because the program gave up
+/// a lease that it had adopted.
 #[tokio::test(start_paused = true)]
 async fn release_during_outage_deletes_key_afterwards() {
     for (drops, gives_up_lease) in [(false, false), (true, false), (true, true)] {
@@ -186,7 +190,8 @@ async fn lost_guard_wakes_waiter_of_same_client() {
     assert!(!first.is_held() && lease.is_held());
 }
 
-/// The lease does not tell two values at one key apart. The newest is stored.
+/// Two values at one key have the same lease, so the lease does not show which of them is stored.
+/// The newest value must be stored.
 #[tokio::test(start_paused = true)]
 async fn newest_of_two_values_at_one_key_is_stored() {
     let faulty = Faulty::new();
@@ -197,14 +202,14 @@ async fn newest_of_two_values_at_one_key_is_stored() {
     sleep(TTL).await;
     assert!(second.is_published() && !first.is_published());
     assert_eq!((stored().await, first.set(&10).await.unwrap_err().kind()), (Some(2), ErrorKind::Conflict));
-    // Neither overwrites the other.
+    // The two guards do not overwrite each other's value.
     faulty.counting.take();
     sleep(TTL).await;
     assert_eq!(faulty.counting.take().commit, 0);
     second.withdraw().await.unwrap();
     until(async || first.is_published()).await;
     assert_eq!(stored().await, Some(10));
-    // The end of an older guard leaves the newer value, in any order.
+    // Dropping an older guard does not delete the newer value.
     let third = faulty.entry(0).publish(&3).lease(&lease).await.unwrap();
     drop(first);
     sleep(TTL).await;
@@ -226,7 +231,8 @@ async fn failed_publish_leaves_no_value_on_living_lease() {
         let error = faulty.entry(0).publish(&1).lease(&lease).await.unwrap_err();
         assert!(error.may_have_applied(), "{error}");
         if late == 3000 {
-            // The value that is published next stays, whatever the earlier one does.
+            // A value that is published after the failure stays, although the earlier write may
+            // still be applied.
             let next = faulty.entry(0).publish(&2).lease(&lease).await.unwrap();
             sleep(2 * TTL).await;
             assert!(next.is_published() && faulty.entry(0).get().await.unwrap().as_deref() == Some(&2));
@@ -251,12 +257,12 @@ async fn tasks_end_with_guards_and_lease() {
     drop((held, value));
     sleep(TTL).await;
     lease.revoke().await.unwrap();
-    // A deletion that waits ends at its next turn.
+    // A task that waits to delete a late key ends at its next attempt.
     sleep(2 * TTL).await;
     assert_eq!(tasks(), before);
 }
 
-/// After random faults, each value exists in the end, and withdrawn values do not return, although
+/// After random faults each published value exists, and withdrawn values do not return, although
 /// their lease lives on.
 #[tokio::test(start_paused = true)]
 async fn values_on_one_lease_survive_random_faults() {

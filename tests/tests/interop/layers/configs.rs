@@ -1,5 +1,5 @@
-//! The configuration store of a proxy: TOML documents by category and name, both chosen at run time,
-//! and the last versions of each document.
+//! The configuration store of a proxy. It has TOML documents by category and name, which are chosen
+//! at run time, and keeps the last versions of each document.
 
 use etcd_typed::testing::Etcd;
 use etcd_typed::{Client, LiveStatus};
@@ -8,7 +8,7 @@ use toml::Table;
 use self::layer::Configs;
 use super::{Old, until};
 
-/// What the proxy has in its own code.
+/// The layer in the code of the proxy.
 mod layer {
     use etcd_typed::{Client, Codec, Directory, EntryMap, ErrorKind, LiveMap, PerEntry, Result, Revision, ValueError, Viewing};
     use toml::Table;
@@ -28,7 +28,8 @@ mod layer {
     pub(super) struct Configs {
         client: Client,
         documents: EntryMap<Name, Table>,
-        /// The same documents as text: an older version may have written what this one cannot read.
+        /// The same documents as text, since an older version may have written a document that this
+        /// version cannot read.
         texts: Directory,
         history: Directory,
     }
@@ -44,12 +45,12 @@ mod layer {
             Ok(self.documents.get_per_entry().await?.into_inner())
         }
 
-        /// A view that is always current. A bad document keeps its last good state.
+        /// Returns a view of all documents. A bad document keeps its last good state.
         pub(super) fn live(&self) -> Viewing<LiveMap<Name, Table>> {
             self.documents.live().per_entry()
         }
 
-        /// Replaces a document. The history keeps the text before.
+        /// Replaces a document. The history keeps its previous text.
         pub(super) async fn save(&self, category: &str, name: &str, document: &Table) -> Result<()> {
             self.write(category, name, Some(document.to_string())).await
         }
@@ -66,7 +67,7 @@ mod layer {
             Ok(newest.into_iter().filter_map(version).collect())
         }
 
-        /// Makes a version of a document the current one. Returns whether the version exists.
+        /// Restores an earlier version of a document. Returns whether that version exists.
         pub(super) async fn restore(&self, category: &str, name: &str, version: Revision) -> Result<bool> {
             let version = self.history.directory(category).directory(name).entry::<String>(&version.to_string());
             let Some(text) = version.get().await? else { return Ok(false) };
@@ -105,18 +106,18 @@ fn name(category: &str, name: &str) -> (String, String) {
 }
 
 #[tokio::test]
-async fn proxy_configs_have_history_beside_old_version() {
+async fn proxy_versions_share_documents_and_history() {
     let etcd = Etcd::start().await;
     let old = Old(&etcd);
     let client = Client::builder(&etcd.url_v3()).namespace("/pingap").connect().await.unwrap();
     let configs = Configs::open(&client).unwrap();
-    // The old version writes, and this one reads.
+    // The old version writes a document, and the new version reads it.
     old.run(&["put", "/pingap/configs/servers/_default.toml", "port = 80"]).await;
     let loaded = configs.load().await.unwrap();
     assert_eq!(loaded.entries[&name("servers", "_default.toml")], document("port = 80"));
     let live = configs.live().await.unwrap();
 
-    // This version writes, and the old one reads.
+    // The new version writes documents, and the old version reads them.
     for port in [81, 82, 83] {
         configs.save("servers", "_default.toml", &document(&format!("port = {port}"))).await.unwrap();
     }
@@ -128,7 +129,8 @@ async fn proxy_configs_have_history_beside_old_version() {
     assert!(configs.restore("servers", "_default.toml", versions[1].0).await.unwrap());
     until(async || live.get().get(&name("servers", "_default.toml")) == Some(&document("port = 81"))).await;
 
-    // A document that only the old version can read keeps its last good state, and can be replaced.
+    // A document that only the old version can read keeps its last good state in the view, and can
+    // be replaced.
     old.run(&["put", "/pingap/configs/servers/_default.toml", "port: 84"]).await;
     configs.save("locations", "a/b", &document("path = '/'")).await.unwrap();
     until(async || live.get().len() == 2 && !live.status().problems().is_empty()).await;

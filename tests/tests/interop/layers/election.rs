@@ -1,5 +1,5 @@
-//! The election of a time-series database: hooks for the start and the end of a term, and a list of
-//! the candidates. The leader and the candidate list are on one lease of the process.
+//! The election of a time-series database. It has hooks for the start and the end of a term, and a
+//! list of the candidates. Each process has one lease for its candidacy and its entry in the list.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use self::layer::{Hooks, Member};
 use super::{LIMIT, Old, until};
 
-/// What the database has in its own code.
+/// The layer in the code of the database.
 mod layer {
     use std::sync::Arc;
     use std::time::Duration;
@@ -21,11 +21,11 @@ mod layer {
     use etcd_typed::{Client, ErrorKind, LeaderChanges, Lost, Result};
     use tokio::time::sleep;
 
-    /// What a member does when its role changes.
+    /// The calls when the role of a member changes.
     pub(super) trait Hooks: Send + Sync + 'static {
-        /// The term begins. `fence` grows from term to term.
+        /// Called when a term begins. `fence` grows from term to term.
         fn leads(&self, fence: u64);
-        /// The term has ended. The work of the term was dropped before.
+        /// Called when the term has ended, after its work was dropped.
         fn follows(&self, why: &Lost);
     }
 
@@ -40,7 +40,8 @@ mod layer {
             Self { client: client.clone(), address: address.to_owned(), ttl }
         }
 
-        /// Registers as a candidate and campaigns, again after each term and each lost lease.
+        /// Registers as a candidate and campaigns. Starts again after each term and each lost
+        /// lease.
         pub(super) async fn run(&self, hooks: Arc<impl Hooks>) -> Result<()> {
             loop {
                 match self.live(&hooks).await {
@@ -105,7 +106,7 @@ impl Told {
 }
 
 #[tokio::test]
-async fn database_election_has_hooks_beside_old_version() {
+async fn database_versions_share_election() {
     let etcd = Etcd::start().await;
     let old = Old(&etcd);
     let client = Client::builder(&etcd.url_v3()).namespace("__metasrv").connect().await.unwrap();
@@ -130,19 +131,20 @@ async fn database_election_has_hooks_beside_old_version() {
     until(async || client.lock("_election").queue().await.unwrap().len() == 3).await;
     assert!(told.events().is_empty() && other.events().is_empty());
 
-    // The old version resigns, and the new one leads. The old one sees it.
+    // The old version resigns, and the new version leads. The old version sees the new leader.
     let pid = theirs.id().unwrap().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
     timeout(LIMIT, theirs.wait()).await.unwrap().unwrap();
     told.says(1, "leads ").await;
     assert!(old.run(&["get", "--prefix", "__metasrv_election"]).await.contains("new:1"));
 
-    // The operator deletes the leader's key: the hook is called, and the next candidate leads.
+    // An operator deletes the leader's key. The hook is called, and the next candidate leads.
     let leader = client.election::<String>("_election").leader().await.unwrap().unwrap();
     old.run(&["del", leader.key.as_str()]).await;
     told.says(2, "follows: KeyDeleted").await;
     other.says(1, "leads ").await;
-    // The lease of the leader ends: it follows, registers again, and waits behind the other one.
+    // The lease of the leader ends. The former leader registers again, and waits behind the new
+    // one.
     until(async || client.lock("_election").queue().await.unwrap().len() == 2).await;
     let leader = client.election::<String>("_election").leader().await.unwrap().unwrap();
     assert_eq!(leader.value, "new:2");
@@ -150,7 +152,7 @@ async fn database_election_has_hooks_beside_old_version() {
     other.says(2, "follows: ").await;
     told.says(3, "leads ").await;
     until(async || observer.candidates().await.unwrap().len() == 2).await;
-    // A member that ends leaves nothing behind.
+    // A member that ends leaves no key.
     runs.abort();
     other.says(3, "leads ").await;
     until(async || observer.candidates().await.unwrap() == ["new:2"]).await;

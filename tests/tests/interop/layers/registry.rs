@@ -1,5 +1,5 @@
-//! The registry of a distributed inference system: instances below a namespace, a component and an
-//! id. All instances of a process are on one lease.
+//! The registry of a distributed inference system. Each instance is stored below a namespace, a
+//! component and an id. All instances of a process have one lease.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use etcd_typed::{Client, LiveStatus};
 use self::layer::{Instance, Registry};
 use super::{Old, until};
 
-/// What the system has in its own code.
+/// The layer in the code of the system.
 mod layer {
     use std::time::Duration;
 
@@ -35,13 +35,13 @@ mod layer {
             Ok(Self { instances: client.entries("/instances")?.named("instances"), lease: client.lease(ttl).await? })
         }
 
-        /// Registers an instance. It stays until the guard or the process ends.
+        /// Registers an instance, which stays until the guard or the process ends.
         pub(super) async fn register(&self, namespace: &str, component: &str, instance: Instance) -> Result<Published<Json<Instance>>> {
             let path = (namespace.to_owned(), component.to_owned(), self.lease.id().get());
             self.instances.entry(&path)?.publish(&Json(instance)).lease(&self.lease).await
         }
 
-        /// The instances of all components, always current.
+        /// Returns a view of the instances of all components.
         pub(super) async fn follow(&self) -> Result<Instances> {
             Ok(Instances(self.instances.live().per_entry().await?))
         }
@@ -51,7 +51,7 @@ mod layer {
             self.lease.lost().await
         }
 
-        /// Leaves the registry, with all instances of the process.
+        /// Removes all instances of the process from the registry.
         pub(super) async fn close(self) -> Result<()> {
             self.lease.revoke().await
         }
@@ -60,7 +60,7 @@ mod layer {
     pub(super) struct Instances(etcd_typed::Live<LiveMap<Path, Json<Instance>>>);
 
     impl Instances {
-        /// The addresses of a component's instances.
+        /// Returns the addresses of a component's instances.
         pub(super) fn of(&self, namespace: &str, component: &str) -> Vec<String> {
             let all = self.0.get();
             let wanted = all.iter().filter(|((ns, name, _), _)| ns == namespace && name == component);
@@ -82,12 +82,12 @@ fn instance(address: &str) -> Instance {
 }
 
 #[tokio::test]
-async fn inference_registry_follows_others_beside_bad_entry() {
+async fn bad_entry_does_not_stop_inference_registry() {
     let etcd = Etcd::start().await;
     let old = Old(&etcd);
     let client = Client::builder(&etcd.url_v3()).namespace("v1").connect().await.unwrap();
     let ttl = Duration::from_secs(5);
-    // Before this process starts, an entry of a newer version and a foreign key are there.
+    // Before this process starts, an entry of a newer version and a foreign key exist.
     old.run(&["put", "v1/instances/prod/decode/7", r#"{"addresses":["h:1"],"slots":4}"#]).await;
     old.run(&["put", "v1/instances/50%", "foreign"]).await;
     old.run(&["put", "v1/instances/prod/prefill/8", r#"{"address":"old:1","slots":1}"#]).await;
@@ -106,20 +106,21 @@ async fn inference_registry_follows_others_beside_bad_entry() {
     let leases = old.run(&["lease", "list"]).await;
     assert_eq!(leases.lines().filter(|line| !line.starts_with("found")).count(), 2, "one lease for a process: {leases}");
 
-    // A good instance becomes bad, and keeps its last good value. Others go on.
+    // A good entry becomes bad and keeps its last good value. Changes of other entries are still
+    // reported.
     old.run(&["put", "v1/instances/prod/prefill/8", "null"]).await;
     prefill.withdraw().await.unwrap();
     until(async || instances.of("prod", "prefill") == ["old:1"]).await;
-    // A dead process disappears at once from all components.
+    // A process that closes its registry disappears from all components at once.
     other.close().await.unwrap();
     until(async || instances.of("prod", "decode") == ["a:2"]).await;
-    // The bad entry is deleted, or becomes good.
+    // The bad entries are deleted or become good, so the view reports no problems.
     old.run(&["del", "v1/instances/50%"]).await;
     old.run(&["put", "v1/instances/prod/decode/7", r#"{"address":"new:1","slots":2}"#]).await;
     old.run(&["del", "v1/instances/prod/prefill/8"]).await;
     until(async || instances.problems().is_empty()).await;
     assert_eq!((instances.of("prod", "decode").len(), instances.of("prod", "prefill").len()), (2, 0));
-    // The process is told that its lease was revoked.
+    // The registry reports that the lease of its process was revoked.
     let id = decode.key().as_str().rsplit('/').next().unwrap().parse::<u64>().unwrap();
     old.run(&["lease", "revoke", &format!("{id:x}")]).await;
     let lost = registry.lost().await;

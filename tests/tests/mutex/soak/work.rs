@@ -33,7 +33,7 @@ pub(crate) struct Work {
     over: Arc<AtomicBool>,
 }
 
-/// What a task needs for its work.
+/// The data that a task needs for its work.
 #[derive(Clone)]
 struct Task {
     client: Client,

@@ -1,5 +1,5 @@
-//! What can stand between a client and a server: etcd's `grpc-proxy`, nginx, stream limits,
-//! connections on which only one direction works, and other protocols.
+//! Obstacles between a client and a server: etcd's `grpc-proxy`, nginx, stream limits, connections
+//! on which only one direction works, and other protocols.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

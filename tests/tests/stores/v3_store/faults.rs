@@ -1,4 +1,4 @@
-//! What the store does when servers are gone, frozen, silent, full, or not etcd.
+//! The behaviour of the store when servers are gone, frozen, silent, full, or not etcd.
 
 use std::time::Duration;
 

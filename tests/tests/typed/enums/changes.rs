@@ -1,4 +1,4 @@
-//! Typed changes of an enum say what became what.
+//! Typed changes of an enum: each change has the old and the new value of the tag or of a field.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::{App, AppChange, Quota, Storage, StorageChange, StorageLocalChange, StorageS3Change, app, ftp, local, s3};
 
-/// The change as one line, with the values of its innermost change.
+/// Formats a change as one line, with the values of its innermost change.
 fn line(change: &StorageChange) -> String {
     use StorageChange as Of;
     macro_rules! shown {
@@ -46,7 +46,7 @@ async fn switch_is_reported_with_both_variants_on_memory() {
         [
             r#"variant: None -> Some("local")"#,
             r#"local path: None -> Some("/x")"#,
-            // A field with a default always has a value.
+            // A field with a default always has an old and a new value.
             "local sync: Some(true) -> Some(false)",
         ]
     );
@@ -66,7 +66,7 @@ async fn switch_is_reported_with_both_variants_on_memory() {
     );
     storage.s3.path.set("q").await.unwrap();
     assert_eq!(next().await, [r#"s3 path: Some("p") -> Some("q")"#]);
-    // The key of another variant is not read.
+    // A key of another variant is not read, so its change is not reported.
     client.entry("/storage/sync").unwrap().set("true").await.unwrap();
     storage.s3.region.delete().await.unwrap();
     assert_eq!(next().await, [r#"s3 region: Some("eu") -> None"#]);
@@ -78,9 +78,10 @@ async fn switch_is_reported_with_both_variants_on_memory() {
     assert_eq!(next().await[0], r#"variant: Some("ftp") -> None"#);
 }
 
-/// A field that both variants have is read by both, so it ends and begins with a switch.
+/// Both variants read the same key. A switch reports that the old variant's field lost its value
+/// and that the new variant's field got one.
 #[tokio::test]
-async fn shared_key_changes_with_the_variant_on_memory() {
+async fn switch_reports_shared_key_for_both_variants_on_memory() {
     let client = Client::connect("memory:").await.unwrap();
     let storage = client.dir::<Storage>("/storage").unwrap();
     storage.set(&local("same")).await.unwrap();
@@ -93,7 +94,8 @@ async fn shared_key_changes_with_the_variant_on_memory() {
     assert!(lines.contains(&r#"local path: Some("same") -> None"#.to_owned()), "{lines:?}");
     assert!(lines.contains(&r#"s3 path: None -> Some("same")"#.to_owned()), "{lines:?}");
     assert!(lines.contains(&"s3 quota Bytes".to_owned()), "{lines:?}");
-    // The fields of the last known variant end, and the tag is an error.
+    // After an unknown tag, the fields of the last known variant lose their values, and the next
+    // item is an error.
     client.entry("/storage/kind").unwrap().set("azure").await.unwrap();
     let lines: Vec<_> = changes.next().await.unwrap().unwrap().changes.iter().map(line).collect();
     assert_eq!(lines, [r#"s3 path: Some("same") -> None"#, "s3 key", "s3 quota Bytes"]);
@@ -102,7 +104,7 @@ async fn shared_key_changes_with_the_variant_on_memory() {
 }
 
 #[tokio::test]
-async fn changes_of_nested_enums_lead_from_state_to_state_on_memory() {
+async fn changes_of_nested_enums_have_old_and_new_variant_on_memory() {
     let client = Client::connect("memory:").await.unwrap();
     let dir = client.dir::<App>("/app").unwrap();
     dir.set(&app()).await.unwrap();
@@ -134,9 +136,10 @@ async fn changes_of_nested_enums_lead_from_state_to_state_on_memory() {
     assert!(!format!("{update:?}").contains("hunter2"), "{update:?}");
 }
 
-/// Traits for the change of an enum are derived for the changes of its variants too.
+/// `#[etcd(change(…))]` on an enum derives the traits for its change type, and for the change types
+/// of its variants.
 #[test]
-fn change_enums_derive_traits() {
+fn change_types_of_variants_derive_traits() {
     #[derive(EtcdSchema)]
     #[etcd(change(Clone, PartialEq))]
     #[allow(dead_code, reason = "only the change enums matter")]
@@ -160,7 +163,7 @@ enum Small {
     B { both: u8, y: Option<u8> },
 }
 
-/// What the changes of a [`Small`] have told.
+/// The state of a [`Small`] according to its changes.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Told {
     variant: Option<String>,
@@ -169,7 +172,7 @@ struct Told {
 }
 
 impl Told {
-    /// Applies a change. Its old value must be what was told before.
+    /// Applies a change. Its old value must equal the current state.
     fn apply(&mut self, change: SmallChange) {
         fn replace<T: PartialEq + std::fmt::Debug>(told: &mut Option<T>, change: Change<T>) {
             assert_eq!(*told, change.old, "{change:?}");
@@ -184,7 +187,7 @@ impl Told {
         }
     }
 
-    /// What the keys of a directory say.
+    /// Returns the state that is stored in the keys of a directory.
     fn of(keys: &BTreeMap<String, String>) -> Self {
         let number = |name: &str| keys.get(name).map(|text| text.parse().unwrap());
         let variant = keys.get("kind").cloned();
@@ -215,10 +218,10 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Applied in order, the changes of any writes give what a read of the keys finds, in a struct's own
-/// directory and in an entry of a map.
+/// After each random write, applies the reported changes of the enum's own watch and of the watch
+/// of its map, and compares the result with the stored keys.
 #[test]
-fn changes_lead_from_each_state_to_the_next_on_memory() {
+fn applied_changes_equal_stored_state_on_memory() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let config = proptest::test_runner::Config { cases: 300, failure_persistence: None, ..Default::default() };
     proptest::test_runner::TestRunner::new(config)
@@ -237,7 +240,7 @@ fn changes_lead_from_each_state_to_the_next_on_memory() {
                         Step::Delete(name) => drop(raw(name).delete().await.unwrap()),
                         Step::Tag(tag) => drop(raw("kind").set(*tag).await.unwrap()),
                     }
-                    // A last write that both watches report marks the end.
+                    // The map's watch reports this write last, which marks the end of the step.
                     client.entry("/map/end/kind").unwrap().set("b").await.unwrap();
                     let nodes = client.directory("/map/e").unwrap().list_recursive().await.unwrap().into_inner();
                     let text = |node: etcd_typed::Node| Some((node.path, String::from_utf8(node.value?.to_vec()).unwrap()));

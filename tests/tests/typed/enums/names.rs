@@ -9,7 +9,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Enums with every attribute of a name: `$variants` and `$fields` are cases.
+/// Defines an enum with every attribute that changes a name, for each combination of cases.
+/// `$variants`, `$fields` and `$of_one` are the values of `rename_all`, `rename_all_fields`, and
+/// the `rename_all` of one variant.
 macro_rules! named {
     ($($name:ident: $variants:literal $fields:literal $of_one:literal;)*) => {
         $(mod $name {
@@ -57,7 +59,7 @@ macro_rules! named {
         })*
 
         #[tokio::test]
-        async fn tagged_enum_has_the_names_of_its_json_on_memory() {
+        async fn tagged_enum_has_names_of_its_json_on_memory() {
             $(for value in $name::all() {
                 assert_same(&value, stringify!($name)).await;
             })*
@@ -84,9 +86,9 @@ pub(super) struct Beside {
     absent: Option<u8>,
 }
 
-/// With serde's `tag` and no case, the variants have their own names, as in JSON.
+/// With serde's `tag` and without `rename_all`, the tag is the variant's name in Rust, as in JSON.
 #[tokio::test]
-async fn variant_without_case_has_its_name_in_json_on_memory() {
+async fn tag_is_variant_name_without_rename_all_on_memory() {
     #[derive(EtcdSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
     #[serde(tag = "type")]
     enum Plain {
@@ -108,9 +110,9 @@ async fn variant_without_case_has_its_name_in_json_on_memory() {
     assert_same(&Outer { name: "n".to_owned(), plain }, "outer").await;
 }
 
-/// `#[etcd(…)]` wins over serde, and works without it.
+/// The enum does not derive serde's traits, so the names in `#[etcd(…)]` do not depend on them.
 #[tokio::test]
-async fn own_names_win_over_serde_on_memory() {
+async fn names_in_etcd_attributes_override_serde_names_on_memory() {
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     #[etcd(tag = "of", rename_all = "kebab-case", rename_all_fields = "UPPERCASE")]
     #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
@@ -140,7 +142,8 @@ async fn own_names_win_over_serde_on_memory() {
     assert_eq!(*dir.get().await.unwrap(), Own::Second { two_words: 2 });
 }
 
-/// The stored keys are those of the JSON, and JSON with these names is read back from the store.
+/// Writes the value, and asserts that the stored keys have the names in its JSON. Then asserts that
+/// the value is read back from the store, and from JSON with the names of the stored keys.
 async fn assert_same<T>(value: &T, case: &str)
 where
     T: EtcdSchema<Handle: Deref<Target = Dir<T>>> + Serialize + DeserializeOwned + PartialEq + Debug,
@@ -169,7 +172,7 @@ where
     assert_eq!(*dir.get().await.unwrap(), *value, "{case}");
 }
 
-/// Adds the path and the text of each value that is not null.
+/// Adds the path and the text of each value in a JSON document, except for nulls.
 fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, String)>) {
     match value {
         Value::Object(object) => object.iter().for_each(|(name, value)| {

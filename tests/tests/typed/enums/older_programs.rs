@@ -1,4 +1,4 @@
-//! Programs of several versions share a store: an older program meets a variant that it does not know.
+//! Programs of two versions share a store. The older program reads a variant that it does not know.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -74,7 +74,7 @@ async fn client() -> Client {
 }
 
 #[tokio::test(start_paused = true)]
-async fn view_keeps_last_good_state_of_unknown_variant_on_memory() {
+async fn unknown_variant_keeps_last_good_state_of_view_on_memory() {
     let client = client().await;
     let (new_dir, old_dir) = (client.dir::<New>("/app").unwrap(), client.dir::<old::App>("/app").unwrap());
     new_dir.set(&new(local())).await.unwrap();
@@ -85,28 +85,29 @@ async fn view_keeps_last_good_state_of_unknown_variant_on_memory() {
     let error = old_dir.get().await.unwrap_err();
     assert_eq!((error.kind(), error.problems()[0].kind), (ErrorKind::Invalid, ProblemKind::Undecodable));
     assert_eq!(error.problems()[0].reason, "not `local`");
-    // Nothing of the older program overwrites what it cannot read.
+    // An `update` of the older program does not overwrite a variant that it cannot read.
     assert_eq!(old_dir.update(|app| app.name = "old".to_owned()).await.unwrap_err().kind(), ErrorKind::Invalid);
     new_dir.update(|app| app.storage = Storage::Local { path: "/y".to_owned() }).await.unwrap();
     assert_eq!(live.changed().await.unwrap().storage, old::Storage::Local { path: "/y".to_owned() });
 }
 
 #[tokio::test]
-async fn other_variant_reads_unknown_tags_on_memory() {
+async fn unknown_tag_is_read_as_other_variant_on_memory() {
     let client = client().await;
     let (new_dir, open) = (client.dir::<New>("/app").unwrap(), client.dir::<old::Open>("/app").unwrap());
     new_dir.set(&new(s3())).await.unwrap();
     let read = open.get().await.unwrap();
     assert_eq!((&read.storage, &read.pools["a"]), (&old::OpenStorage::Other, &old::OpenStorage::Other));
 
-    // An update that leaves the variant alone keeps it, in the struct and in the map.
+    // An update that does not change the enum keeps the unknown variant, in the struct and in the
+    // map.
     let updated = open.update(|app| app.name = "old".to_owned()).await.unwrap();
     assert_eq!(updated.storage, old::OpenStorage::Other);
     open.update(|app| drop(app.pools.insert("b".to_owned(), old::OpenStorage::Local { path: "/b".to_owned() }))).await.unwrap();
     let now = new_dir.get().await.unwrap();
     assert_eq!((now.name.as_str(), &now.storage, &now.pools["a"], now.pools.len()), ("old", &s3(), &s3(), 2));
 
-    // A write of it would destroy what is stored.
+    // A write of the variant `Other` is refused, since it would destroy the stored fields.
     let lease = client.lease(Duration::from_secs(60)).await.unwrap();
     let refused = [
         open.set(&updated).await.unwrap_err(),
@@ -129,7 +130,7 @@ async fn other_variant_reads_unknown_tags_on_memory() {
 }
 
 #[tokio::test]
-async fn changes_name_the_unknown_variant_on_memory() {
+async fn change_contains_unknown_tag_on_memory() {
     let client = client().await;
     let (new_dir, open) = (client.dir::<Storage>("/s").unwrap(), client.dir::<old::OpenStorage>("/s").unwrap());
     new_dir.set(&local()).await.unwrap();
@@ -141,9 +142,9 @@ async fn changes_name_the_unknown_variant_on_memory() {
     assert!(matches!(&update.changes[1..], [old::OpenStorageChange::Local(_)]), "{update:?}");
 }
 
-/// A read of a map entry by entry leaves out the entry that this program does not know.
+/// `get_per_entry` leaves out a map entry whose variant this program does not know.
 #[tokio::test]
-async fn unknown_variant_is_the_problem_of_its_entry_on_memory() {
+async fn unknown_variant_is_reported_for_its_entry_on_memory() {
     let client = client().await;
     let new_map = client.dirs::<String, Storage>("/pools").unwrap();
     new_map.set(&BTreeMap::from([("a".to_owned(), local()), ("b".to_owned(), s3())])).await.unwrap();
@@ -154,7 +155,8 @@ async fn unknown_variant_is_the_problem_of_its_entry_on_memory() {
     assert_eq!(old_map.keys().await.unwrap(), ["a", "b"]);
 }
 
-/// A strict enum refuses keys that no variant has. Keys of other variants are no such keys.
+/// A strict enum refuses keys that no variant has. Keys of variants that are not stored are
+/// allowed.
 #[tokio::test]
 async fn strict_enum_refuses_unknown_keys_on_memory() {
     #[derive(EtcdSchema, Debug, PartialEq)]
@@ -173,9 +175,9 @@ async fn strict_enum_refuses_unknown_keys_on_memory() {
     assert_eq!(dir.get().await.unwrap_err().problems()[0].kind, ProblemKind::Unknown);
 }
 
-/// The validation of an enum, and that of a struct in it, run before a write.
+/// A write first runs the validation of the enum and that of the struct in its variant.
 #[tokio::test]
-async fn enum_is_validated_as_a_whole_on_memory() {
+async fn write_validates_enum_and_its_variant_on_memory() {
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     #[etcd(validate = allowed)]
     enum Checked {

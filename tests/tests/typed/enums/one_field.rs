@@ -1,4 +1,4 @@
-//! Writes through the handle of one variant require that the enum has this variant.
+//! A write through the handle of one variant requires that the stored enum has this variant.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -111,7 +111,7 @@ async fn field_of_other_variant_conflicts(bench: Bench) {
     }
 }
 
-/// Another program may have written an alias of the tag, or a line end.
+/// Another program may have written the tag as an alias, or with spaces or a line end around it.
 async fn tag_in_another_form_counts(bench: Bench) {
     if !bench.transactions() {
         return;
@@ -149,9 +149,10 @@ async fn transaction_requires_the_variant(bench: Bench) {
     assert_eq!(whole.kind(), ErrorKind::Unsupported);
 }
 
-/// A writer that raced a switch leaves nothing behind.
+/// If the variant is switched during the update, the update runs again and leaves no key of the old
+/// variant.
 #[tokio::test]
-async fn update_of_changed_fields_requires_the_variant_on_memory() {
+async fn update_of_changed_fields_runs_again_after_switch_on_memory() {
     let client = Client::connect("memory:").await.unwrap();
     let storage = client.dir::<Storage>("/storage").unwrap();
     storage.set(&s3("p")).await.unwrap();
@@ -171,9 +172,10 @@ async fn update_of_changed_fields_requires_the_variant_on_memory() {
     assert_eq!(*storage.get().await.unwrap(), *updated);
 }
 
-/// A switch of changed fields only still notices keys that are added to the old variant.
+/// If a key is added to the old variant during a switch, the update runs again, also with
+/// `changed_fields_only`.
 #[tokio::test]
-async fn switch_of_changed_fields_notices_added_keys_on_memory() {
+async fn switch_with_changed_fields_only_notices_added_keys_on_memory() {
     let client = Client::connect("memory:").await.unwrap();
     let storage = client.dir::<Storage>("/storage").unwrap();
     storage.set(&s3("p")).await.unwrap();
@@ -192,7 +194,7 @@ async fn switch_of_changed_fields_notices_added_keys_on_memory() {
 }
 
 #[tokio::test]
-async fn field_write_takes_one_request_on_memory() {
+async fn field_write_is_one_request_on_memory() {
     let counting = CountingStore::new(Arc::new(MemoryStore::new()));
     let storage = Client::with_store(counting.clone()).dir::<Storage>("/storage").unwrap();
     storage.set(&s3("p")).await.unwrap();
@@ -204,7 +206,7 @@ async fn field_write_takes_one_request_on_memory() {
 }
 
 #[tokio::test]
-async fn published_field_of_variant_is_refused_on_memory() {
+async fn publishing_field_of_variant_is_refused_on_memory() {
     let client = Client::connect("memory:").await.unwrap();
     let storage = client.dir::<Storage>("/storage").unwrap();
     storage.set(&s3("p")).await.unwrap();
@@ -212,9 +214,10 @@ async fn published_field_of_variant_is_refused_on_memory() {
     assert_eq!(error.kind(), ErrorKind::Unsupported);
 }
 
-/// A variant in a variant: both tags are required.
+/// A field of an enum within a variant of another enum is written only if both enums have the
+/// variants of its handle.
 #[tokio::test]
-async fn nested_variants_require_both_tags_on_memory() {
+async fn nested_field_write_requires_both_tags_on_memory() {
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     enum Outer {
         A {

@@ -1,10 +1,10 @@
-//! How many leases and requests a kept expiry costs. Runs on the memory store.
+//! The number of leases and requests that it costs to keep an expiry. Runs on the memory store.
 
 use super::*;
 
-/// A struct that is written in several transactions is attached to a single lease.
+/// A write with a time to live that needs several transactions attaches all keys to one lease.
 #[tokio::test(start_paused = true)]
-async fn transactions_of_one_write_share_a_lease_on_memory() {
+async fn transactions_of_one_write_share_lease_on_memory() {
     let bench = Bench { client: Client::connect("memory:").await.unwrap() };
     let map = bench.client.entries::<u32, u32>("/map").unwrap();
     map.set(&(0..300).map(|n| (n, n)).collect()).ttl(LONG).non_atomic().await.unwrap();
@@ -13,8 +13,8 @@ async fn transactions_of_one_write_share_a_lease_on_memory() {
     assert!(ends.iter().all(|end| *end == ends[0] && end.expires()));
 }
 
-/// Keeping the lease costs no request if the key has none, and at most one more request if it has
-/// one.
+/// A write that keeps the lease costs no additional request if the key has no lease, and at most
+/// one if it has one.
 #[tokio::test]
 async fn keeping_expiry_costs_at_most_one_request_on_memory() {
     let counting = CountingStore::new(std::sync::Arc::new(MemoryStore::new()));

@@ -1,4 +1,4 @@
-//! Writes a struct that has one lease in random ways.
+//! Random writes of a struct that has one lease. All its keys must keep that lease.
 
 use std::cell::Cell;
 
@@ -6,7 +6,7 @@ use etcd_typed::Key;
 
 use super::*;
 
-/// Writes a struct that has one lease in random ways.
+/// Makes random writes of a struct that has one lease.
 struct Writer<'b> {
     bench: &'b Bench,
     dir: ServiceDir,
@@ -36,7 +36,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Sets the whole struct, permanent or with a time to live or a lease.
+    /// Sets the whole struct: permanent, with a time to live, or with a lease.
     async fn begin(&mut self) {
         let value = self.value();
         let set = self.dir.set(&value).non_atomic();
@@ -126,7 +126,7 @@ impl Writer<'_> {
         .unwrap_or_else(|error| panic!("{error:?}"));
     }
 
-    /// Asserts that every stored key has the lease that the struct was given last, if any.
+    /// Asserts that every stored key has the lease of the last set, if that had one.
     async fn check(&self, what: &str) {
         self.check_but(what, None).await;
     }
@@ -144,7 +144,7 @@ impl Writer<'_> {
 
 async fn play(bench: Bench, rounds: usize) {
     let dir = bench.service();
-    // A view of all services, which goes on when one of them expires.
+    // A view of all services, which continues when one service expires.
     let services = bench.client.dirs::<String, Service>("/services").unwrap();
     services.dir("b").unwrap().set(&service()).non_atomic().await.unwrap();
     let live = services.live().await.unwrap();

@@ -9,7 +9,7 @@ cases! {
     write_of_earlier_hold_is_refused
 }
 
-/// The first attempt fails with a conflict, and the guard is lost before the second.
+/// The first attempt fails with a conflict. The guard is lost before the second attempt.
 async fn lost_guard_ends_retries(bench: Bench) {
     // A non-atomic write reads again after a conflict.
     let kinds: &[(&str, Write)] = writes! {
@@ -80,8 +80,8 @@ async fn released_guard_refuses_pending_writes(bench: Bench) {
     assert_eq!(bench.stored().await, before);
 }
 
-/// The write is sent while the lock is held. It arrives after the same client has acquired the lock
-/// again, with the same lease and at the same key.
+/// The write is sent while the lock is held. The write arrives after the same client has acquired
+/// the lock again, with the same lease and at the same key.
 async fn write_of_earlier_hold_is_refused(bench: Bench) {
     bench.fill().await;
     let before = bench.stored().await;
@@ -107,8 +107,7 @@ fn polled<T>(mut future: BoxFuture<'static, T>) -> BoxFuture<'static, T> {
     future
 }
 
-/// Once its deadline has passed by the local clock, a guard lets no write through, since another
-/// client may hold the lock by then.
+/// After the guard's time has passed by the local clock, another client may hold the lock.
 #[tokio::test(start_paused = true)]
 async fn expired_guard_sends_nothing_on_memory() {
     let store = MemoryStore::new();
@@ -127,8 +126,8 @@ async fn expired_guard_sends_nothing_on_memory() {
     }
 }
 
-/// A server that hung applies the write after its caller has given up. The guard is compared at
-/// that time.
+/// A server that hung applies the write after its caller has given up. The server compares the
+/// guard at that time.
 #[tokio::test(start_paused = true)]
 async fn late_write_compares_guard_when_applied_on_memory() {
     for held in [true, false] {
@@ -173,8 +172,8 @@ fn delaying_commits(store: &Arc<dyn Store>) -> HookedStore {
     })
 }
 
-/// Former holders go on writing until they are refused, and some of their writes arrive while the
-/// next holder has the lock. The history of the value shows that none of these was applied.
+/// Former holders continue to write until a write is refused. Some of their writes arrive while the
+/// next holder has the lock. The history of the value shows that no late write was applied.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn former_holders_never_write_again() {
     const ROUNDS: usize = 100;
@@ -216,7 +215,7 @@ async fn former_holders_never_write_again() {
             }));
         }
         tokio::time::sleep(Duration::from_millis(15)).await;
-        // The late writes of the holder before arrive now.
+        // The late writes of the previous holder arrive now.
         arrive(&mut late).await;
         // Another client ends this hold, by deleting the key or by revoking the lease.
         let end = if round % 2 == 0 {

@@ -11,8 +11,8 @@ cases! {
     detached_key_stops_every_write
 }
 
-/// For each kind of write, takes the guard away and checks that the write is refused by one request
-/// and changes nothing.
+/// For each kind of write, ends the lock with `take_away` and checks that one request refuses the
+/// write, and that the write changes nothing.
 async fn every_write_is_refused(bench: &Bench, take_away: impl AsyncFn(&Bench, &Lock), why: LostReason) {
     for (name, write) in WRITES {
         bench.fill().await;
@@ -45,7 +45,7 @@ async fn revoked_lease_stops_every_write(bench: Bench) {
     every_write_is_refused(&bench, take_away, LostReason::KeyDeleted).await;
 }
 
-/// Another client puts a key of its own, without a lease, at the guard's place.
+/// Another client deletes the guard's key and creates the key again without a lease.
 async fn foreign_key_stops_every_write(bench: Bench) {
     let take_away = async |bench: &Bench, lock: &Lock| {
         bench.foreign(vec![Op::delete(lock.key())]).await;
@@ -69,7 +69,7 @@ async fn other_lease_stops_every_write(bench: Bench) {
     every_write_is_refused(&bench, take_away, LostReason::TakenOver).await;
 }
 
-/// A put by hand detaches the lease; the creation revision stays.
+/// A put without a lease detaches the key from its lease. The creation revision stays.
 async fn detached_key_stops_every_write(bench: Bench) {
     let take_away = async |bench: &Bench, lock: &Lock| drop(bench.foreign(vec![Op::put(lock.key(), "mine".into())]).await);
     every_write_is_refused(&bench, take_away, LostReason::TakenOver).await;
@@ -80,7 +80,7 @@ fn put_with(key: &Key, lease: LeaseId) -> Op {
 }
 
 /// A server that lost its data assigns the same revisions again. The keys of the former and the
-/// next holder then have the same creation revision, and only their lease IDs differ.
+/// next holder then have the same creation revision, but different leases.
 async fn wiped(bench: &Bench, wipe: impl AsyncFnOnce()) {
     let lock = bench.lock().await;
     bench.entry("there").set(&1).guarded_by(&lock).await.unwrap();

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// One kind of write, with or without a guard; its answer is dropped.
+/// A kind of write, with or without a guard. The answer is dropped.
 pub(super) type Write = for<'a> fn(&'a Bench, Option<&'a Guard>) -> BoxFuture<'a, Result<()>>;
 
 macro_rules! writes {
@@ -19,7 +19,8 @@ macro_rules! writes {
     };
 }
 
-/// Returns the store's error from a write whose closure may refuse, too.
+/// Converts the error of a write. If the closure of the write can refuse too, the store's error is
+/// returned.
 pub(super) trait IntoStoreError {
     fn into_store_error(self) -> Error;
 }
@@ -82,7 +83,7 @@ pub(super) const WRITES: &[(&str, Write)] = writes! {
     "transaction expect": |bench| bench.client.transaction().expect(&bench.entry("there"), Expect::Present).write(bench.entry("new").set(&2));
 };
 
-/// Writes that change nothing, because the stored state is already the wanted one.
+/// Writes that change nothing, because the stored state already equals the new one.
 pub(super) const UNCHANGING_WRITES: &[(&str, Write)] = writes! {
     "entry modify": |bench| bench.entry("there").modify(|n| n);
     "entry modify of nothing": |bench| bench.entry("new").modify(|n| n);

@@ -1,6 +1,6 @@
-//! The key-value backend of a database: its trait and its types, and a store of it on
-//! `client.raw()`. A program with this trait needs 514 lines for its store on `etcd-client`, with
-//! the conversions of requests and answers; the module `store` here is that store.
+//! The key-value backend of a database, with its own trait and types, implemented with
+//! `client.raw()` in the module `store`. A program with this trait needs 514 lines to implement it
+//! with `etcd-client`, including the conversions of requests and answers.
 
 use etcd_typed::ErrorKind;
 
@@ -14,8 +14,8 @@ pub(crate) struct Pair {
     value: Vec<u8>,
 }
 
-/// A range of keys: one key without an end, all keys from `key` on if the end is a zero byte, and
-/// all keys if both are zero bytes.
+/// A range of keys. Without an end it is one key. If the end is a zero byte, it contains all keys
+/// from `key` on, and if both are zero bytes, all keys.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Selection {
     key: Vec<u8>,
@@ -33,7 +33,8 @@ pub(crate) enum Step {
     Delete(Vec<u8>),
 }
 
-/// Conditions on values, and the steps if they hold or fail. `None` is a key that does not exist.
+/// Conditions on values, and the steps to run if the conditions hold or fail. `None` requires that
+/// the key does not exist.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Batch {
     when: Vec<(Vec<u8>, Option<Vec<u8>>)>,
@@ -49,7 +50,7 @@ pub(crate) enum Done {
     Deleted(u64),
 }
 
-/// What the database needs of a store.
+/// The operations that the database needs from a store.
 pub(crate) trait Backend {
     type Error;
 
@@ -58,10 +59,11 @@ pub(crate) trait Backend {
     async fn batch_put(&self, pairs: Vec<Pair>, previous: bool) -> Result<Vec<Pair>, Self::Error>;
     async fn batch_get(&self, keys: Vec<Vec<u8>>) -> Result<Vec<Pair>, Self::Error>;
     async fn batch_delete(&self, keys: Vec<Vec<u8>>, previous: bool) -> Result<Vec<Pair>, Self::Error>;
-    /// Writes the value if the key has the expected one. Returns whether it did, and the value before.
+    /// Writes the value if the key has the expected value. Returns whether it was written, and the
+    /// previous value.
     async fn compare_and_put(&self, key: Vec<u8>, expected: Option<Vec<u8>>, value: Vec<u8>) -> Result<(bool, Option<Pair>), Self::Error>;
     async fn delete_range(&self, selection: Selection, previous: bool) -> Result<(u64, Vec<Pair>), Self::Error>;
-    /// Moves the value of a key, if it exists, and returns it.
+    /// Moves the value of a key to another key, if the first key exists, and returns the value.
     async fn move_value(&self, from: Vec<u8>, to: Vec<u8>) -> Result<Option<Pair>, Self::Error>;
     async fn txn(&self, batch: Batch) -> Result<(bool, Vec<Done>), Self::Error>;
 }
@@ -115,7 +117,7 @@ mod store {
         kvs.into_iter().map(Pair::from).collect()
     }
 
-    /// The pairs in the result of an operation.
+    /// Returns the pairs in the result of an operation.
     fn found(result: OpResult) -> Vec<Pair> {
         match result {
             OpResult::Get(reply) => pairs(reply.kvs),

@@ -52,9 +52,9 @@ async fn watch_continues_after_past_revision(bench: Bench) {
     assert_eq!((update.revision, told(&update.events[0])), (second, (&[0xff, 2][..], Some(&b"2"[..]))));
 }
 
-/// Lost history is reported as the difference from the last known state.
+/// After lost history, the watch yields the difference from the last known state.
 #[tokio::test(start_paused = true)]
-async fn lost_history_is_difference_memory() {
+async fn watch_yields_difference_after_lost_history_memory() {
     let store = MemoryStore::new();
     let raw = Client::with_store(store.clone()).raw();
     for key in ["gone", "kept", "written"] {
@@ -77,7 +77,7 @@ async fn lost_history_is_difference_memory() {
     assert_eq!((update.revision, update.resynced), (last, false));
 }
 
-/// A start that can no longer be read yields the whole state, marked as a resync.
+/// A watch from a compacted revision first yields the whole state, marked as a resync.
 #[tokio::test(start_paused = true)]
 async fn compacted_start_yields_whole_state_memory() {
     let store = MemoryStore::new();

@@ -68,9 +68,9 @@ async fn leftover_keys_make_no_entry(bench: Bench) {
     }
     assert_eq!(dir.regions.check().await.unwrap().problems.len(), 3);
 
-    // A read of this struct alone reports the missing key.
+    // A read of this entry alone reports the missing key.
     assert_eq!(dir.regions.dir("us").unwrap().get().await.unwrap_err().problems()[0].kind, ProblemKind::Missing);
-    // The `delete` of the incomplete struct removes it, and so does a `set` of the whole struct.
+    // A `delete` of the incomplete entry removes its keys, and so does a `set` of the whole struct.
     let was = dir.regions.dir("us").unwrap().delete().non_atomic().await.unwrap();
     assert!(matches!(was, Previous::Unreadable(_)), "{was:?}");
     assert!(!bench.exists("/app/regions/us/_etcd-typed/x").await);
@@ -110,7 +110,7 @@ async fn leftover_keys_make_no_nested_entry(bench: Bench) {
     assert_eq!(**dir.live().await.unwrap().get(), nothing);
     assert!(dir.groups.live().await.unwrap().get().is_empty() && dir.groups.keys().await.unwrap().is_empty());
     assert_eq!(dir.check().await.unwrap().problems.len(), 4);
-    // One member makes its group exist; leftover keys make no further member.
+    // A complete member makes its group exist. Leftover keys do not make another member exist.
     bench.put("/outer/groups/x/members/b/host", "h").await;
     let member = Member { db: old_db("h"), weight: 1 };
     let groups = BTreeMap::from([("x".to_owned(), Group { members: BTreeMap::from([("b".to_owned(), member)]), head: None })]);

@@ -72,7 +72,7 @@ async fn struct_without_any_key_is_refused(bench: Bench) {
         }
         assert!(!dir.exists().await.unwrap());
     }
-    // With at least one key each, the structs are stored and read back.
+    // A struct with at least one key is stored and read back.
     let with_keys = Holder {
         one: Some(Soft { part: Some(some_part.clone()), ..Soft::default() }),
         many: BTreeMap::from([("a".to_owned(), Soft { parts: BTreeMap::from([("x".to_owned(), some_part)]), ..Soft::default() })]),
@@ -81,8 +81,8 @@ async fn struct_without_any_key_is_refused(bench: Bench) {
     dir.set(&with_keys).non_atomic().await.unwrap();
     assert_eq!(*dir.get().await.unwrap(), with_keys);
 
-    // The handle of an entry or of an optional directory refuses it, too; a struct that always
-    // exists may have no key.
+    // The handle of an entry or of an optional directory also refuses a struct without keys. A
+    // struct that always exists may have no key.
     for refused in [
         dir.many.dir("a").unwrap().set(&Soft::default()).non_atomic().await.map(drop).unwrap_err(),
         dir.many.dir("a").unwrap().update(|soft| *soft = Soft::default()).non_atomic().await.map(drop).unwrap_err(),

@@ -1,6 +1,6 @@
-//! Modules for `#[serde(with = "...")]`, as such programs have them.
+//! Modules for `#[serde(with = "...")]`, as public programs define them.
 
-/// A duration as `90s`.
+/// Stores a duration as text such as `90s`.
 pub(super) mod seconds {
     use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub(super) mod seconds {
     }
 }
 
-/// A number of bytes in units of 1 MiB.
+/// Stores a number of bytes in units of 1 MiB.
 pub(super) mod megabytes {
     use serde::ser::Error;
     use serde::{Deserialize, Deserializer, Serializer};

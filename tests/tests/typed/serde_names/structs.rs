@@ -1,5 +1,5 @@
-//! The structs of the tests: for each case of `rename_all`, one with every shape of a field name and
-//! every attribute of a name.
+//! The structs of the tests. For each case of `rename_all` there is a struct that has every shape
+//! of a field name and every attribute that changes a name.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::Draw;
 /// The names of fields with an alias, each with its alias.
 pub(super) const ALIASES: [(&str, &str); 3] = [("Given-name", "older"), ("besideGiven", "old name"), ("both", "old.one")];
 
-/// A value made of bytes.
+/// A type of which random values can be created.
 pub(super) trait Drawn: Sized {
     fn drawn(draw: &mut Draw<'_>) -> Self;
 }
@@ -31,7 +31,7 @@ impl Drawn for bool {
     }
 }
 
-/// No text is JSON.
+/// The text is never JSON.
 impl Drawn for String {
     fn drawn(draw: &mut Draw<'_>) -> Self {
         format!("text {}", draw.byte())
@@ -50,14 +50,15 @@ impl<T: Drawn> Drawn for Vec<T> {
     }
 }
 
-/// At least one entry: serde writes an empty map, and a directory is only there with its keys.
+/// The map has at least one entry, because serde writes an empty map, but a directory without keys
+/// does not exist.
 impl<T: Drawn> Drawn for BTreeMap<String, T> {
     fn drawn(draw: &mut Draw<'_>) -> Self {
         (0..=draw.byte() % 3).map(|at| (format!("Entry_{at}"), T::drawn(draw))).collect()
     }
 }
 
-/// A struct, and its [`Drawn`]. The fields after `;` are skipped.
+/// Defines a struct and implements [`Drawn`] for it. The fields after `;` are skipped.
 macro_rules! drawn {
     (
         $(#[$attribute:meta])*
@@ -66,7 +67,7 @@ macro_rules! drawn {
             $($(#[$of_skipped:meta])* $skipped:ident: $skipped_ty:ty,)*
         }
     ) => {
-        // serde wants `Default` of the struct in a map that is missing.
+        // serde requires `Default`, for a struct in a map that is missing.
         #[derive(EtcdSchema, Serialize, Deserialize, Default, Debug, PartialEq)]
         $(#[$attribute])*
         #[allow(non_snake_case, reason = "serde takes every name as it is")]
@@ -253,7 +254,8 @@ case!(snake, "snake_case"; "snake_case");
 case!(screaming_snake, "SCREAMING_SNAKE_CASE"; "SCREAMING_SNAKE_CASE");
 case!(kebab, "kebab-case"; "kebab-case");
 case!(screaming_kebab, "SCREAMING-KEBAB-CASE"; "SCREAMING-KEBAB-CASE");
-// Without `rename_all`, a variant is stored in `snake_case`, and serde writes it as it is.
+// Without `rename_all`, this library stores a variant in `snake_case`, while serde writes its Rust
+// name.
 case!(no_case; "snake_case");
 
 /// The default of a field.

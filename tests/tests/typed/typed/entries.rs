@@ -128,7 +128,7 @@ async fn concurrent_modifies_lose_nothing(bench: Bench) {
         assert_eq!(*now, expected);
         assert_eq!(entry.get().await.unwrap().unwrap().modified(), now.modified());
     }
-    // Eight concurrent tasks: each one increments the value that it replaces.
+    // Each of eight concurrent tasks increments the value that it replaces.
     let tasks: Vec<_> = (0..8)
         .map(|_| {
             let entry = entry.clone();
@@ -153,7 +153,7 @@ async fn expired_entry_is_deleted(bench: Bench) {
     assert!(gone.is_deleted());
     assert_eq!(gone.old, Some(1));
     assert_eq!(entry.get().await.unwrap(), None);
-    // A write without a time to live removes the one that the key has.
+    // A write without a time to live removes the time to live of the key.
     entry.set(&2).ttl(Duration::from_secs(2)).await.unwrap();
     entry.set(&3).await.unwrap();
     tokio::time::sleep(Duration::from_secs(4)).await;
@@ -170,7 +170,7 @@ async fn ended_lease_deletes_entry(bench: Bench) {
     lease.revoke().await.unwrap();
     assert_eq!(entry.get().await.unwrap(), None);
 
-    // Dropping the guard ends the lease, too. A write with a lease that does not exist fails.
+    // Dropping the guard also ends the lease. A write with a lease that does not exist fails.
     let lease = bench.client.lease(Duration::from_secs(3)).await.unwrap();
     let id = lease.id();
     entry.set(&2).lease(&lease).await.unwrap();

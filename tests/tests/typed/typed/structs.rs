@@ -33,8 +33,8 @@ async fn set_struct_is_read(bench: Bench) {
     assert_eq!(dir.rate_limit.get().await.unwrap().as_deref(), Some(&250));
     assert_eq!(dir.database.pool.get().await.unwrap().as_deref(), Some(&8));
 
-    // A set deletes keys of the schema that the new value lacks and leaves unknown keys; a default
-    // replaces a missing key.
+    // A set deletes the keys of the schema that the new value does not have, and keeps unknown
+    // keys. A field whose key is missing is read as its default.
     let foreign = bench.client.entry::<String>("/prod/app/foreign").unwrap();
     foreign.set(&"stays".to_owned()).await.unwrap();
     let less = App { banner: None, regions: BTreeMap::new(), quotas: BTreeMap::from([("acme".to_owned(), 1)]), ..app() };
@@ -140,7 +140,7 @@ async fn update_writes_what_closure_changed(bench: Bench) {
     let same = dir.update(|_| ()).await.unwrap();
     assert_eq!(same.modified(), read.modified());
 
-    // If the closure refuses, nothing is written.
+    // If the closure returns an error, nothing is written.
     let refused = dir.try_update(|app| if app.rate_limit > 5 { Err("too many") } else { Ok(()) }).await;
     assert!(matches!(refused, Err(etcd_typed::UpdateError::Refused("too many"))));
 }
@@ -182,7 +182,7 @@ async fn watch_of_struct_reports_each_revision(bench: Bench) {
     let [AppChange::Regions(Keyed { key, change: RegionChange::Replicas(change) })] = &update.changes[..] else { panic!("{update:?}") };
     assert_eq!((key.as_str(), change.old, change.new), ("eu", Some(3), Some(5)));
 
-    // An unknown key gives no item, and all changes of one revision are one item.
+    // A change of an unknown key yields no item. All changes of one revision are one item.
     bench.client.entry::<String>("/prod/app/foreign").unwrap().set(&"x".to_owned()).await.unwrap();
     if bench.transactions() {
         let updated = dir.update(|app| (app.rate_limit, app.banner, app.level) = (1, None, Level::Debug)).await.unwrap();

@@ -48,7 +48,7 @@ async fn seed_writes_variant_where_none_is_stored(bench: Bench) {
     assert_eq!(*dir.get().await.unwrap(), s3("p"));
     assert_eq!(seeds::seed(&bench, &dir, &s3("q")).await, [""; 0]);
 
-    // The fields that the stored variant lacks are written if it is the variant of the value.
+    // If the stored variant is that of the value, `seed` writes the missing fields of the variant.
     bench.put("/other/storage/kind", "local").await;
     bench.put("/other/storage/path", "p").await;
     let dir = bench.client.dir::<Backup>("/other").unwrap();
@@ -58,7 +58,8 @@ async fn seed_writes_variant_where_none_is_stored(bench: Bench) {
 
 async fn seed_leaves_stored_variant_of_enum(bench: Bench) {
     let dir = bench.client.dir::<Backup>("/app").unwrap();
-    // The variant is incomplete, and both variants have a path.
+    // The stored variant is incomplete, and both variants have a path. `seed` does not complete the
+    // stored variant.
     bench.put("/app/storage/kind", "local").await;
     assert_eq!(seeds::seed(&bench, &dir, &s3("p")).await, ["name"]);
     let error = dir.get().await.unwrap_err();
@@ -100,7 +101,7 @@ async fn set_of_enum_writes_only_differences_in_memory() {
     dir.set(&s3("q")).await.unwrap();
     let update = watch.next().await.unwrap().unwrap();
     assert_eq!(update.changes.len(), 1, "{update:?}");
-    // A switch keeps a key that has the same value in both variants.
+    // A switch to another variant does not write a key that has the same value in both variants.
     let path = dir.storage.local.path.key().clone();
     let before = client.store().range(Range::of(Span::Key(path.clone()))).await.unwrap().kvs;
     dir.set(&local("q")).await.unwrap();

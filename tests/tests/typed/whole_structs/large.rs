@@ -78,7 +78,7 @@ async fn large_struct_is_read_and_updated(bench: Bench) {
     assert_eq!(bench.changed("/large", &before).await, (vec!["t2/a".to_owned()], 0));
     assert_eq!(live.wait_for_revision(updated.modified()).await.unwrap().into_arc().as_ref().clone().into_inner(), *updated);
 
-    // `set` in several steps writes only what differs, too.
+    // A `set` in several steps also writes only differences.
     let before = bench.keys("/large").await;
     next.s3.l = None;
     next.s4.b = 2;
@@ -86,9 +86,10 @@ async fn large_struct_is_read_and_updated(bench: Bench) {
     assert_eq!(bench.changed("/large", &before).await, (vec!["s4/b".to_owned()], 1));
 }
 
-/// What cannot be atomic is refused before it is sent, with the number of operations and ways out.
+/// A write that has too many operations for a transaction is refused without a request. The error
+/// says how many operations the write has, and which options allow it.
 #[tokio::test]
-async fn large_write_says_what_it_needs_on_memory() {
+async fn refused_large_write_names_its_options_on_memory() {
     let client = Client::connect("memory:").await.unwrap();
     let dir = client.dir::<Large>("/large").unwrap();
     dir.set(&large()).non_atomic().await.unwrap();
@@ -115,7 +116,7 @@ async fn large_write_says_what_it_needs_on_memory() {
     assert_eq!(*wide.get().await.unwrap(), Large::default());
 }
 
-/// An `update` of a large struct starts again if another client changes, adds, or deletes a key.
+/// An `update` of a large struct runs again if another client changes, adds or deletes a key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn update_of_large_struct_notices_other_writers_on_memory() {
     let client = Client::connect("memory:").await.unwrap();

@@ -1,4 +1,4 @@
-//! `live().over(base)`.
+//! Live views of a struct over a base: `live().over(base)`.
 
 use etcd_typed::{FieldSource, Live};
 use tokio::time::timeout;
@@ -38,7 +38,7 @@ fn base() -> Config {
     }
 }
 
-/// The fields that the store gives, by their keys.
+/// Returns the keys of the fields whose value is from the store.
 fn stored(live: &Live<Config>) -> Vec<String> {
     let sources = live.sources();
     assert_eq!(sources.len(), 8);
@@ -64,11 +64,11 @@ async fn view_over_base_follows_each_field(bench: Bench) {
     let written = dir.limit.set(&250).await.unwrap();
     expected.limit = 250;
     seen(written, &expected).await;
-    // A map comes from the store as a whole.
+    // If the store has an entry of a map, the whole map is read from the store.
     let written = dir.quotas.entry("s").unwrap().set(&2).await.unwrap();
     expected.quotas = BTreeMap::from([("s".to_owned(), 2)]);
     seen(written, &expected).await;
-    // An optional struct is overridden field by field.
+    // The fields of an optional struct are overridden one by one.
     let written = dir.backup.host.set(&"store".to_owned()).await.unwrap();
     expected.backup = Some(db("store"));
     seen(written, &expected).await;
@@ -77,7 +77,7 @@ async fn view_over_base_follows_each_field(bench: Bench) {
     seen(written, &expected).await;
     assert_eq!(stored(&live), ["backup/host", "banner", "limit", "quotas"]);
 
-    // A deleted key falls back to the base, and not to the default of the schema.
+    // A field whose key is deleted has the value of the base, not the default of the schema.
     dir.quotas.entry("s").unwrap().delete().await.unwrap();
     dir.banner.delete().await.unwrap();
     dir.limit.delete().await.unwrap();
@@ -93,7 +93,7 @@ async fn view_over_base_follows_each_field(bench: Bench) {
     .expect("in time");
     assert_eq!(stored(&live), [""; 0]);
 
-    // Other reads do not know the base.
+    // Reads outside of the view do not use the base.
     assert_eq!(dir.get().await.unwrap_err().kind(), ErrorKind::NotFound);
     assert!(dir.name.get().await.unwrap().is_none());
 }
@@ -122,7 +122,8 @@ async fn invalid_stored_value_keeps_last_state_over_base_on_memory() {
     assert_eq!(stored(&live), ["limit"]);
 }
 
-/// A state of the view serves for a compare-and-swap, which writes only what differs from it.
+/// A state of the view can be used in a compare-and-swap, which writes only the differences from
+/// that state.
 #[tokio::test]
 async fn swap_of_state_over_base_writes_differences_on_memory() {
     let bench = Bench { client: Client::connect("memory:").await.unwrap() };
@@ -134,7 +135,7 @@ async fn swap_of_state_over_base_writes_differences_on_memory() {
     next.limit = 7;
     dir.compare_and_swap(&seen, &next).await.unwrap();
     assert_eq!(bench.keys("/config").await.into_keys().collect::<Vec<_>>(), ["limit", "name"]);
-    // The state is out of date now, also for a key that it had from the base.
+    // The old state is out of date now, also for a field that it had from the base.
     next.limit = 8;
     assert_eq!(dir.compare_and_swap(&seen, &next).await.unwrap_err().kind(), ErrorKind::Conflict);
 }

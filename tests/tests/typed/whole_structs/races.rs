@@ -1,8 +1,8 @@
-//! A `set` while another client writes, on the memory store.
+//! A `set` during which another client writes, on the memory store.
 
 use super::*;
 
-/// Runs a `set` while `rival` writes between its read and its first transaction. Returns the
+/// Runs a `set`. Between its read and its first transaction, `rival` writes. Returns the
 /// transactions that the `set` sent.
 async fn raced<F: AsyncFn(&Client)>(before: AsyncFnOf<'_>, rival: F, set: AsyncFnOf<'_>) -> Vec<etcd_typed::store::Txn> {
     let memory = MemoryStore::new();
@@ -43,10 +43,10 @@ fn stored(client: Client, value: App) -> futures_util::future::BoxFuture<'static
     })
 }
 
-/// Whatever another client writes in between, the result is the value of the `set`, and the failure
-/// branch of a transaction contains no write.
+/// If another client writes a key during a `set`, the result is still the value of the `set`. The
+/// failure branch of a transaction contains no write.
 #[tokio::test]
-async fn conflict_overwrites_every_key_on_memory() {
+async fn set_overwrites_concurrent_write_on_memory() {
     let value = App { limit: 2, ..app() };
     for key in ["name", "pool", "old_pool", "note", "backup/host", "backup/tls", "limit"] {
         let sent = raced(
@@ -67,7 +67,7 @@ async fn conflict_overwrites_every_key_on_memory() {
             },
         )
         .await;
-        // Aliases are left where they are while their field has its own key.
+        // The write of an alias is no conflict while the field's own key exists.
         let conflicts = !matches!(key, "old_pool" | "limit");
         assert_eq!(sent.len(), if conflicts { 2 } else { 1 }, "{key}: {sent:?}");
         assert_eq!(sent[0].then.len(), 1, "{key}");
@@ -78,7 +78,7 @@ async fn conflict_overwrites_every_key_on_memory() {
 }
 
 #[tokio::test]
-async fn deleted_key_is_written_again_on_memory() {
+async fn set_restores_key_deleted_meanwhile_on_memory() {
     let value = App { limit: 2, ..app() };
     let sent = raced(
         &|client| stored(client, app()),
@@ -90,7 +90,7 @@ async fn deleted_key_is_written_again_on_memory() {
 }
 
 #[tokio::test]
-async fn keys_of_other_programs_are_no_conflict_on_memory() {
+async fn unknown_key_does_not_conflict_with_set_on_memory() {
     let value = App { limit: 2, ..app() };
     let sent = raced(
         &|client| stored(client, app()),
@@ -104,7 +104,7 @@ async fn keys_of_other_programs_are_no_conflict_on_memory() {
 }
 
 #[tokio::test]
-async fn set_of_maps_removes_entries_of_rivals_on_memory() {
+async fn set_removes_map_entries_added_meanwhile_on_memory() {
     for key in ["quotas/new", "regions/new/host", "regions/eu/tls", "limit"] {
         let mut value = mapped();
         value.quotas.insert("x".to_owned(), 7);
@@ -143,7 +143,8 @@ async fn lost_guard_stops_set_before_it_overwrites_on_memory() {
     let store = HookedStore::new(Arc::new(memory), move |call, store| {
         let (rival, commits) = (rival.clone(), commits.clone());
         async move {
-            // The first transaction is the read under the guard.
+            // The first transaction is the read under the guard. The rival acts before the second
+            // one.
             if matches!(call, Call::Commit(_)) && commits.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 1 {
                 rival.directory("/locks").unwrap().delete_recursive().await?;
                 rival.entry::<String>("/app/name")?.set(&"rival".to_owned()).await?;
@@ -164,7 +165,7 @@ fn counting() -> (CountingStore, Client) {
 }
 
 #[tokio::test]
-async fn cost_of_set_is_a_read_and_a_transaction_on_memory() {
+async fn set_costs_one_read_and_one_transaction_on_memory() {
     let (counting, client) = counting();
     let cost = |range, commit| assert_eq!(counting.take(), Counts { range, commit, ..Counts::default() });
     let dir = client.dir::<App>("/app").unwrap();
@@ -180,9 +181,10 @@ async fn cost_of_set_is_a_read_and_a_transaction_on_memory() {
     cost(0, 1);
 }
 
-/// A part of a struct with a lease is attached to that lease, and left out if it is already.
+/// A `set` of a nested struct attaches its keys to the lease of the outer struct. It does not write
+/// keys that already have their value and that lease.
 #[tokio::test]
-async fn part_of_leased_struct_is_left_out_on_memory() {
+async fn set_of_part_keeps_lease_of_struct_on_memory() {
     let bench = Bench { client: Client::connect("memory:").await.unwrap() };
     let dir = bench.client.dir::<Service>("/service").unwrap();
     let service = Service { address: "a".to_owned(), database: db("d") };
@@ -194,12 +196,12 @@ async fn part_of_leased_struct_is_left_out_on_memory() {
     dir.database.set(&Db { tls: Some(false), ..db("d") }).await.unwrap();
     assert_eq!(bench.changed("/service", &before).await, (vec!["database/tls".to_owned()], 0));
 
-    // The struct loses its lease, and then its part does.
+    // The outer struct becomes permanent, and the next `set` makes its part permanent too.
     let lease_of = async |key: &str| bench.client.entry::<String>(key).unwrap().get().await.unwrap().unwrap().lease();
     dir.address.set(&"b".to_owned()).permanent().await.unwrap();
     dir.database.set(&db("d")).await.unwrap();
     assert_eq!((lease_of("/service/database/host").await, lease_of("/service/database/tls").await), (None, None));
-    // The struct gets one, although no key of its part has any.
+    // The outer struct gets a lease again, and the next `set` attaches its part to that lease.
     dir.address.set(&"b".to_owned()).lease(&lease).await.unwrap();
     dir.database.set(&db("d")).await.unwrap();
     assert_eq!(lease_of("/service/database/host").await, Some(lease.id()));
@@ -207,7 +209,7 @@ async fn part_of_leased_struct_is_left_out_on_memory() {
 }
 
 #[tokio::test]
-async fn set_without_right_to_read_overwrites_on_memory() {
+async fn set_without_right_to_read_writes_all_keys_on_memory() {
     let memory = MemoryStore::new();
     let other = Client::with_store(memory.clone());
     let store = HookedStore::new(Arc::new(memory), |call, store| async move {
@@ -223,9 +225,9 @@ async fn set_without_right_to_read_overwrites_on_memory() {
 }
 
 #[tokio::test]
-async fn set_with_too_many_conditions_overwrites_on_memory() {
-    // Five conditions are necessary, on three keys that are left out and on two that are absent, and
-    // those of the guard.
+async fn set_with_too_many_conditions_writes_all_keys_on_memory() {
+    // To write only the difference, the transaction needs a condition on each of three unchanged
+    // keys and two absent keys, and those of the guard.
     for (limit, written) in [(6, 4), (10, 1)] {
         let bench = Bench { client: Client::with_store(MemoryStore::new().with_limits(limit, 1_000_000)) };
         let lock = bench.client.lock("/locks/a").acquire().await.unwrap();

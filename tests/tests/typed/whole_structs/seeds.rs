@@ -1,4 +1,4 @@
-//! `Dir::seed`.
+//! `Dir::seed`, which creates the missing keys of a struct.
 
 use super::*;
 
@@ -8,7 +8,8 @@ etcd_typed_tests::on_every_store! { "seeds":
     seed_of_optional_struct_completes_it
 }
 
-/// Seeds in one transaction where the store has any, and returns the names of the written keys.
+/// Seeds the directory, in one transaction if the store has transactions. Returns the names of the
+/// written keys.
 pub(super) async fn seed<S: EtcdSchema>(bench: &Bench, dir: &etcd_typed::Dir<S>, value: &S) -> Vec<String> {
     let seeded = match bench.client.store().capabilities().transactions {
         true => dir.seed(value).await.unwrap(),
@@ -33,7 +34,7 @@ async fn seed_creates_only_missing_fields(bench: Bench) {
     assert_eq!(seed(&bench, &dir, &App { limit: 99, ..value.clone() }).await, [""; 0]);
     assert_eq!(bench.keys("/app").await, before);
 
-    // A required key that was deleted comes back. A value that cannot be read stays.
+    // `seed` creates a deleted required key again, and keeps a value that cannot be read.
     dir.name.delete().await.unwrap();
     bench.put("/app/limit", "many").await;
     assert_eq!(seed(&bench, &dir, &value).await, ["name"]);
@@ -52,7 +53,7 @@ async fn seed_fills_only_empty_maps(bench: Bench) {
     let now = dir.get().await.unwrap();
     assert_eq!((now.quotas.len(), now.regions.len()), (1, 1));
 
-    // Keys in a map's directory that are no entries are not the map's.
+    // A map counts as empty if its directory has only keys that are not entries.
     dir.quotas.set(&BTreeMap::new()).non_atomic().await.unwrap();
     bench.put("/app/quotas/foreign/key", "x").await;
     assert_eq!(seed(&bench, &dir, &mapped()).await.len(), 2);
@@ -69,7 +70,7 @@ async fn seed_of_optional_struct_completes_it(bench: Bench) {
 }
 
 #[tokio::test]
-async fn seed_costs_a_read_and_a_transaction_on_memory() {
+async fn seed_costs_one_read_and_one_transaction_on_memory() {
     let counting = CountingStore::new(Arc::new(MemoryStore::new()));
     let client = Client::with_store(counting.clone());
     let cost = |range, commit| assert_eq!(counting.take(), Counts { range, commit, ..Counts::default() });
@@ -80,7 +81,7 @@ async fn seed_costs_a_read_and_a_transaction_on_memory() {
     cost(1, 0);
 }
 
-/// Of many instances that start at once, each key is written by one.
+/// If many instances seed at once, only one of them writes each key.
 #[tokio::test]
 async fn concurrent_seeds_write_each_key_once_on_memory() {
     let memory = MemoryStore::new();
@@ -103,7 +104,7 @@ async fn concurrent_seeds_write_each_key_once_on_memory() {
     assert_eq!(now.quotas.len(), 3);
 }
 
-/// What another client creates between the read and the transaction stays.
+/// Another client creates a key between the read and the transaction of the `seed`.
 #[tokio::test]
 async fn seed_keeps_what_another_client_creates_on_memory() {
     for key in ["limit", "quotas/z", "regions/ap/host"] {
@@ -135,7 +136,7 @@ async fn seed_keeps_what_another_client_creates_on_memory() {
 }
 
 #[tokio::test]
-async fn seed_joins_lease_of_struct_on_memory() {
+async fn seed_attaches_new_keys_to_lease_of_struct_on_memory() {
     let client = Client::connect("memory:").await.unwrap();
     let dir = client.dir::<App>("/app").unwrap();
     let lease = client.lease(LONG).await.unwrap();
@@ -149,7 +150,7 @@ async fn seed_joins_lease_of_struct_on_memory() {
 }
 
 #[tokio::test]
-async fn seed_requires_its_guard_on_memory() {
+async fn seed_under_lost_guard_is_refused_on_memory() {
     let client = Client::connect("memory:").await.unwrap();
     let lock = client.lock("/locks/a").acquire().await.unwrap();
     let dir = client.dir::<App>("/app").unwrap();

@@ -1,5 +1,5 @@
-//! A view and its model. The model consists of the results of all reads, and determines what the
-//! view may show.
+//! A view and its model. The model consists of the results of all reads, and determines the states
+//! that the view may show.
 
 use super::*;
 

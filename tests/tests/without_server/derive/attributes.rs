@@ -6,7 +6,7 @@ use etcd_typed::{Client, EtcdSchema, Schema};
 
 use super::{keys, memory, problems, put, stored};
 
-/// A new store, and a handle of `/a` in it.
+/// Returns a client of a new store, and a handle of `/a` in it.
 async fn open<S: EtcdSchema>() -> (Client, S::Handle) {
     let client = memory().await;
     let handle = client.dir::<S>("/a").unwrap();
@@ -38,7 +38,7 @@ async fn rename_takes_precedence_over_aliases() {
 }
 
 #[test]
-fn rename_all_knows_every_case() {
+fn rename_all_supports_every_case() {
     macro_rules! segment {
         ($case:literal) => {{
             #[derive(EtcdSchema)]
@@ -120,7 +120,7 @@ struct Forms {
 }
 
 #[tokio::test]
-async fn json_and_with_define_stored_form() {
+async fn json_and_with_attributes_define_stored_form() {
     let (client, cfg) = open::<Forms>().await;
     let value = Forms {
         mask: 255,

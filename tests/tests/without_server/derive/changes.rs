@@ -1,4 +1,4 @@
-//! The derived change enum: which variant a change of each key gives.
+//! The derived change enum: each key's change is reported as the variant of its field.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -58,7 +58,7 @@ async fn change(client: &Client, changes: &mut Changes<AllChange, All>, key: &st
 }
 
 #[tokio::test]
-async fn each_field_has_its_variant() {
+async fn change_of_each_field_has_its_own_variant() {
     let (client, mut changes) = watched().await;
     let mut next = async |key, value| change(&client, &mut changes, key, value).await;
     assert!(matches!(next("/a/leaf", "1").await, AllChange::Leaf(c) if c.is_created() && c.new == Some(1)));

@@ -70,7 +70,7 @@ fn checkout() -> Checkout {
 }
 
 #[tokio::test]
-async fn struct_is_stored_as_people_type_it() {
+async fn struct_is_stored_as_readable_text() {
     let client = memory().await;
     let cfg = CheckoutDir::open(&client, "prod").unwrap();
     cfg.set(&checkout()).await.unwrap();
@@ -92,7 +92,7 @@ async fn struct_is_stored_as_people_type_it() {
 }
 
 #[tokio::test]
-async fn text_as_people_type_it_is_read() {
+async fn hand_written_text_is_read() {
     let client = memory().await;
     for (key, value) in [
         ("/prod/checkout/timeout", "1m 30s\n"),
@@ -143,7 +143,7 @@ async fn one_error_lists_every_problem() {
 }
 
 #[tokio::test]
-async fn each_field_has_its_handle() {
+async fn each_field_has_its_own_handle() {
     let client = memory().await;
     let cfg = CheckoutDir::open(&client, "prod").unwrap();
     cfg.rate_limit.set(&7).await.unwrap();

@@ -84,7 +84,7 @@ async fn every_kind_of_field_may_be_generic() {
     let _: Option<AllChange<String, u32, Leaf, bool>> = None;
 }
 
-/// Uses the handle, the struct and the change enum with no bounds but those of the fields.
+/// Uses the handle, the struct and the change enum. Needs no other bounds than those of the fields.
 async fn generic<V>(value: V) -> Wrapper2<V>
 where
     V: EtcdValue + Clone + Debug + PartialEq + Send + Sync + 'static,

@@ -1,5 +1,5 @@
-//! Names: raw identifiers, clashes with generated code, visibility, parameters of the prefix, and
-//! another path to the crate.
+//! Names: raw identifiers, clashes with generated code, visibility, parameters in the prefix, and
+//! another path to this crate.
 
 use etcd_typed::{EtcdSchema, EtcdValue, Schema};
 
@@ -104,7 +104,7 @@ struct Fixed {
 }
 
 #[tokio::test]
-async fn prefix_needs_no_parameters() {
+async fn prefix_may_have_no_parameters() {
     let client = memory().await;
     assert_eq!(RootDir::open(&client).unwrap().a.key().as_str(), "/a");
     assert_eq!(FixedDir::open(&client).unwrap().a.key().as_str(), "/fixed/50%/a");

@@ -1,7 +1,7 @@
-//! Generated code uses absolute paths: it compiles without the prelude, and in a module where the
-//! usual names mean something else.
+//! Generated code uses absolute paths. So it compiles without the prelude, and in a module where
+//! names such as `Result` have another meaning.
 
-/// A module with nothing in scope.
+/// A module without any names in scope.
 #[no_implicit_prelude]
 mod nothing {
     #[derive(::etcd_typed::EtcdSchema, ::core::clone::Clone, ::core::fmt::Debug, ::core::cmp::PartialEq)]
@@ -66,7 +66,7 @@ mod raw {
 }
 
 #[tokio::test]
-async fn derive_works_without_prelude() {
+async fn derived_struct_compiles_without_prelude() {
     let client = super::memory().await;
     let cfg = nothing::AllDir::open(&client, "x").unwrap();
     let inner = || nothing::Inner { inner: true };
@@ -90,7 +90,7 @@ async fn derive_works_without_prelude() {
     assert_eq!(*cfg.get().await.unwrap(), value);
 }
 
-/// A module in which the usual names mean something else.
+/// A module in which names of the prelude have another meaning.
 #[allow(dead_code, non_camel_case_types)]
 mod others {
     pub struct Result;
@@ -130,7 +130,7 @@ mod others {
 }
 
 #[tokio::test]
-async fn derive_works_with_shadowed_names() {
+async fn derived_struct_compiles_with_shadowed_names() {
     let client = super::memory().await;
     let cfg = others::ShadowedDir::open(&client, 1).unwrap();
     super::put(&client, "/1/b", "[]").await;

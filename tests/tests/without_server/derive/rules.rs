@@ -233,7 +233,7 @@ fn limited() -> Limited {
 }
 
 #[tokio::test]
-async fn limits_are_checked_before_a_write() {
+async fn write_checks_limits() {
     let client = memory().await;
     let dir = client.dir::<Limited>("/l").unwrap();
     dir.set(&limited()).await.unwrap();
@@ -270,7 +270,7 @@ async fn limits_are_checked_before_a_write() {
 }
 
 #[tokio::test]
-async fn limits_are_checked_by_a_read() {
+async fn read_checks_limits() {
     let client = memory().await;
     let dir = client.dir::<Limited>("/l").unwrap();
     dir.set(&limited()).await.unwrap();
@@ -378,7 +378,7 @@ fn stable(version: &Stable) -> Result<(), &'static str> {
     if version.0 >= 1.0 { Ok(()) } else { Err("0 is not stable") }
 }
 
-/// Serde converts it in the same way.
+/// A grade, stored as 1 or 2. serde uses the same conversion.
 #[derive(EtcdValue, serde::Serialize, serde::Deserialize, Clone, Debug, PartialEq)]
 #[serde(try_from = "u8", into = "u8")]
 #[etcd(try_from = u8)]
@@ -409,7 +409,7 @@ impl From<Grade> for u8 {
 }
 
 #[test]
-fn etcd_conversion_is_allowed_beside_that_of_serde() {
+fn etcd_and_serde_may_both_use_try_from() {
     assert_eq!(Grade::High.encode().unwrap(), "2");
     assert_eq!(Grade::decode(b"1"), Ok(Grade::Low));
     assert_eq!(Grade::decode(b"3").unwrap_err().to_string(), "a grade is 1 or 2");
@@ -454,7 +454,7 @@ async fn newtypes_validate_on_write_and_read() {
         dir.even.set(&Even { number: 1 }).await.unwrap_err(),
         dir.port.set(&Port(0)).await.unwrap_err(),
         dir.stable.set(&Stable(0.1)).await.unwrap_err(),
-        // A value that reading would change.
+        // A value that would be read back as another value.
         dir.name.set(&Name { name: "Ä".to_owned(), length: 2 }).await.unwrap_err(),
     ] {
         assert_eq!(error.kind(), ErrorKind::Encode, "{error}");

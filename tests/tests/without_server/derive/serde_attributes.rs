@@ -1,4 +1,4 @@
-//! Attributes of serde are read as serde reads them.
+//! serde attributes have the same meaning for this library as for serde.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -33,7 +33,7 @@ struct Names {
 }
 
 #[tokio::test]
-async fn serde_names_are_segments_and_etcd_wins() {
+async fn etcd_names_override_serde_names() {
     let (client, cfg) = open::<Names>().await;
     let value = Names { max_size: 1, min_size: 2, same: 3, other: 4, r#type: 5, two: 6 };
     cfg.set(&value).await.unwrap();
@@ -129,7 +129,7 @@ async fn none_is_refused_where_default_is_some() {
 }
 
 #[tokio::test]
-async fn changes_show_default_of_option() {
+async fn change_contains_default_of_option() {
     let (_client, cfg) = open::<Defaults>().await;
     let mut changes = cfg.watch().await.unwrap();
     cfg.some.set(&1).await.unwrap();
@@ -205,7 +205,7 @@ struct Flat {
 }
 
 #[tokio::test]
-async fn container_default_gives_defaults_of_fields() {
+async fn serde_default_of_struct_applies_to_fields() {
     let (client, cfg) = open::<Container>().await;
     let read = cfg.get().await.unwrap().into_inner();
     assert_eq!(read, Container { bare: 0, path: 5, own: 8, ..Container::default() });
@@ -230,7 +230,7 @@ struct Generic<T: Default> {
 }
 
 #[tokio::test]
-async fn container_default_works_in_generic_struct() {
+async fn serde_default_applies_to_generic_struct() {
     let (_client, cfg) = open::<Generic<u32>>().await;
     assert_eq!(*cfg.get().await.unwrap(), Generic::default());
 }
@@ -250,7 +250,7 @@ struct CatchAll {
 }
 
 #[tokio::test]
-async fn flattened_map_is_stored_as_etcd_says() {
+async fn etcd_attribute_decides_storage_of_flattened_map() {
     let (client, cfg) = open::<CatchAll>().await;
     let extra = HashMap::from([("a".to_owned(), json!(1))]);
     let labels = BTreeMap::from([("x".to_owned(), "y".to_owned())]);
@@ -258,7 +258,7 @@ async fn flattened_map_is_stored_as_etcd_says() {
     assert_eq!(stored(&client).await, keys(&[("known", "1"), ("extra", "{\"a\":1}"), ("labels/x", "y")]));
 }
 
-/// As the crate `humantime_serde` does it, for a value and for an `Option` of one.
+/// A module like the crate `humantime_serde`, for a duration and for an `Option` of a duration.
 mod human {
     use std::time::Duration;
 
@@ -333,7 +333,7 @@ fn modules() -> Modules {
 }
 
 #[tokio::test]
-async fn serde_modules_make_the_text() {
+async fn serde_modules_define_stored_text() {
     let (client, cfg) = open::<Modules>().await;
     cfg.set(&modules()).await.unwrap();
     let json = "{\"secs\":1,\"nanos\":0}";
@@ -357,7 +357,7 @@ struct LimitedModule {
 }
 
 #[tokio::test]
-async fn limits_are_shown_in_the_form_of_the_module() {
+async fn limits_are_described_in_text_of_serde_module() {
     let (client, cfg) = open::<LimitedModule>().await;
     let seconds = Duration::from_secs;
     cfg.set(&LimitedModule { timeout: seconds(60), idle: Some(seconds(5)) }).await.unwrap();
@@ -367,7 +367,7 @@ async fn limits_are_shown_in_the_form_of_the_module() {
 }
 
 #[tokio::test]
-async fn value_that_module_changes_is_refused() {
+async fn value_changed_by_serde_module_is_refused() {
     let (client, cfg) = open::<Modules>().await;
     let refused = cfg.set(&Modules { timeout: Duration::from_millis(1500), ratio: 2.5, ..modules() }).await.unwrap_err();
     let reason = "reading its stored form returns another value";
@@ -491,7 +491,7 @@ fn variants_have_their_serde_names() {
     assert_eq!(Named { value: 80 }.encode().unwrap(), "80");
 }
 
-/// Without serde in the derive list: the attributes alone are read.
+/// A struct with serde attributes that does not derive serde's traits.
 #[derive(EtcdSchema, Debug, PartialEq)]
 struct WithoutSerde {
     #[serde(rename = "other", default)]
@@ -515,7 +515,7 @@ struct OneDirection {
 }
 
 #[tokio::test]
-async fn etcd_attribute_stores_what_serde_only_reads() {
+async fn field_that_serde_never_writes_can_be_stored() {
     let (client, cfg) = open::<OneDirection>().await;
     cfg.set(&OneDirection { password: "p".to_owned(), note: None }).await.unwrap();
     assert_eq!(stored(&client).await, keys(&[("password", "p")]));

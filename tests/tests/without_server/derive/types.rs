@@ -72,7 +72,7 @@ async fn lists_are_json_arrays_in_one_key() {
     put(&client, "/lists/levels", "debug, very_loud").await;
     let refused = dir.get().await.unwrap_err();
     assert_eq!(reasons(&refused), [r#"not a JSON array; write `["debug","very_loud"]`"#]);
-    // An array that is formatted by hand stands for the same value, so nothing is written.
+    // An array with other white space is the same value, so nothing is written.
     put(&client, "/lists/levels", "[ \"very_loud\", \"debug\" ]").await;
     dir.update(|read| *read = lists()).await.unwrap();
     assert_eq!(stored(&client).await["lists/levels"], "[ \"very_loud\", \"debug\" ]");
@@ -143,7 +143,7 @@ async fn pointers_are_stored_like_their_values() {
         ])
     );
     assert_eq!(*dir.get().await.unwrap(), value);
-    // The handles are those of the structs, without the pointers.
+    // The handle of a pointer to a struct is that of the struct.
     dir.pool.size.set(&7).await.unwrap();
     dir.by_name.dir("x").unwrap().set(&pool(8)).await.unwrap();
     let mut changes = dir.watch().await.unwrap();
@@ -209,12 +209,12 @@ struct Texts {
     own: Own,
 }
 
-/// A newtype of a type that has a text, without one of its own.
+/// A newtype that uses the text of its inner type.
 #[derive(EtcdValue, Clone, Debug, PartialEq)]
 #[etcd(text)]
 struct Wrapped(Version);
 
-/// A type with a text of its own, which is not that of its value.
+/// A newtype with its own text, which differs from that of its inner type.
 #[derive(EtcdValue, Clone, Debug, PartialEq)]
 #[etcd(text)]
 struct Own(Version);
@@ -277,7 +277,7 @@ struct Lossy {
 }
 
 #[tokio::test]
-async fn text_that_loses_the_value_is_refused() {
+async fn value_that_its_text_cannot_restore_is_refused() {
     let dir = memory().await.dir::<Lossy>("/l").unwrap();
     let refused = dir.heat.set(&Rounded(0.5)).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Encode);

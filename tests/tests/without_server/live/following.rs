@@ -1,4 +1,4 @@
-//! How a program follows a view: it waits for a revision, for a change or for a part of the state.
+//! Waiting on a view: for a revision, for a change, or for a change of a part of the state.
 
 use super::*;
 
@@ -23,8 +23,8 @@ async fn wait_for_revision_covers_other_keys() {
 async fn view_never_shows_states_before_awaited_revision() {
     let bench = bench();
     let (dir, mut live) = bench.open().await;
-    // A key is created and deleted while the watch is cut. A read proves that nothing differs
-    // before the watch reports the two changes.
+    // A key is created and deleted while the watch is cut. Before the watch reports these two
+    // changes, a read finds that the state is the same as before.
     bench.store.faults().fail(Calls::Watches, 5, ErrorKind::Unavailable);
     bench.store.faults().drop_connections();
     dir.pool.wait.set(&7).await.unwrap();
@@ -42,7 +42,8 @@ async fn view_never_shows_states_before_awaited_revision() {
 async fn new_view_is_no_older_than_its_call() {
     let bench = bench();
     let (dir, first) = bench.open().await;
-    // The watch is cut and not resumed, so the first view is behind and reports that.
+    // The watch is cut and not resumed, so the first view misses a change and reports that it is
+    // degraded.
     bench.store.faults().fail(Calls::Watches, 3, ErrorKind::Unavailable);
     bench.store.faults().drop_connections();
     dir.pool.size.set(&9).await.unwrap();
@@ -184,7 +185,7 @@ async fn wait_for_revision_wakes_once_reached() {
         }
         if written == 3 {
             assert_eq!(soon(waits_for_first.as_mut()).await.unwrap().get("k"), Some(&3));
-            // This woke both tasks; the second one polls again.
+            // This step woke both tasks. The second task polls again.
             assert_eq!((count(&first), count(&last)), (1, 1));
             let waker = Waker::from(last.clone());
             assert!(waits_for_last.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());

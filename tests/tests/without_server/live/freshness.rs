@@ -1,4 +1,5 @@
-//! How a view notices what its watch does not report, and what it says about its age.
+//! How a view notices changes that its watch does not report, and how it reports the age of its
+//! state.
 
 use super::*;
 
@@ -123,7 +124,7 @@ async fn silent_watch_is_detected() {
     assert_eq!(soon(live.wait_for_revision(written.modified())).await.unwrap_err().problems()[0].kind, ProblemKind::Missing);
 }
 
-/// The read that the views share proves nothing of a view that is behind it.
+/// The views share one read, which does not prove that a view with an older state is up to date.
 #[tokio::test(start_paused = true)]
 async fn one_silent_watch_of_many_is_detected() {
     let bench = bench();
@@ -160,8 +161,8 @@ async fn idle_directory_of_busy_store_stays_fresh() {
     assert!(counts.range <= 22 && counts.watch == 0, "two requests per ten seconds: {counts:?}");
 }
 
-/// The answers of these reads do not grow with the directory, and the larger it is, the less often
-/// the server reads it.
+/// The size of the answers does not depend on the size of the directory. The larger the directory
+/// is, the less often the server must read it.
 #[tokio::test(start_paused = true)]
 async fn large_idle_directory_of_busy_store_stays_fresh() {
     for keys in [0, 5, 10_001, 40_000] {
@@ -185,7 +186,7 @@ async fn large_idle_directory_of_busy_store_stays_fresh() {
         let (largest, of_all) = bench.answers.take();
         let most = usize::try_from(SECONDS / u32::try_from(period.as_secs()).unwrap()).unwrap() + 1;
         assert!(largest <= 1 && of_all <= most, "{keys} keys: an answer with {largest} keys, {of_all} reads of the directory");
-        // `wait_for_revision` does not wait for the end of the period.
+        // `wait_for_revision` does not wait for the next periodic read.
         let elsewhere = bench.put("/other", "y").await;
         assert_eq!(soon(live.wait_for_revision(elsewhere)).await.unwrap().len(), keys as usize);
         assert!(live.staleness() < Duration::from_secs(1));

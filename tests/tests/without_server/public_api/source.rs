@@ -15,7 +15,7 @@ type Place = (String, String);
 pub(super) struct Source(BTreeMap<String, Vec<Item>>);
 
 impl Source {
-    /// Reads a crate from the file of its root.
+    /// Reads a crate from its root file.
     pub(super) fn read(root: &Path) -> Self {
         let mut source = Self(BTreeMap::new());
         source.read_file(root, root.parent().unwrap(), "");
@@ -36,7 +36,7 @@ impl Source {
         let text = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let items = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display())).items;
         for item in &items {
-            // A module with `#[path]` stands in for another one, which has the same public items.
+            // A module with `#[path]` replaces another module, which has the same public items.
             if let Item::Mod(child) = item
                 && child.content.is_none()
                 && !is_test(&child.attrs)
@@ -62,7 +62,7 @@ impl Source {
         self.0.insert(module.to_owned(), items);
     }
 
-    /// One line for each public item that can be reached from the root, sorted.
+    /// Returns one line for each public item that can be reached from the root, sorted.
     pub(super) fn public_items(&self) -> Vec<String> {
         let mut lines = Vec::new();
         let named = self.named();
@@ -96,13 +96,14 @@ impl Source {
         lines
     }
 
-    /// The names of the public structs and enums, as they are declared.
+    /// Returns the names of the public structs and enums, as they are declared.
     pub(super) fn public_types(&self) -> BTreeSet<String> {
         let places = self.named().into_keys();
         places.filter(|place| matches!(self.item(place), Some(Item::Struct(_) | Item::Enum(_)))).map(|(_, name)| name).collect()
     }
 
-    /// Every public item by its place, with its shortest public path and the number of its segments.
+    /// Returns every public item by its place, with its shortest public path and the number of
+    /// segments in this path.
     fn named(&self) -> BTreeMap<Place, (String, usize)> {
         let mut named = BTreeMap::new();
         self.collect("", "", 1, &mut named);
@@ -124,7 +125,7 @@ impl Source {
             }
             if let Item::Use(import) = item {
                 for (name, place) in imports(&import.tree, &[]) {
-                    // A name of another crate is not declared here.
+                    // A name of another crate is not declared in this crate.
                     let external = || Some((place[..place.len() - 1].join("::"), place.last()?.clone()));
                     if let Some(place) = self.resolve_path(module, &place).or_else(external) {
                         note(place, &name);
@@ -146,13 +147,14 @@ impl Source {
         self.0.get(module)?.iter().find(|item| !matches!(item, Item::Use(_)) && name(item).as_ref() == Some(wanted))
     }
 
-    /// Where the type of an `impl` is declared.
+    /// Returns where the type of an `impl` is declared.
     fn target(&self, module: &str, of: &Type) -> Option<Place> {
         let Type::Path(path) = of else { return None };
         self.resolve_path(module, &segments(&path.path))
     }
 
-    /// Where a name that a module uses is declared. `None` for names of other crates.
+    /// Returns where a name that a module uses is declared. Returns `None` for names of other
+    /// crates.
     fn resolve(&self, module: &str, wanted: &str) -> Option<Place> {
         let place = (module.to_owned(), wanted.to_owned());
         if self.item(&place).is_some() {
@@ -180,13 +182,13 @@ impl Source {
     }
 }
 
-/// Whether a trait is declared in this crate and is not public, so that nobody outside sees it.
+/// Returns whether a trait is declared in this crate and is not public.
 fn is_hidden_trait(source: &Source, module: &str, of: &syn::Path) -> bool {
     let place = source.resolve_path(module, &segments(of));
     place.is_some_and(|place| source.item(&place).is_some() && !source.named().contains_key(&place))
 }
 
-/// The lines of one item, without its methods.
+/// Returns the lines of an item, without its methods.
 fn described(path: &str, item: &Item) -> Vec<String> {
     let mut item = item.clone();
     let mut lines = Vec::new();
@@ -266,7 +268,7 @@ fn public_field(path: &str, at: usize, field: &Field) -> Option<String> {
     public.then(|| format!("{path}::{name}: {}pub {}", prefix(&field.attrs), type_text(&field.ty)))
 }
 
-/// The line of a public method or constant. `attrs` are those of the `impl`.
+/// Returns the line of a public method or constant. `attrs` are the attributes of the `impl`.
 fn method(path: &str, item: &ImplItem, attrs: &[Attribute]) -> Option<String> {
     let (visibility, own, name, text) = match item {
         ImplItem::Fn(item) => (&item.vis, &item.attrs, &item.sig.ident, signature(item.sig.clone())),
@@ -290,7 +292,7 @@ fn prefix(attrs: &[Attribute]) -> String {
     printed(syn::parse_quote!(#(#attrs)* struct S;)).trim_end_matches("struct S;").to_owned()
 }
 
-/// An item in one line.
+/// Formats an item in one line.
 fn printed(item: Item) -> String {
     let text = prettyplease::unparse(&File { shebang: None, frontmatter: None, attrs: Vec::new(), items: vec![item] });
     let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -300,7 +302,7 @@ fn printed(item: Item) -> String {
     line
 }
 
-/// The attributes that belong to the API.
+/// Returns the attributes that belong to the API.
 fn kept(attrs: &[Attribute]) -> Vec<Attribute> {
     let known = ["cfg", "deprecated", "derive", "non_exhaustive"];
     let mut kept: Vec<_> = attrs.iter().filter(|attr| known.iter().any(|known| attr.path().is_ident(known))).cloned().collect();
@@ -343,7 +345,7 @@ fn name(item: &Item) -> Option<String> {
     })
 }
 
-/// The names that a `use` brings in, each with its path.
+/// Returns the names that a `use` imports, each with its path.
 fn imports(tree: &UseTree, before: &[String]) -> Vec<(String, Vec<String>)> {
     let with = |name: &syn::Ident| before.iter().cloned().chain([name.to_string()]).collect::<Vec<_>>();
     match tree {

@@ -1,4 +1,4 @@
-//! Which public types may move to another thread (`Send`) and be shared by threads (`Sync`).
+//! Checks which public types may move to another thread (`Send`) and be shared by threads (`Sync`).
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -29,8 +29,8 @@ struct Config {
     limit: u32,
 }
 
-/// Whether a type is `Send` and `Sync`. For a type that is, the constant of the type wins over that of
-/// the trait.
+/// Shows whether a type is `Send` and `Sync`. For such a type, the constants of this struct's own
+/// `impl` take precedence over those of the trait [`Not`].
 struct Of<T>(PhantomData<T>);
 
 #[allow(dead_code, reason = "every public type is `Send`")]
@@ -49,12 +49,12 @@ impl<T: Sync> Of<T> {
     const SYNC: bool = true;
 }
 
-/// The name of each type, and whether it is `Send` and `Sync`.
+/// Returns the name of each type, and whether it is `Send` and `Sync`.
 macro_rules! threads {
     ($($ty:ty),* $(,)?) => { [$((stringify!($ty), (Of::<$ty>::SEND, Of::<$ty>::SYNC))),*] };
 }
 
-/// The types that only one thread at a time can use. All others are `Sync`.
+/// The types that only one thread at a time can use. All other types are `Sync`.
 const SEND_ONLY: [&str; 14] = [
     "Changes",
     "Decoder",

@@ -1,4 +1,4 @@
-//! Writes that meet another write or a lost reply.
+//! Writes that conflict with another write, or whose reply is lost.
 
 use super::*;
 

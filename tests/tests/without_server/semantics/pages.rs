@@ -35,7 +35,7 @@ async fn stream_pages_share_one_revision() {
 
 const ENTRIES: u32 = 60_100;
 
-/// A store with these entries, a counting wrapper, and a map of them.
+/// Returns a store with these entries, its counting wrapper, and the map of the entries.
 async fn map_of(names: impl Iterator<Item = String>) -> (MemoryStore, CountingStore, EntryMap<String, u32>) {
     let store = MemoryStore::new();
     let puts: Vec<_> = names.map(|name| Op::put(&Key::parse(&format!("/many/{name}")).unwrap(), "1".into())).collect();
@@ -50,15 +50,15 @@ fn number(number: u32) -> String {
     format!("{number:05}")
 }
 
-/// A map with more entries than one page of a read. Each read takes 50 ms.
+/// Returns a map with more entries than one page of a read has. Each read takes 50 ms.
 async fn map_of_many_pages() -> (MemoryStore, CountingStore, EntryMap<String, u32>) {
     let map = map_of((0..ENTRIES).map(number)).await;
     map.0.faults().delay(Calls::Reads, Duration::from_millis(50));
     map
 }
 
-/// Writes the first and the last entry in one transaction, while a read that just started waits for
-/// the pages after the first one.
+/// Writes the first and the last entry in one transaction, at a time when a read that just started
+/// waits for its second page.
 async fn write_between_pages(store: &MemoryStore) {
     tokio::time::sleep(Duration::from_millis(75)).await;
     let then = [0, ENTRIES - 1].map(|last| Op::put(&Key::parse(&format!("/many/{}", number(last))).unwrap(), "2".into())).into();

@@ -1,4 +1,4 @@
-//! The handle and the change enum keep what the struct says about its fields.
+//! The handle and the change enum keep the visibility and the attributes of the struct's fields.
 
 #![deny(deprecated, unused)]
 #![allow(unreachable_pub, reason = "the struct stands for one of a library")]
@@ -64,9 +64,9 @@ async fn handle_and_change_keep_visibility_and_attributes() {
     handle.address.set("10.0.0.7").await.unwrap();
 }
 
-/// The derive of a struct in another crate: the private field is in the table, as it is stored.
+/// The schema table lists private fields too, since they are stored.
 #[test]
-fn private_fields_are_in_the_table() {
+fn private_fields_are_in_schema_table() {
     let names: Vec<&str> = <config::Server as etcd_typed::Schema>::TABLE.fields.iter().map(|field| field.name).collect();
     assert_eq!(names, ["port", "threads", "retries", "address", "max_idle", "limit"]);
 }
@@ -79,7 +79,7 @@ struct Unused {
 }
 
 #[test]
-fn derive_itself_uses_no_deprecated_item() {
+fn derived_code_uses_no_deprecated_item() {
     #[allow(deprecated, reason = "constructs the field")]
     let unused = Unused { old: 1 };
     assert!(format!("{unused:?}").contains("old"));
