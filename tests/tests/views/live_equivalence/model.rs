@@ -222,7 +222,7 @@ where
                     let shown = self.shown(state);
                     prop_assert!(self.is(&shown, read), "{} has {shown:?} at {:?}, a read returns {read:?}", self.name, situation.revision);
                 }
-                (Err(error), Err(_)) => prop_assert!(is_expected(&error), "{error}"),
+                (Err(error), Err(_)) => prop_assert!(is_expected(error), "{error}"),
                 (reached, read) => {
                     prop_assert!(false, "{} has {:?}, a read returns {read:?}", self.name, reached.as_ref().map(|state| self.shown(state)))
                 }
