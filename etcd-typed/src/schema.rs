@@ -389,23 +389,13 @@ where
 /// The stored form of a value: bytes by relative key.
 pub(crate) type Encoded = BTreeMap<String, Bytes>;
 
-/// Encodes a struct to be written, and runs every validation.
-///
-/// # Errors
-///
-/// `Invalid`, with every field that has no stored form or fails its validation, and every map entry
-/// or optional directory that would have no key.
-#[cfg(test)]
-pub(crate) fn encode<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
-    encode_over(directory, None, value, false)
-}
-
 /// Encodes a struct for a write that changes only the values that differ from `old`. `present`:
 /// true if the struct exists only while it has at least one key.
 ///
 /// # Errors
 ///
-/// The errors of [`encode`], and of [`encode_present`] if `present`.
+/// `Invalid`, with every field that has no stored form or fails its validation, and every map entry
+/// or optional directory that would have no key. If `present`, also if the struct has no key.
 pub(crate) fn encode_over<S: Schema>(directory: &Key, old: Option<&Encoded>, value: &S, present: bool) -> Result<Encoded> {
     let mut encoder = Encoder::new(directory, Validation::Run).keeping(old);
     if present {
@@ -420,7 +410,7 @@ pub(crate) fn encode_over<S: Schema>(directory: &Key, old: Option<&Encoded>, val
 ///
 /// # Errors
 ///
-/// The errors of [`encode`], and `Invalid` if the struct has no key.
+/// The errors of [`encode_over`].
 pub(crate) fn encode_present<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
     encode_over(directory, None, value, true)
 }

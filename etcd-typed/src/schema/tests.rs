@@ -54,6 +54,10 @@ fn says_all(beside: &Beside) -> Result<(), String> {
     if beside.pin == 77 { Err(format!("{beside:?}")) } else { Ok(()) }
 }
 
+fn encode<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
+    encode_over(directory, None, value, false)
+}
+
 fn good() -> App {
     App {
         low: 2,
