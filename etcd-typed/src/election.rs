@@ -163,7 +163,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         queue.acquire(value).await.map(Leader::of)
     }
 
-    /// Leads if there is no leader and no other candidate; otherwise returns `None`.
+    /// Becomes the leader if no leader and no other candidate exists. Otherwise returns `None`
+    /// without waiting.
     ///
     /// # Errors
     ///

@@ -308,10 +308,10 @@ pub struct Holder {
     pub fence: Revision,
     /// The lease of the key. On v2 it is derived from the key's name, since v2 has no leases.
     pub lease: LeaseId,
-    /// The holder's information, as stored. Programs that use Go's package and `etcdctl` store no
-    /// information, so this is empty for them.
+    /// The information that the holder or waiter stored in its key. Empty for Go's package and
+    /// `etcdctl`, which store no information.
     pub info: String,
-    /// The information, parsed. `None` if it does not have this library's default form.
+    /// The parsed information. `None` if the information is not in this library's default form.
     pub process: Option<Process>,
 }
 

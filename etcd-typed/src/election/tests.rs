@@ -173,7 +173,7 @@ async fn every_call_refuses_an_empty_name() {
 
 /// etcd 3.7 omits the leases from answers without values.
 #[tokio::test(start_paused = true)]
-async fn candidate_waits_when_key_only_reads_hide_leases() {
+async fn candidate_waits_if_keys_only_response_omits_lease() {
     let store = MemoryStore::new();
     store.faults().hide_leases_of_keys_only(true);
     let client = Client::with_store(store);

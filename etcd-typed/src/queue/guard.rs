@@ -310,8 +310,8 @@ mod tests {
     use crate::runtime::sleep;
     use crate::store::RangeReply;
 
-    /// A guarded write may still use the claim of a lock after its release. It must not end the
-    /// lease, which the next lock uses.
+    /// After the release of a lock, a guarded write may still have the lock's claim. Checking this
+    /// claim must not end the lease, which the client's next lock uses.
     #[tokio::test(start_paused = true)]
     async fn released_guard_does_not_end_reused_lease() {
         let client = Client::connect("memory:").await.unwrap();
@@ -328,14 +328,16 @@ mod tests {
         second.release().await.unwrap();
     }
 
-    /// On v2 a keep-alive that runs while the guard's key is deleted reports a lost lease.
+    /// On v2, a keep-alive that is sent while the release deletes the guard's key fails with
+    /// `LeaseLost`.
     #[tokio::test(start_paused = true)]
     async fn failed_keep_alive_during_release_is_not_reported() {
         let store = crate::store::memory::MemoryStore::new();
         let client = Client::with_store(store.clone());
         let lock = client.lock("/x").acquire().await.unwrap();
         let lease = lock.lease_id();
-        // The next keep-alive is due after a third of 15 s, while the release waits for its answer.
+        // The first keep-alive is due after 5 s, a third of the default time to live of 15 s. The
+        // release takes from 4.9 s to 5.1 s, so the keep-alive fails during the release.
         sleep(Duration::from_millis(4900)).await;
         store.faults().fail(crate::store::memory::Calls::KeepAlives, 1, ErrorKind::LeaseLost);
         store.faults().delay(crate::store::memory::Calls::Commits, Duration::from_millis(200));

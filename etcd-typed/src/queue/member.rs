@@ -189,7 +189,8 @@ impl Member {
         };
         match lease {
             MemberLease::Own(lease) => lease.finish(|lease| last(MemberLease::Own(lease))),
-            // The lease's task must go on renewing it.
+            // The caller may have attached other keys to the lease, so the lease's task must go on
+            // renewing it. The release runs in another task.
             borrowed @ MemberLease::Borrowed(_) => drop(lease_pool.runtimes().spawn(last(borrowed))),
         }
     }

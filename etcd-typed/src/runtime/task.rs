@@ -51,11 +51,13 @@ pub(super) struct Seat {
 
 #[derive(Default)]
 struct State {
-    /// The number of times that the task has moved. A carrier of an earlier round no longer polls.
+    /// The number of times that the task has moved. A [`Carrier`] that was spawned before the last
+    /// move no longer polls the future.
     round: u64,
-    /// The runtime whose carrier polls the future. `None` until a carrier of this round is polled.
+    /// The runtime whose [`Carrier`] polls the future. `None` until a carrier of the current round
+    /// is polled.
     driver: Option<Id>,
-    /// Runtimes with a carrier of this round that has not been polled yet.
+    /// The runtimes on which a [`Carrier`] of the current round was spawned but not polled yet.
     candidates: Vec<Id>,
     ended: bool,
     /// True if no runtime had the task at some time since the last `settle`.
@@ -64,7 +66,7 @@ struct State {
     told_stranded: bool,
     /// The number of times that the future was polled.
     polls: u64,
-    /// The waker of the carrier that was polled most recently.
+    /// The waker of the [`Carrier`] that was polled most recently.
     waker: Option<Waker>,
 }
 

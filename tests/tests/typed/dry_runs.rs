@@ -439,7 +439,7 @@ fn set_changes_what_diff_listed(runtime: &Runtime, client: &Client, cases: u32) 
 }
 
 #[test]
-fn set_changes_what_diff_listed_on_memory() {
+fn set_applies_changes_that_diff_listed_with_memory_store() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let client = runtime.block_on(Client::connect("memory:")).unwrap();
     set_changes_what_diff_listed(&runtime, &client, 300);

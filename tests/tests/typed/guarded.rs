@@ -454,7 +454,7 @@ async fn v2_refuses_guarded_writes() {
 
 /// Stores that support guarded writes do not have directories as nodes.
 #[tokio::test]
-async fn guarded_directory_call_returns_usual_error_on_memory() {
+async fn guarded_directory_call_returns_usual_error_with_memory_store() {
     let bench = Bench::memory().await;
     let lock = bench.lock().await;
     let directory = bench.client.directory("/d").unwrap();

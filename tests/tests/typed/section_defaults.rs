@@ -129,7 +129,7 @@ async fn changes_of_section_are_typed(bench: Bench) {
 /// A section without a key is read as its default. So a write of a section without a key is
 /// refused, unless the default has no key either.
 #[tokio::test]
-async fn section_without_key_is_refused_on_memory() {
+async fn nested_struct_without_key_is_refused_with_memory_store() {
     #[derive(EtcdSchema, Clone, Debug, Default, PartialEq)]
     struct Notes {
         note: Option<String>,
@@ -170,7 +170,7 @@ async fn section_without_key_is_refused_on_memory() {
 }
 
 #[tokio::test]
-async fn view_validates_default_of_section_on_memory() {
+async fn view_validates_nested_default_with_memory_store() {
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     struct App {
         #[etcd(dir, default = Smtp { host: "h".to_owned(), port: 70_000 })]
@@ -186,7 +186,7 @@ async fn view_validates_default_of_section_on_memory() {
 /// With serde's `default` on the struct, an absent section gets its value in the struct's
 /// `Default`.
 #[tokio::test]
-async fn default_of_struct_applies_to_sections_on_memory() {
+async fn struct_default_applies_to_nested_structs_with_memory_store() {
     #[derive(EtcdSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
     #[serde(default)]
     struct App {

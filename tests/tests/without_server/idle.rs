@@ -193,7 +193,7 @@ async fn views_read_from_silent_server_once_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn views_read_from_stopped_server_once_a_second() {
+async fn views_retry_stopped_server_once_a_second() {
     let (client, counting, faults) = client_and_faults();
     let views = proved_views(&client, &counting).await;
     faults.stop();

@@ -169,8 +169,8 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
             if plan.is_empty() {
                 return Ok(Versioned::new(value, unwritten));
             }
-            // If the keys of the struct do not show when the struct expires, new keys expire with
-            // the enclosing struct.
+            // If no stored key of the struct shows when the struct expires, new keys get the expiry
+            // of the enclosing struct.
             let plan = plan.expiring(|key| requested.named().or_else(|| expiry::kept(S::TABLE, &tree, key)));
 
             let keys: Vec<String> = plan.keys().cloned().collect();

@@ -49,12 +49,12 @@ const IN_FLIGHT: usize = 2;
 /// many requests as fast as one, and a hanging server must not delay later reads.
 const LONGEST_WAIT: Duration = Duration::from_millis(1);
 
-/// The longest value of a key whose next read is coalesced. The bytes of a longer value cost more
-/// than a separate request, and would delay the other reads in the transaction.
+/// If a read returns a longer value than this, the next read of the key is sent alone. Such a value
+/// costs more than a separate request, and would delay the other reads in the transaction.
 const LONGEST_VALUE: usize = 16 * 1024;
 
-/// The largest directory, in keys, about which the next question is coalesced. etcd reads such a
-/// directory in a millisecond.
+/// If a read counts more keys in a directory than this, the next read of the directory is sent
+/// alone. etcd reads a directory of this size in a millisecond.
 const MOST_COUNTED: i64 = 1000;
 
 /// The time limit for asking a server for its version.

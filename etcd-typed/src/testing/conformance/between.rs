@@ -28,7 +28,8 @@ fn names(bench: &Bench<'_>, reply: &RangeReply) -> Vec<Bytes> {
     reply.kvs.iter().map(|kv| kv.key.slice(bench.dir().as_bytes().len()..)).collect()
 }
 
-/// Returns whether the store has byte keys. If not, checks that the store refuses such operations.
+/// Returns whether the store supports ranges of keys of arbitrary bytes. If not, checks that the
+/// store refuses to read, count, sort, delete and watch ranges, and to compare with `Greater`.
 async fn has_ranges(bench: &Bench<'_>) -> bool {
     if !bench.capabilities().directories {
         return true;

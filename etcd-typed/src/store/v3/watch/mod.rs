@@ -99,8 +99,8 @@ impl Handle {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     All,
-    /// A section of a long history, up to this revision or without an end. Its server watch is not
-    /// shared with other readers.
+    /// A section of a long history: the revisions up to this one, or all later revisions if `None`.
+    /// The section has its own server watch, which other readers do not share.
     Section(Option<Revision>),
 }
 
@@ -322,11 +322,13 @@ impl Watches {
     }
 }
 
-/// The sections of a long history of a span.
+/// Opens the watches that read a long history of `span` in sections. A section is a range of
+/// revisions that is read by its own server watch, see [`replay`].
 struct Sections {
     watches: Arc<Watches>,
     span: Span,
-    /// The stream of the first section. Its server has reported the newest revision.
+    /// The stream of the first section's watch. The server of this stream has reported the newest
+    /// revision.
     stream: Handle,
 }
 

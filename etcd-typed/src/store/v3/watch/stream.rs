@@ -178,8 +178,9 @@ async fn serve(
             }
             () = connection.doubted(), if !doubted => {
                 doubted = true;
-                // Watches whose creation may be lost move to another stream, and new watches use
-                // another stream too. Established watches still get their events.
+                // The connection may be broken. Watches that the server has not confirmed yet move
+                // to another stream, and new watches start on another stream. Established watches
+                // still get their events from this stream.
                 watched.retired.store(true, Ordering::Relaxed);
                 for token in machine.not_established() {
                     machine.remove(token);
