@@ -185,8 +185,8 @@ impl Client {
         Self { context: Arc::new(context), ..self.clone() }
     }
 
-    /// Returns untyped operations on byte keys, for keys that are not paths and values without a
-    /// type. The [module page](crate::raw) has the details.
+    /// Returns untyped operations on keys of arbitrary bytes, for keys that are not paths and
+    /// values without a type. The [module page](crate::raw) has the details.
     ///
     /// On v2 every operation returns `Unsupported`.
     #[must_use]
@@ -301,8 +301,8 @@ impl Client {
         Transaction::new(self.context.clone())
     }
 
-    /// Grants a lease and keeps it alive as long as the returned guard exists. The server raises a
-    /// `ttl` below its minimum (2 s with default flags). Fractions of a second are rounded up.
+    /// Grants a lease and keeps it alive while the returned guard exists. The server raises a `ttl`
+    /// below its minimum (2 s with default flags). Fractions of a second are rounded up.
     ///
     /// # Errors
     ///

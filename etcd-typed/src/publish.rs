@@ -129,7 +129,8 @@ impl Publication {
 
     pub(crate) fn status(&self) -> PublishedStatus {
         self.lease_pool.runtimes().note();
-        // The task owns the receiver as long as it lives.
+        // The receiver of this channel lives in the task, so a closed channel means that the task
+        // has ended.
         self.shared.status(self.sets.is_closed())
     }
 

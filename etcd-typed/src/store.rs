@@ -357,8 +357,9 @@ pub struct Range {
     /// leases must ask for the values.
     pub keys_only: bool,
     /// Returns only keys modified after this revision. [`RangeReply::count`] then gives the number
-    /// of all keys in the span. An empty reply with an unchanged count proves that nothing changed.
-    /// The server still reads the whole span. Requires [`Capabilities::past_revisions`].
+    /// of all keys in the span. If the reply is empty and the count is unchanged, nothing has
+    /// changed in the span. The server still reads the whole span. Requires
+    /// [`Capabilities::past_revisions`].
     pub modified_after: Option<Revision>,
     /// How fresh the reply must be.
     pub consistency: Consistency,
@@ -533,7 +534,7 @@ pub struct RangeReply {
     /// with [`Range::modified_after`] or [`Range::count_only`].
     pub count: Option<u64>,
     /// True if each value keeps only its own bytes in memory. If false, a value may be part of a
-    /// larger message, which stays in memory as long as any part of it.
+    /// larger message, and the message stays in memory while any of its values does.
     pub compact: bool,
 }
 

@@ -236,8 +236,8 @@ impl Drop for ViewTelemetry {
     }
 }
 
-/// Reports on a published value as long as its task or guard exists. The gauges count each of
-/// several values with the same pattern.
+/// Reports on a published value while its task or guard exists. The gauges count each of several
+/// values with the same pattern.
 #[derive(Debug)]
 pub(crate) struct PublishedTelemetry {
     pattern: Pattern,
@@ -310,9 +310,9 @@ impl Drop for PublishedTelemetry {
     }
 }
 
-/// Reports the time since the last proof that the views of a directory have all changes.
+/// Reports the time since the views of a directory were last known to have all changes.
 ///
-/// `period` is the time until the next proof.
+/// `period` is the time from one such check to the next.
 pub(crate) fn view_staleness(pattern: Pattern, staleness: Duration, period: Duration) {
     set(&VIEW_STALENESS, &[pattern], staleness.as_secs_f64());
     set(&VIEW_PROOF_PERIOD, &[pattern], period.as_secs_f64());
@@ -353,8 +353,8 @@ pub(crate) fn view_not_kept(pattern: Pattern, path: &std::path::Path, error: &st
     tracing::warn!(target: "etcd_typed::view", pattern, path = %path.display(), %error, "not kept on disk");
 }
 
-/// Reports that the watch of live views missed a change, or that the server has another history.
-/// The watch starts again from the current state.
+/// Reports that the watch of live views missed a change, or that the server was restored or
+/// replaced. The watch starts again from the current state.
 pub(crate) fn watch_disproved(pattern: Pattern) {
     tracing::warn!(target: "etcd_typed::watch", pattern, "disproved");
     count(&RESYNCS, &[pattern, "disproved"]);

@@ -443,13 +443,15 @@ impl ValueKeeper {
                 // Changes of another publisher's value do not matter.
                 Some(_) if self.lease.is_none() => {}
                 Some(kv) if Some(kv.modified) == modified => {}
-                // After a reset, revisions may belong to another history.
+                // After a reset the server may have been restored or replaced. Then its revisions
+                // cannot be compared with earlier ones.
                 _ => self.soon(),
             },
             Step::Batch(batch) => match batch.events.last() {
                 Some(Event::Put { .. }) if modified.is_some_and(|modified| batch.revision > modified) => self.soon(),
                 Some(Event::Delete { .. }) if batch.revision > self.seen => self.miss(LostReason::KeyDeleted),
-                // A late event may belong to another history than `seen`.
+                // The event may come from a server that was restored or replaced, so its revision
+                // cannot be compared with `seen`.
                 Some(Event::Delete { .. }) => self.soon(),
                 Some(Event::Put { .. }) | None => {}
             },

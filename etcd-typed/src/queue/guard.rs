@@ -25,8 +25,8 @@ use crate::store::{Committed, Expiry, Op, OpResult, Txn};
 
 /// The common part of a [`Lock`](crate::Lock) and a [`Leader`](crate::Leader); both deref to it.
 ///
-/// A guard is held as long as its key exists and its lease is kept alive by a background task. Once
-/// a guard is no longer held, it is never held again.
+/// A guard is held while its key exists and a background task keeps its lease alive. Once a guard
+/// is no longer held, it is never held again.
 ///
 /// Another task watches the key. While the watch does not work, the task reads the key. If the
 /// server refuses both for a whole time to live of the lease, because a right was revoked or the
@@ -45,8 +45,8 @@ use crate::store::{Committed, Expiry, Op, OpResult, Txn};
 /// - Send [`fence`](Self::fence), which grows from holder to holder, with every write to another
 ///   system, and let that system refuse a smaller fence than it has seen.
 /// - [`is_held`](Self::is_held) and [`while_held`](Self::while_held) use the clock. They stop in
-///   time as long as clocks run at nearly the same speed and the program is not paused in between.
-///   The margin for the clocks is a tenth of the time to live, at least half a second.
+///   time if clocks run at nearly the same speed and the program is not paused in between. The
+///   margin for the clocks is a tenth of the time to live, at least half a second.
 ///
 /// # Runtimes
 ///
@@ -153,7 +153,7 @@ impl Guard {
         if holds { self.claim.check() } else { Err(self.lost_by(&committed)) }
     }
 
-    /// Runs `work` as long as the guard is held. When the guard is lost, `work` is dropped at its
+    /// Runs `work` while the guard is held. When the guard is lost, `work` is dropped at its
     /// current await point.
     ///
     /// The clock is checked before each poll of `work`, so `work` does not continue after a pause
@@ -266,8 +266,9 @@ impl Guard {
         Token::new(self.claim.key.clone(), self.claim.fence, self.claim.lease)
     }
 
-    /// Ends the guard and returns its lease and key. From now on clones of the claim cannot end the
-    /// lease, which may serve another guard. Returns `None` if the guard was released before.
+    /// Ends the guard and returns its lease and key. From now on a write that still has the guard's
+    /// [`Claim`] cannot end the lease, which may serve another guard. Returns `None` if the guard
+    /// was released before.
     fn let_go(&self) -> Option<Member> {
         self.claim.hold.release();
         // No code panics while it holds this lock, so the data of a poisoned lock is consistent.

@@ -162,8 +162,8 @@ async fn look(follow: &mut Follow, patience: Duration) -> Look {
 async fn seen(step: &Step, claim: &Claim, store: &dyn Store) -> Option<LostReason> {
     let mut written = false;
     let why = match step {
-        // In another history, such as a restored backup, the key may look the same although this
-        // guard did not acquire the lock in that history.
+        // If the server was restored from a backup, the key may look the same, although this guard
+        // did not acquire the lock in the server's present history.
         Step::Reset(snapshot) => {
             claim.why_lost(snapshot.kvs.first()).or((snapshot.reason == Reason::Rewound).then_some(LostReason::Revoked))
         }

@@ -1,6 +1,6 @@
-//! An enum with data is stored as a directory. The tag says which variant's fields are read. A
-//! write of another variant, a switch, removes all keys below the directory. A write of one field
-//! requires that the stored variant has this field.
+//! An enum with data is stored as a directory. The tag says which variant's fields are read.
+//! Writing another variant removes all keys below the directory. Writing one field requires that
+//! the stored variant has this field.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -402,7 +402,7 @@ fn description_lists_variants_and_their_fields() {
     assert_eq!(table["fields"][2]["kind"]["variant"]["tags"], serde_json::json!(["s3", "aws"]));
 }
 
-/// On a store with transactions, a switch to another variant costs a read and a transaction.
+/// On a store with transactions, a change to another variant costs a read and a transaction.
 #[tokio::test]
 async fn variant_change_costs_two_requests_with_memory_store() {
     let counting = CountingStore::new(Arc::new(MemoryStore::new()));

@@ -1,4 +1,5 @@
-//! `client.raw()`: plain operations on byte keys, in memory and on v3. v2 refuses them.
+//! `client.raw()`: untyped operations on keys of arbitrary bytes, in memory and on v3. v2 refuses
+//! them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

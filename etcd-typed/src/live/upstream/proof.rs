@@ -44,8 +44,9 @@ const LISTINGS: u32 = 5;
 /// The time between two listings that differ from the mirror.
 const BETWEEN_LISTINGS: Duration = Duration::from_secs(1);
 
-/// Returns the longest time between two proofs of a directory with this number of keys. Proofs are
-/// that far apart if other directories of the store change all the time.
+/// Returns the longest time between two proofs that the mirror of a directory with this number of
+/// keys is current. Proofs are that far apart if other directories of the store change all the
+/// time.
 pub(super) fn period(keys: u64) -> Duration {
     EVERY.saturating_add(FOR_EACH_KEY.saturating_mul(u32::try_from(keys).unwrap_or(u32::MAX)))
 }

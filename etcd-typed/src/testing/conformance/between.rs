@@ -1,5 +1,6 @@
-//! Cases about [`Span::Between`], [`Order`], counts, [`Op::Page`] and [`Condition::Compared`],
-//! which need a store with byte keys. A store whose keys are paths (v2) must refuse all of them.
+//! Tests of [`Span::Between`], [`Order`], counts, [`Op::Page`] and [`Condition::Compared`], which
+//! need a store with keys of arbitrary bytes. A store whose keys are paths (v2) must refuse all of
+//! them.
 
 use bytes::Bytes;
 

@@ -427,7 +427,7 @@ fn shorter_history_of_cluster_resets_watch() {
     story.yields(12);
     story.reconnect(12);
     // A read of a future revision fails like a read of a compacted revision, so the failed check
-    // proves nothing.
+    // does not show whether the history was lost.
     story.quiet(Input::Read(Err(history_lost())));
     story.quiet(item(WatchItem::Behind(at(3))));
     story.quiet(Input::Read(Ok(list(3, &[]))));

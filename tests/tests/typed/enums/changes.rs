@@ -78,8 +78,8 @@ async fn variant_change_reports_both_variants_with_memory_store() {
     assert_eq!(next().await[0], r#"variant: Some("ftp") -> None"#);
 }
 
-/// Both variants read the same key. A switch reports that the old variant's field lost its value
-/// and that the new variant's field got one.
+/// Both variants read the same key. A change of the variant reports that the old variant's field
+/// lost its value and that the new variant's field got one.
 #[tokio::test]
 async fn variant_change_reports_shared_key_twice_with_memory_store() {
     let client = Client::connect("memory:").await.unwrap();

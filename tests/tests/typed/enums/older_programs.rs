@@ -123,7 +123,7 @@ async fn unknown_tag_is_read_as_other_variant_with_memory_store() {
     }
     assert_eq!(*new_dir.get().await.unwrap(), *now);
 
-    // A switch to a known variant removes the fields of the unknown one.
+    // A change to a known variant removes the fields of the unknown variant.
     open.update(|app| app.storage = old::OpenStorage::Local { path: "/z".to_owned() }).await.unwrap();
     let keys = client.directory("/app/storage").unwrap().list_recursive().await.unwrap();
     assert_eq!(keys.iter().map(|node| node.path.as_str()).collect::<Vec<_>>(), ["kind", "path"]);

@@ -149,8 +149,8 @@ async fn transaction_requires_the_variant(bench: Bench) {
     assert_eq!(whole.kind(), ErrorKind::Unsupported);
 }
 
-/// If the variant is switched during the update, the update runs again and leaves no key of the old
-/// variant.
+/// If another caller changes the variant during an update, the update runs again and leaves no key
+/// of the old variant.
 #[tokio::test]
 async fn update_reruns_after_variant_change_with_memory_store() {
     let client = Client::connect("memory:").await.unwrap();
@@ -172,8 +172,8 @@ async fn update_reruns_after_variant_change_with_memory_store() {
     assert_eq!(*storage.get().await.unwrap(), *updated);
 }
 
-/// If a key is added to the old variant during a switch, the update runs again, also with
-/// `changed_fields_only`.
+/// If a key is added to the old variant while an update changes the variant, the update runs again,
+/// even with `changed_fields_only`.
 #[tokio::test]
 async fn variant_change_detects_added_keys_with_memory_store() {
     let client = Client::connect("memory:").await.unwrap();

@@ -101,7 +101,7 @@ async fn set_of_enum_writes_only_differences_in_memory() {
     dir.set(&s3("q")).await.unwrap();
     let update = watch.next().await.unwrap().unwrap();
     assert_eq!(update.changes.len(), 1, "{update:?}");
-    // A switch to another variant does not write a key that has the same value in both variants.
+    // A change to another variant does not write a key that has the same value in both variants.
     let path = dir.storage.local.path.key().clone();
     let before = client.store().range(Range::of(Span::Key(path.clone()))).await.unwrap().kvs;
     dir.set(&local("q")).await.unwrap();
