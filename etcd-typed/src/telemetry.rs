@@ -36,7 +36,7 @@
 //!
 //! | label | values |
 //! |---|---|
-//! | `pattern` | for a schema its prefix as written, `/{env}/checkout`, or its name if it has no prefix; for a map of values or a single key the name of the value's type; `directory` for a [`Directory`](crate::Directory), `raw` for [byte keys](crate::raw), `transaction` for a [`Transaction`](crate::Transaction); `guard` for the watch of a guard's key, `election` for [`LeaderChanges`](crate::LeaderChanges) |
+//! | `pattern` | for a schema its prefix as written, `/{env}/checkout`, or its name if it has no prefix; for a map of values or a single key the name of the value's type; `directory` for a [`Directory`](crate::Directory), `raw` for [untyped operations](crate::raw), `transaction` for a [`Transaction`](crate::Transaction); `guard` for the watch of a guard's key, `election` for [`LeaderChanges`](crate::LeaderChanges) |
 //! | `store` | `v3`, `v2`; the in-memory store never repeats a request |
 //! | `op` of a retry | on v3 the name of the remote call, which is the `grpc_method` of the server's own metrics (`Range`, `Txn`, `LeaseKeepAlive`, …); on v2 the HTTP method |
 //! | `op` of a conflict | the method of the handle: `modify`, `update`, `set`, `create`, `delete` |

@@ -84,7 +84,7 @@ async fn changes_of_one_revision_are_one_item() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn current_shows_only_delivered_items() {
+async fn current_state_contains_only_delivered_changes() {
     let store = MemoryStore::new();
     let start = commit(&store, vec![put("/n/a", "1")]).await;
     let mut changes = watching(&store).await.unwrap();

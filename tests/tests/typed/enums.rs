@@ -158,16 +158,16 @@ async fn unknown_keys(bench: &Bench, directory: &str) {
 etcd_typed_tests::on_every_store! { "enums":
     every_variant_reads_back
     nested_enums_read_back
-    tag_alone_decides
-    missing_fields_are_named
-    switch_removes_everything_below
+    tag_decides_which_variant_is_read
+    error_lists_missing_fields_of_variant
+    variant_change_removes_all_keys_below
     same_variant_keeps_unknown_keys
-    switch_of_flattened_enum_keeps_neighbours
-    switches_in_maps_and_optional_directories
+    flattened_enum_keeps_other_fields_on_variant_change
+    variants_change_in_maps_and_optional_directories
     conditional_writes_compare_the_whole_enum
     check_lists_keys_of_other_variants
-    diff_shows_what_a_switch_deletes
-    create_and_delete_follow_the_tag
+    diff_lists_keys_that_variant_change_deletes
+    enum_without_tag_does_not_exist
 }
 
 async fn every_variant_reads_back(bench: Bench) {
@@ -199,7 +199,7 @@ async fn nested_enums_read_back(bench: Bench) {
     assert_eq!(**live.get(), app());
 }
 
-async fn tag_alone_decides(bench: Bench) {
+async fn tag_decides_which_variant_is_read(bench: Bench) {
     bench.set(&local("/x")).await;
     bench.put("/storage/key", "other").await;
     bench.put("/storage/labels/b", "no number").await;
@@ -208,7 +208,7 @@ async fn tag_alone_decides(bench: Bench) {
     assert_eq!(*bench.storage().get().await.unwrap(), Storage::Nothing);
 }
 
-async fn missing_fields_are_named(bench: Bench) {
+async fn error_lists_missing_fields_of_variant(bench: Bench) {
     bench.put("/storage/kind", "aws").await;
     let error = bench.storage().get().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -229,7 +229,7 @@ async fn missing_fields_are_named(bench: Bench) {
     assert!(problems[0].key.to_string().ends_with("/kind"), "{problems:?}");
 }
 
-async fn switch_removes_everything_below(bench: Bench) {
+async fn variant_change_removes_all_keys_below(bench: Bench) {
     let storage = bench.storage();
     for way in ["set", "set in steps", "update", "update in steps", "update fields", "swap", "swap in steps"] {
         if !bench.transactions() && !way.ends_with("in steps") {
@@ -270,7 +270,7 @@ async fn same_variant_keeps_unknown_keys(bench: Bench) {
     assert!(keys.contains(&"unknown=x".to_owned()) && !keys.iter().any(|key| key.starts_with("host")), "{keys:?}");
 }
 
-async fn switch_of_flattened_enum_keeps_neighbours(bench: Bench) {
+async fn flattened_enum_keeps_other_fields_on_variant_change(bench: Bench) {
     let dir = bench.app();
     dir.set(&app()).non_atomic().await.unwrap();
     bench.put("/app/unknown", "x").await;
@@ -284,7 +284,7 @@ async fn switch_of_flattened_enum_keeps_neighbours(bench: Bench) {
     assert!(!keys.iter().any(|key| ["entries", "folder", "disk"].iter().any(|name| key.starts_with(name))), "{keys:?}");
 }
 
-async fn switches_in_maps_and_optional_directories(bench: Bench) {
+async fn variants_change_in_maps_and_optional_directories(bench: Bench) {
     let dir = bench.app();
     let mut value = app();
     dir.set(&value).non_atomic().await.unwrap();
@@ -345,7 +345,7 @@ async fn check_lists_keys_of_other_variants(bench: Bench) {
     assert!(check.problems.iter().all(|problem| problem.kind == ProblemKind::Unknown));
 }
 
-async fn diff_shows_what_a_switch_deletes(bench: Bench) {
+async fn diff_lists_keys_that_variant_change_deletes(bench: Bench) {
     bench.set(&s3("p")).await;
     bench.put("/storage/unknown", "x").await;
     let root = bench.storage().key().to_string();
@@ -363,7 +363,7 @@ async fn diff_shows_what_a_switch_deletes(bench: Bench) {
     assert!(bench.storage().diff(&s3("p")).await.unwrap().is_empty());
 }
 
-async fn create_and_delete_follow_the_tag(bench: Bench) {
+async fn enum_without_tag_does_not_exist(bench: Bench) {
     let storage = bench.storage();
     bench.put("/storage/path", "left over").await;
     bench.put("/storage/host", "left over").await;

@@ -69,17 +69,17 @@ fn keys(kvs: &[KeyValue]) -> Vec<&[u8]> {
 }
 
 on_byte_stores! {
-    any_bytes_are_a_key
+    raw_keys_may_contain_any_bytes
     ranges_take_any_bounds
     range_has_limit_order_past_and_count
     put_and_delete_return_previous_values
     transaction_compares_reads_and_writes
     lock_guards_raw_writes
-    raw_and_typed_keys_are_the_same
+    raw_and_typed_calls_use_same_keys
     invalid_requests_are_refused
 }
 
-async fn any_bytes_are_a_key(bench: Bench) {
+async fn raw_keys_may_contain_any_bytes(bench: Bench) {
     let raw = &bench.raw;
     for key in KEYS {
         assert_eq!(raw.get(key).await.unwrap(), None);
@@ -234,7 +234,7 @@ async fn lock_guards_raw_writes(bench: Bench) {
     assert_eq!(raw.get("k").await.unwrap(), None);
 }
 
-async fn raw_and_typed_keys_are_the_same(bench: Bench) {
+async fn raw_and_typed_calls_use_same_keys(bench: Bench) {
     let entry = bench.client.entry::<u8>("/dir/n").unwrap();
     bench.raw.put("/dir/n", "7").await.unwrap();
     assert_eq!(entry.get().await.unwrap().as_deref(), Some(&7));
@@ -298,7 +298,7 @@ async fn lost_reply_of_write_is_reported_memory() {
 }
 
 #[tokio::test]
-async fn etcdctl_reads_keys_of_raw() {
+async fn etcdctl_reads_keys_written_by_raw() {
     let etcd = Etcd::start().await;
     for namespace in ["", "v1", "dynamo:/"] {
         let client = Client::builder(&etcd.url_v3()).namespace(namespace).connect().await.unwrap();
@@ -310,7 +310,7 @@ async fn etcdctl_reads_keys_of_raw() {
 }
 
 #[tokio::test]
-async fn v2_refuses_byte_keys() {
+async fn v2_refuses_raw_operations() {
     let etcd = Etcd::start().await;
     let client = Client::connect(&etcd.url_v2()).await.unwrap();
     let raw = client.raw();

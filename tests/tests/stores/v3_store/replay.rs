@@ -109,7 +109,7 @@ async fn sparse_history_is_replayed_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn history_with_empty_sections_is_replayed() {
+async fn history_with_very_few_changes_is_replayed() {
     replays_whole_history(3_000).await;
 }
 

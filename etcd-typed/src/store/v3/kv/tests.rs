@@ -176,7 +176,7 @@ fn directory_operations_are_refused() {
 }
 
 #[test]
-fn equal_ttls_share_lease_within_list() {
+fn equal_ttls_in_operation_list_share_lease() {
     assert_eq!(seconds(Duration::ZERO), 1);
     assert_eq!(seconds(Duration::from_millis(1001)), 2);
     assert_eq!(seconds(Duration::from_secs(7)), 7);
