@@ -21,11 +21,11 @@ struct Bench {
 }
 
 etcd_typed_tests::on_every_store! { "one-lease":
-    guards_end_separately_or_with_their_lease
-    two_contenders_on_one_lease_exclude_each_other
+    guards_end_by_themselves_and_with_lease
+    two_places_of_one_queue_exclude_each_other
     adopted_lease_outlives_its_guards
     token_keeps_shared_lease
-    lost_key_ends_only_its_guard
+    lost_key_ends_one_guard
 }
 
 impl Bench {
@@ -90,7 +90,7 @@ async fn until(mut reached: impl AsyncFnMut() -> bool) {
     timeout(LIMIT, wait).await.expect("it is reached in time");
 }
 
-async fn guards_end_separately_or_with_their_lease(bench: Bench) {
+async fn guards_end_by_themselves_and_with_lease(bench: Bench) {
     let Some(lease) = bench.lease().await else { return };
     let (locks, election) = (["/a", "/b", "/c"].map(|name| bench.client.lock(name).lease(&lease)), bench.client.election("/e"));
     let [a, b, c] = [locks[0].acquire().await.unwrap(), locks[1].acquire().await.unwrap(), locks[2].acquire().await.unwrap()];
@@ -135,7 +135,7 @@ async fn guards_end_separately_or_with_their_lease(bench: Bench) {
     assert_eq!(other.fence(), bench.client.lock("/d").holder().await.unwrap().unwrap().fence);
 }
 
-async fn two_contenders_on_one_lease_exclude_each_other(bench: Bench) {
+async fn two_places_of_one_queue_exclude_each_other(bench: Bench) {
     let Some(lease) = bench.lease().await else { return };
     let lock = bench.client.lock("/twice").lease(&lease);
     let first = lock.acquire().await.unwrap();
@@ -220,7 +220,7 @@ async fn token_keeps_shared_lease(bench: Bench) {
     assert!(lease.is_held() && bench.is_there(lease.id()).await && value.is_published());
 }
 
-async fn lost_key_ends_only_its_guard(bench: Bench) {
+async fn lost_key_ends_one_guard(bench: Bench) {
     let Some(lease) = bench.lease().await else { return };
     let (lock, other) = (bench.client.lock("/deleted").lease(&lease), bench.client.lock("/other").lease(&lease));
     let (first, kept) = (lock.acquire().await.unwrap(), other.acquire().await.unwrap());

@@ -35,8 +35,8 @@ macro_rules! on_both {
 
 on_both! {
     struct_reads_values_of_etcdctl, etcdctl_reads_values_of_struct, values_may_end_with_newline, typed_durations_are_read,
-    maps_accept_unusual_keys, foreign_map_names_are_reported, mistyped_keys_are_found, bad_values_are_listed_and_repaired, keys_deleted_by_etcdctl_are_gone, watch_yields_changes_of_etcdctl,
-    etcdctl_watch_shows_changes_of_client, client_compare_and_swap_notices_etcdctl, etcdctl_compare_and_swap_notices_client, etcdctl_and_client_see_each_others_ttls,
+    maps_accept_unusual_keys, foreign_map_names_are_reported, mistyped_keys_are_found, bad_values_are_named_and_repaired, keys_deleted_by_etcdctl_are_gone, watch_yields_changes_of_etcdctl,
+    etcdctl_watch_shows_changes_of_client, client_compare_and_swap_notices_etcdctl, etcdctl_compare_and_swap_notices_client, ttls_work_in_both_directions,
 }
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -386,7 +386,7 @@ async fn mistyped_keys_are_found(bench: Bench) {
     assert_eq!(problems, expected);
 }
 
-async fn bad_values_are_listed_and_repaired(bench: Bench) {
+async fn bad_values_are_named_and_repaired(bench: Bench) {
     bench.type_everything().await;
     bench.ctl.put("/prod/checkout/rate_limit", "many").await;
     bench.ctl.put("/prod/checkout/features", "{\"beta\": tru").await;
@@ -510,7 +510,7 @@ async fn etcdctl_compare_and_swap_notices_client(bench: Bench) {
     }
 }
 
-async fn etcdctl_and_client_see_each_others_ttls(bench: Bench) {
+async fn ttls_work_in_both_directions(bench: Bench) {
     let key = "/prod/checkout/rate_limit";
     let limit = &bench.checkout().rate_limit;
     let minute = Duration::from_secs(60);

@@ -158,9 +158,9 @@ async fn unknown_keys(bench: &Bench, directory: &str) {
 etcd_typed_tests::on_every_store! { "enums":
     every_variant_reads_back
     nested_enums_read_back
-    tag_decides_which_variant_is_read
-    error_lists_missing_fields_of_variant
-    variant_change_removes_all_keys_below
+    tag_alone_decides
+    missing_fields_are_named
+    switch_removes_everything_below
     same_variant_keeps_unknown_keys
     flattened_enum_keeps_other_fields_on_variant_change
     variants_change_in_maps_and_optional_directories
@@ -199,7 +199,7 @@ async fn nested_enums_read_back(bench: Bench) {
     assert_eq!(**live.get(), app());
 }
 
-async fn tag_decides_which_variant_is_read(bench: Bench) {
+async fn tag_alone_decides(bench: Bench) {
     bench.set(&local("/x")).await;
     bench.put("/storage/key", "other").await;
     bench.put("/storage/labels/b", "no number").await;
@@ -208,7 +208,7 @@ async fn tag_decides_which_variant_is_read(bench: Bench) {
     assert_eq!(*bench.storage().get().await.unwrap(), Storage::Nothing);
 }
 
-async fn error_lists_missing_fields_of_variant(bench: Bench) {
+async fn missing_fields_are_named(bench: Bench) {
     bench.put("/storage/kind", "aws").await;
     let error = bench.storage().get().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -229,7 +229,7 @@ async fn error_lists_missing_fields_of_variant(bench: Bench) {
     assert!(problems[0].key.to_string().ends_with("/kind"), "{problems:?}");
 }
 
-async fn variant_change_removes_all_keys_below(bench: Bench) {
+async fn switch_removes_everything_below(bench: Bench) {
     let storage = bench.storage();
     for way in ["set", "set in steps", "update", "update in steps", "update fields", "swap", "swap in steps"] {
         if !bench.transactions() && !way.ends_with("in steps") {

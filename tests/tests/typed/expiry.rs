@@ -138,7 +138,7 @@ on_every_store! { "expiry":
     transaction_keeps_lease
     map_entries_keep_their_own_leases
     struct_without_lease_stays_permanent
-    ttl_of_one_key_does_not_affect_others
+    ttl_of_one_key_does_not_spread
     single_entry_keeps_lease_only_in_modify
     modify_applies_named_lease_to_unchanged_value
     update_applies_named_lease_to_unchanged_struct
@@ -355,7 +355,7 @@ async fn struct_without_lease_stays_permanent(bench: Bench) {
     assert_eq!(dir.get().await.unwrap().load, 2);
 }
 
-async fn ttl_of_one_key_does_not_affect_others(bench: Bench) {
+async fn ttl_of_one_key_does_not_spread(bench: Bench) {
     let dir = bench.service();
     dir.set(&service()).non_atomic().await.unwrap();
     // One key gets a temporary value, which expires.

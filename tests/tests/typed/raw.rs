@@ -69,17 +69,17 @@ fn keys(kvs: &[KeyValue]) -> Vec<&[u8]> {
 }
 
 on_byte_stores! {
-    raw_keys_may_contain_any_bytes
+    any_bytes_are_a_key
     ranges_take_any_bounds
     range_has_limit_order_past_and_count
     put_and_delete_return_previous_values
     transaction_compares_reads_and_writes
     lock_guards_raw_writes
-    raw_and_typed_calls_use_same_keys
+    raw_and_typed_keys_are_the_same
     invalid_requests_are_refused
 }
 
-async fn raw_keys_may_contain_any_bytes(bench: Bench) {
+async fn any_bytes_are_a_key(bench: Bench) {
     let raw = &bench.raw;
     for key in KEYS {
         assert_eq!(raw.get(key).await.unwrap(), None);
@@ -234,7 +234,7 @@ async fn lock_guards_raw_writes(bench: Bench) {
     assert_eq!(raw.get("k").await.unwrap(), None);
 }
 
-async fn raw_and_typed_calls_use_same_keys(bench: Bench) {
+async fn raw_and_typed_keys_are_the_same(bench: Bench) {
     let entry = bench.client.entry::<u8>("/dir/n").unwrap();
     bench.raw.put("/dir/n", "7").await.unwrap();
     assert_eq!(entry.get().await.unwrap().as_deref(), Some(&7));

@@ -157,7 +157,7 @@ cases! {
     write_of_key_is_one_request
     conflict_includes_current_value
     modify_costs_one_more_request_per_conflict
-    reading_alias_costs_no_further_request
+    alias_costs_no_further_request
     set_of_struct_reads_at_most_once
     create_and_swap_of_struct_are_one_request
     update_costs_one_more_request_per_conflict
@@ -262,7 +262,7 @@ async fn modify_costs_one_more_request_per_conflict(bench: &Bench) {
     bench.cost(1, 0);
 }
 
-async fn reading_alias_costs_no_further_request(bench: &Bench) {
+async fn alias_costs_no_further_request(bench: &Bench) {
     let moved = MovedDir::open(&bench.client, &bench.env).unwrap();
     let old = bench.other.entry::<u32>(&format!("/{}/moved/old", bench.env)).unwrap();
     old.set(&1).await.unwrap();

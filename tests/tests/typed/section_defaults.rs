@@ -59,9 +59,9 @@ struct Bench {
 }
 
 etcd_typed_tests::on_every_store! { "section-defaults":
-    absent_nested_struct_has_its_default
-    written_nested_struct_is_read_back
-    changes_of_nested_struct_are_typed
+    absent_section_has_its_default
+    written_section_is_read_back
+    changes_of_section_are_typed
 }
 
 fn defaults() -> Server {
@@ -69,7 +69,7 @@ fn defaults() -> Server {
 }
 
 /// An absent section gets the value that serde gives it when it reads a file without the section.
-async fn absent_nested_struct_has_its_default(bench: Bench) {
+async fn absent_section_has_its_default(bench: Bench) {
     let dir = bench.client.dir::<Server>("/server").unwrap();
     assert_eq!(dir.get().await.unwrap_err().kind(), ErrorKind::NotFound);
     dir.name.set(&"n".to_owned()).await.unwrap();
@@ -93,7 +93,7 @@ async fn absent_nested_struct_has_its_default(bench: Bench) {
     assert_eq!((problems.len(), problems[0].kind), (1, ProblemKind::Unknown));
 }
 
-async fn written_nested_struct_is_read_back(bench: Bench) {
+async fn written_section_is_read_back(bench: Bench) {
     let dir = bench.client.dir::<Server>("/server").unwrap();
     let value = Server { smtp: Smtp { host: "mx".to_owned(), port: 1 }, pool: Pool { size: 1, note: None }, ..defaults() };
     dir.set(&value).non_atomic().await.unwrap();
@@ -117,7 +117,7 @@ async fn written_nested_struct_is_read_back(bench: Bench) {
     }
 }
 
-async fn changes_of_nested_struct_are_typed(bench: Bench) {
+async fn changes_of_section_are_typed(bench: Bench) {
     let dir = bench.client.dir::<Server>("/server").unwrap();
     dir.name.set(&"n".to_owned()).await.unwrap();
     let mut changes = dir.watch().await.unwrap();

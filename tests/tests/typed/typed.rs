@@ -101,7 +101,7 @@ etcd_typed_tests::on_every_store! { "typed":
     watch_of_directory_reports_raw_values
     transaction_on_several_handles_is_atomic
     stale_reads_return_value
-    status_members_and_stats_are_returned
+    status_members_and_stats_answer
 }
 
 async fn map_entries_have_handles(bench: Bench) {
@@ -265,7 +265,7 @@ async fn stale_reads_return_value(bench: Bench) {
     assert_eq!(stale.modify(|n| n.map(|n| n + 1)).await.unwrap().as_deref(), Some(&2));
 }
 
-async fn status_members_and_stats_are_returned(bench: Bench) {
+async fn status_members_and_stats_answer(bench: Bench) {
     bench.entry().set(&1).await.unwrap();
     let status = bench.client.status().await.unwrap();
     assert_eq!(status.store, bench.client.store().capabilities().name);

@@ -51,9 +51,9 @@ fn every_promise_has_tests_that_exist() {
 }
 
 #[test]
-fn promise_without_tests_is_reported() {
+fn promise_without_tests_is_noticed() {
     assert_eq!(promises("### W1. Order\n\ntext\n\n- `a.rs::b`\n- `a.rs::c`\n")["W1"], ["a.rs::b", "a.rs::c"]);
     assert!(promises("### W1. Order\n\n### W2. More\n")["W1"].is_empty());
     assert!(missing("tests/PROMISES.md::no_such_test").is_some() && missing("no/such/file.rs::test").is_some());
-    assert_eq!(missing("tests/tests/without_server/promises.rs::promise_without_tests_is_reported"), None);
+    assert_eq!(missing("tests/tests/without_server/promises.rs::promise_without_tests_is_noticed"), None);
 }

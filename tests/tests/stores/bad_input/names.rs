@@ -3,8 +3,8 @@
 use super::*;
 
 on_every_store! {
-    any_name_is_usable_as_map_key
-    any_name_is_usable_as_parameter
+    any_name_works_as_map_key
+    any_name_works_as_parameter
     paths_are_refused_or_exact
 }
 
@@ -35,7 +35,7 @@ const NAMES: [&str; 24] = [
     "日本語",
 ];
 
-async fn any_name_is_usable_as_map_key(bench: Bench) {
+async fn any_name_works_as_map_key(bench: Bench) {
     let dir = bench.app();
     dir.set(&App { quotas: BTreeMap::new(), regions: BTreeMap::new(), ..app() }).non_atomic().await.unwrap();
     let before = bench.all().await;
@@ -80,7 +80,7 @@ async fn very_long(bench: &Bench, written: Result<(), Error>) {
     }
 }
 
-async fn any_name_is_usable_as_parameter(bench: Bench) {
+async fn any_name_works_as_parameter(bench: Bench) {
     bench.app().set(&app()).non_atomic().await.unwrap();
     let before = bench.all().await;
     let keys = before.len();

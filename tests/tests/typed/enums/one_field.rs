@@ -28,7 +28,7 @@ impl Bench {
 etcd_typed_tests::on_every_store! { "enums-field":
     field_of_present_variant_is_written
     field_of_other_variant_conflicts
-    tag_written_as_alias_or_with_spaces_is_accepted
+    tag_in_another_form_counts
     transaction_requires_the_variant
 }
 
@@ -112,7 +112,7 @@ async fn field_of_other_variant_conflicts(bench: Bench) {
 }
 
 /// Another program may have written the tag as an alias, or with spaces or a line end around it.
-async fn tag_written_as_alias_or_with_spaces_is_accepted(bench: Bench) {
+async fn tag_in_another_form_counts(bench: Bench) {
     if !bench.transactions() {
         return;
     }

@@ -6,7 +6,7 @@ cases! {
     lost_guard_ends_retries
     every_step_checks_guard
     released_guard_refuses_pending_writes
-    late_write_of_earlier_lock_is_refused
+    write_of_earlier_hold_is_refused
 }
 
 /// The first attempt fails with a conflict. The guard is lost before the second attempt.
@@ -82,7 +82,7 @@ async fn released_guard_refuses_pending_writes(bench: Bench) {
 
 /// The write is sent while the lock is held. The write arrives after the same client has acquired
 /// the lock again, with the same lease and at the same key.
-async fn late_write_of_earlier_lock_is_refused(bench: Bench) {
+async fn write_of_earlier_hold_is_refused(bench: Bench) {
     bench.fill().await;
     let before = bench.stored().await;
     let lock = bench.lock().await;

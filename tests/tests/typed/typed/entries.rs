@@ -11,7 +11,7 @@ etcd_typed_tests::on_every_store! { "typed":
     compare_and_delete_checks_expected_value
     delete_returns_previous_value
     equal_values_match_in_any_stored_form
-    missing_key_is_read_as_default
+    missing_key_reads_as_default
     changes_report_default_of_missing_key
     concurrent_modifies_lose_nothing
     expired_entry_is_deleted
@@ -263,7 +263,7 @@ async fn equal_values_match_in_any_stored_form(bench: Bench) {
     assert_eq!(dir.ratio.get().await.unwrap().as_deref(), Some(&0.75));
 }
 
-async fn missing_key_is_read_as_default(bench: Bench) {
+async fn missing_key_reads_as_default(bench: Bench) {
     let dir = bench.app();
     let limit = &dir.rate_limit;
     assert_eq!(limit.get().await.unwrap(), None, "the key does not exist");

@@ -3,7 +3,7 @@
 use super::*;
 
 etcd_typed_tests::on_every_store! { "typed":
-    delete_distinguishes_missing_from_unreadable_struct
+    delete_tells_missing_from_unreadable_struct
     set_struct_is_read
     set_of_struct_is_atomic_or_refused
     second_create_of_struct_fails
@@ -208,7 +208,7 @@ async fn wait_for_returns_matching_struct(bench: Bench) {
     assert_eq!(*waiting.await.unwrap().unwrap(), App { rate_limit: 7, ..app() });
 }
 
-async fn delete_distinguishes_missing_from_unreadable_struct(bench: Bench) {
+async fn delete_tells_missing_from_unreadable_struct(bench: Bench) {
     let dir = bench.app();
     assert!(matches!(dir.delete().non_atomic().await.unwrap(), Previous::Nothing));
     dir.set(&app()).non_atomic().await.unwrap();
