@@ -162,12 +162,12 @@ etcd_typed_tests::on_every_store! { "enums":
     missing_fields_are_named
     switch_removes_everything_below
     same_variant_keeps_unknown_keys
-    flattened_enum_keeps_other_fields_on_variant_change
-    variants_change_in_maps_and_optional_directories
+    switch_of_flattened_enum_keeps_neighbours
+    switches_in_maps_and_optional_directories
     conditional_writes_compare_the_whole_enum
     check_lists_keys_of_other_variants
-    diff_lists_keys_that_variant_change_deletes
-    enum_without_tag_does_not_exist
+    diff_shows_what_a_switch_deletes
+    create_and_delete_follow_the_tag
 }
 
 async fn every_variant_reads_back(bench: Bench) {
@@ -270,7 +270,7 @@ async fn same_variant_keeps_unknown_keys(bench: Bench) {
     assert!(keys.contains(&"unknown=x".to_owned()) && !keys.iter().any(|key| key.starts_with("host")), "{keys:?}");
 }
 
-async fn flattened_enum_keeps_other_fields_on_variant_change(bench: Bench) {
+async fn switch_of_flattened_enum_keeps_neighbours(bench: Bench) {
     let dir = bench.app();
     dir.set(&app()).non_atomic().await.unwrap();
     bench.put("/app/unknown", "x").await;
@@ -284,7 +284,7 @@ async fn flattened_enum_keeps_other_fields_on_variant_change(bench: Bench) {
     assert!(!keys.iter().any(|key| ["entries", "folder", "disk"].iter().any(|name| key.starts_with(name))), "{keys:?}");
 }
 
-async fn variants_change_in_maps_and_optional_directories(bench: Bench) {
+async fn switches_in_maps_and_optional_directories(bench: Bench) {
     let dir = bench.app();
     let mut value = app();
     dir.set(&value).non_atomic().await.unwrap();
@@ -345,7 +345,7 @@ async fn check_lists_keys_of_other_variants(bench: Bench) {
     assert!(check.problems.iter().all(|problem| problem.kind == ProblemKind::Unknown));
 }
 
-async fn diff_lists_keys_that_variant_change_deletes(bench: Bench) {
+async fn diff_shows_what_a_switch_deletes(bench: Bench) {
     bench.set(&s3("p")).await;
     bench.put("/storage/unknown", "x").await;
     let root = bench.storage().key().to_string();
@@ -363,7 +363,7 @@ async fn diff_lists_keys_that_variant_change_deletes(bench: Bench) {
     assert!(bench.storage().diff(&s3("p")).await.unwrap().is_empty());
 }
 
-async fn enum_without_tag_does_not_exist(bench: Bench) {
+async fn create_and_delete_follow_the_tag(bench: Bench) {
     let storage = bench.storage();
     bench.put("/storage/path", "left over").await;
     bench.put("/storage/host", "left over").await;
