@@ -300,7 +300,7 @@ impl Error {
         matches!(self.0.kind, ErrorKind::Unavailable | ErrorKind::Timeout)
     }
 
-    /// Whether a background task should wait and try again, since no server could be reached or
+    /// True if a background task should wait and try again, because no server could be reached or
     /// answered. Unlike [`is_retryable`](Self::is_retryable) this includes `Tls`, since background
     /// tasks also wait until a certificate is renewed.
     pub(crate) fn is_outage(&self) -> bool {

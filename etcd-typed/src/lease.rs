@@ -1,4 +1,4 @@
-//! `Lease`: a lease that is kept alive as long as its guard lives. [`pool`] supplies leases, and
+//! `Lease`: a lease that is kept alive while its guard lives. [`pool`] supplies leases, and
 //! [`validity`] computes how long a lease is safe to trust. [`shared`] attaches the keys of several
 //! owners to one lease of the client, and [`borrowed`] attaches keys to a lease that the caller
 //! keeps.

@@ -164,8 +164,8 @@ impl<T: Send + Sync + 'static> Live<T> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future has no effect. The future waits as long as no server can be reached, so
-    /// put a timeout around it.
+    /// Dropping the future has no effect. The future waits while no server can be reached, so put a
+    /// timeout around it.
     pub async fn wait_for_revision(&self, revision: impl Into<Revision>) -> Result<Snapshot<T>> {
         self.cell.reach(revision.into()).await.map(Snapshot::of)
     }

@@ -44,8 +44,8 @@ use crate::revision::{LeaseId, Revision};
 /// waiter deletes the key, so that a late refresh cannot revive it. The v2 server has no leases,
 /// which weakens three guarantees:
 ///
-/// - A [token](Lock::into_token) stays valid as long as the lock is held, even if another process
-///   has adopted the lock.
+/// - A [token](Lock::into_token) stays valid while the lock is held, even if another process has
+///   adopted the lock.
 /// - The server may apply a create request seconds after its sender gave up. The key of such a
 ///   request stays in the queue until its time to live has passed.
 /// - [`is_held`](Guard::is_held) also relies on the clocks of the members, which may differ by at

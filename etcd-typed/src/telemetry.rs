@@ -71,7 +71,7 @@
 //! | target | level | message | fields | when |
 //! |---|---|---|---|---|
 //! | `etcd_typed::operation` | debug | span `operation` | `op`, `pattern` | a method of a handle is awaited: `get`, `set`, `update`, … |
-//! | `etcd_typed::operation` | debug | `conflict` | `op`, `pattern` | another client wrote first; the operation starts again as long as the policy allows |
+//! | `etcd_typed::operation` | debug | `conflict` | `op`, `pattern` | another client wrote first; the operation starts again if the policy allows another attempt |
 //! | `etcd_typed::operation` | warn | `previous value undecodable` | `pattern` | a write succeeded, but the value that it replaced or deleted cannot be returned, since it does not decode |
 //! | `etcd_typed::call` | debug | `sent again` | `store`, `op`, `cause`, `error` | a request failed and is repeated |
 //! | `etcd_typed::call` | warn | `login refused` | `store`, `cause`, `error` | the server refused user and password; calls that need a token wait for the next login, after a pause |
@@ -418,8 +418,8 @@ impl Operation {
         Ongoing(tracing::debug_span!(target: "etcd_typed::operation", "operation", op, pattern))
     }
 
-    /// Reports that another client wrote first. The operation starts again as long as the policy
-    /// allows.
+    /// Reports that another client wrote first. The operation starts again if the policy allows
+    /// another attempt.
     pub(crate) fn conflict(self) {
         let Self { op, pattern } = self;
         tracing::debug!(target: "etcd_typed::operation", op, pattern, "conflict");

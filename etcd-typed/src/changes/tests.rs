@@ -114,8 +114,8 @@ async fn bad_value_follows_good_changes_of_its_revision() {
     assert_eq!((error.kind(), error.key()), (ErrorKind::Decode, Some(&key("/n/b"))));
     assert_eq!(error.problems().iter().map(|problem| problem.revision).collect::<Vec<_>>(), [Some(bad)]);
     assert!(error.to_string().contains(&format!("revision {bad}")) && !error.to_string().contains("many"), "{error}");
-    // The stream has reported the bad value once, but the state contains it as long as it is
-    // stored.
+    // The stream has reported the bad value once. The state contains an error while the bad value
+    // is stored.
     assert_eq!(changes.current().unwrap_err().kind(), ErrorKind::Invalid);
     assert_eq!(told(&next(&mut changes).await.unwrap()), [("d", None, Some(4))]);
     assert_eq!(told(&next(&mut changes).await.unwrap()), [("b", None, Some(2))]);

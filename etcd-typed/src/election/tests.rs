@@ -82,7 +82,7 @@ async fn candidates_lead_in_order_with_growing_fences() {
     assert!(election.leader().await.unwrap().is_none());
 }
 
-/// The waiter's lease ends while it waits. Go's `Election.Campaign` and the server's election
+/// The lease of a waiting candidate ends. Go's `Election.Campaign` and the server's election
 /// service do not notice this.
 #[tokio::test(start_paused = true)]
 async fn expired_candidate_never_wins() {

@@ -213,7 +213,8 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     /// field that is not secret rules out the last case.
     ///
     /// `Unsupported` if a server has answered and the path is a directory, a FIFO, a socket or a
-    /// device. Without an answer the server's error is returned, and its message names the path.
+    /// device. If no server answers, the server's error is returned, and its message contains the
+    /// path.
     pub fn or_snapshot(mut self, path: impl Into<PathBuf>) -> Self {
         self.snapshot = Some(path.into());
         self

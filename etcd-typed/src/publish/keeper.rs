@@ -41,7 +41,8 @@ pub(super) struct ValueKeeper {
     left: Option<KeyLease>,
     /// Whether a request with an unknown outcome may still attach the key to `lease`.
     unsure: bool,
-    /// The previous lease, which was lost. Set as long as the key may still be attached to it.
+    /// The previous lease, which was lost. `None` once the key can no longer be attached to this
+    /// lease.
     former: Option<LeaseId>,
     /// Whether this was the newest value of this client at its key and lease at the last report of
     /// the ownership.
@@ -520,9 +521,9 @@ struct Hints {
     /// When to restart the watch after it ended.
     again: Option<Instant>,
     backoff: Backoff,
-    /// Whether the watch ended with an error and has reported no change since.
+    /// True after the watch ended with an error, until the watch reports a change.
     refused: bool,
-    /// Whether the watch ended with an error and has not been restarted since.
+    /// True after the watch ended with an error, until the watch is restarted.
     blind: bool,
 }
 

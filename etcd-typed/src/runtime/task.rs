@@ -71,7 +71,7 @@ struct State {
 }
 
 impl State {
-    /// Whether no runtime has the task.
+    /// True if no runtime has the task.
     fn is_stranded(&self) -> bool {
         !self.ended && self.driver.is_none() && self.candidates.is_empty()
     }
@@ -129,14 +129,14 @@ impl Task {
         self.0.upgrade().is_none_or(|seat| seat.state().ended)
     }
 
-    /// Whether no runtime has the task. Such a task continues when the client is next used within a
+    /// True if no runtime has the task. Such a task continues when the client is next used within a
     /// runtime.
     pub(crate) fn is_stranded(&self) -> bool {
         self.0.upgrade().is_some_and(|seat| seat.state().is_stranded())
     }
 
-    /// Whether no runtime had the task at some time since the last [`settle`](Self::settle). Also
-    /// true for a task that was dropped.
+    /// True if the task was without a runtime at some time since the last [`settle`](Self::settle),
+    /// or if the task was dropped.
     pub(crate) fn was_stranded(&self) -> bool {
         self.0.upgrade().is_none_or(|seat| seat.state().was_stranded)
     }

@@ -36,18 +36,19 @@ pub struct Change<T> {
 }
 
 impl<T> Change<T> {
-    /// Creates a change, to test code that handles changes. It is neither `resynced` nor `secret`.
+    /// Creates a change, for tests of code that handles changes. The change is neither `resynced`
+    /// nor `secret`.
     pub fn new(key: Key, old: Option<T>, new: Option<T>, revision: Revision) -> Self {
         Self { key, old, new, revision, resynced: false, secret: false }
     }
 
-    /// Whether the field had no value before and has one now. This is never true for a field with a
+    /// True if the field had no value before and has one now. Never true for a field with a
     /// default, which always has a value.
     pub fn is_created(&self) -> bool {
         self.old.is_none() && self.new.is_some()
     }
 
-    /// Whether the field has no value any more.
+    /// True if the field no longer has a value.
     pub fn is_deleted(&self) -> bool {
         self.new.is_none()
     }
@@ -166,7 +167,7 @@ impl<'a> Delta<'a> {
         (was.map(|stored| &*stored.value), now.map(|stored| &*stored.value))
     }
 
-    /// Whether the directory may have keys that the tree does not contain.
+    /// True if the directory may have keys that the tree does not contain.
     pub(super) fn is_partial(&self) -> bool {
         !self.complete
     }

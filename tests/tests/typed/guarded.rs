@@ -1,7 +1,7 @@
-//! Writes with `guarded_by`. Every kind of write commits while the guard is held and fails with
-//! `GuardLost` once it is lost. The guard costs no additional request, and a conflict is not
-//! reported as a lost guard. Most tests run on memory and on a real v3 server, since these could
-//! differ; v2 refuses such writes.
+//! Writes with `guarded_by`. Every kind of write commits while the guard is held, and fails with
+//! `GuardLost` once the guard is lost. The guard costs no additional request, and a conflict is not
+//! reported as a lost guard. Most tests run with the memory store and with a real v3 server, since
+//! these could differ; v2 refuses such writes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "the figures of a run are its result")]

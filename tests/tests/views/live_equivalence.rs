@@ -187,8 +187,8 @@ impl World {
                     store.faults().wipe();
                     (self.life, self.lost) = (self.life + 1, true);
                     self.shop().set(&seed(self.life)).await.unwrap();
-                    // A view that has not noticed the wipe yet mistakes new revisions for revisions
-                    // of the former history.
+                    // A view that has not noticed the wipe yet takes new revisions for revisions
+                    // from before the wipe.
                     self.come_back().await;
                     self.observe().await;
                     for view in &mut self.views {

@@ -1,5 +1,6 @@
 //! The cost of an idle client. The number of its calls depends on the locks, values and views that
-//! it holds now, not on those that it held before. The tests use the memory store with paused time.
+//! the client holds now, and not on those that it held before. The tests use the memory store with
+//! paused time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

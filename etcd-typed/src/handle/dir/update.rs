@@ -243,7 +243,7 @@ fn is_so(requested: RequestedExpiry, tree: &Tree, new: &schema::Encoded) -> bool
     }
 }
 
-/// Returns the keys of `basis` that get a condition of their own in an update.
+/// Returns the keys of `basis` for which an update has a separate condition.
 ///
 /// These are all keys if one transaction accepts so many conditions. Otherwise they are the keys
 /// that are written, all keys in maps, and as many other keys as fit. For the remaining keys, the

@@ -61,8 +61,8 @@ pub(super) enum HeadStep {
     Nobody,
 }
 
-/// The duty of one view to read the head. If the duty is dropped without an answer, the next view
-/// that asks gets it.
+/// The task of one view to read the head for all views. If this is dropped without an answer, the
+/// next view that asks reads the head.
 pub(super) struct Reading {
     heads: Arc<Heads>,
     asked: Instant,

@@ -33,8 +33,8 @@ pub(super) struct Core {
     pub(super) auth: Auth,
     pub(super) retry: RetryPolicy,
     connect_timeout: Duration,
-    /// Whether the client checks an endpoint before a write if the endpoint has not answered yet,
-    /// or not since its last failure. True with TLS, and with several endpoints.
+    /// True if the client checks an endpoint before a write when the endpoint has not answered yet,
+    /// or has not answered since its last failure. Set with TLS, and with several endpoints.
     probes: bool,
 }
 

@@ -187,8 +187,8 @@ impl CoalescedReads {
             }
             let suspect = solo || alone == Alone::Refused;
             let key = (suspect || is_question(&request)).then(|| request.key.clone());
-            // Boxed to keep this future small: thousands may wait to be coalesced without making a
-            // call of their own.
+            // Boxed to keep this future small: thousands of reads may wait to be coalesced and
+            // never send a separate request.
             let outcome = Box::pin(self.core.call_until(&RANGE, how, request, deadline)).await;
             drop((free, inherited));
             match (&outcome, &key) {

@@ -77,7 +77,7 @@ pub(super) enum Row {
     CorruptCluster,
     /// The answer comes from another cluster than the client's.
     ForeignCluster,
-    /// The client has moved to another cluster, so calls to the former cluster are void.
+    /// The client has moved to another cluster, and this call was meant for the former cluster.
     ClusterReplaced,
     /// The server does not know the method.
     UnknownCall,

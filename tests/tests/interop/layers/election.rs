@@ -51,7 +51,7 @@ mod layer {
             }
         }
 
-        /// Campaigns as long as one lease lives.
+        /// Campaigns until the lease ends.
         async fn live(&self, hooks: &Arc<impl Hooks>) -> Result<()> {
             let lease = self.client.lease(self.ttl).await?;
             let candidate = self.client.entry::<String>(&format!("/candidates/{}", lease.id()))?;

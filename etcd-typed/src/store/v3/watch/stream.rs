@@ -291,9 +291,9 @@ impl Drop for Watched {
     }
 }
 
-/// Returns the header that the answer to the creation of a watch lacks. etcd's `grpc-proxy` makes
-/// up such an answer when it lets watches share one of its own watches: the answer contains the
-/// requested revision and no cluster id.
+/// Returns the header that is missing in the answer to the creation of a watch. etcd's `grpc-proxy`
+/// creates such an answer itself when it adds a watch to one that it already has on the server. The
+/// answer then contains the requested revision and no cluster id.
 async fn header_of(core: &Core, token: Option<&HeaderValue>, (key, range_end): (Bytes, Bytes)) -> Result<Option<ResponseHeader>, Failure> {
     let request = RangeRequest { key, range_end, count_only: true, ..RangeRequest::default() };
     let limit = Instant::now() + STATUS_LIMIT;
