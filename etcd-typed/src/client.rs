@@ -314,12 +314,12 @@ impl Client {
     }
 
     /// Takes over a lease that another component granted: a sidecar, an older part of the program,
-    /// a program in another language. The guard keeps the lease alive, unless
-    /// [`kept_by_other`](AdoptLease::kept_by_other) says that the other component does so. It
-    /// reports the end of the lease like the guard from [`lease`](Self::lease).
+    /// a program in another language. The returned guard keeps the lease alive, unless
+    /// [`kept_by_other`](AdoptLease::kept_by_other) says that the other component does so. The
+    /// guard reports the end of the lease, like the guard from [`lease`](Self::lease).
     ///
     /// Dropping the guard does not revoke the lease, which then expires unless the other component
-    /// keeps it alive. [`Lease::revoke`] revokes it.
+    /// keeps it alive. To revoke the lease, call [`Lease::revoke`].
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {

@@ -48,7 +48,7 @@ pub enum ErrorKind {
     /// The call needs a value, but the key has none. Or no key of a struct exists, and some are
     /// required; [`Error::problems`] lists them.
     NotFound,
-    /// The call was to create the key, but the key already exists.
+    /// The call creates a key, but the key already exists.
     AlreadyExists,
     /// The key is not in the expected state. [`Error::current`] returns its current value. Read,
     /// decide and swap again.

@@ -221,8 +221,9 @@ impl<T: Send + Sync + 'static> Live<T> {
         self.cell.upstream().proof_period()
     }
 
-    /// Returns the last time that the server came back with an older history than the view had seen
-    /// (it was restored or emptied), or `None`. Revisions decrease only in this case.
+    /// Returns when the server last came back with an older history than the view had seen, because
+    /// it was restored or emptied. Returns `None` if this never happened. Revisions decrease only
+    /// in this case.
     #[must_use]
     pub fn rewound(&self) -> Option<Rewound> {
         self.cell.book().rewound()

@@ -87,16 +87,16 @@ impl Guard {
         &self.claim.key
     }
 
-    /// The lease that the key is attached to. Do not attach other keys to this lease, unless you
-    /// passed it to `.lease`: after a clean release the lease serves the next guard of this client.
-    /// For your own keys get a lease from [`Client::lease`](crate::Client::lease).
+    /// The lease that the key is attached to. Unless you passed this lease to `.lease`, do not
+    /// attach other keys to it: after a clean release the lease serves the next guard of this
+    /// client. For other keys get a lease from [`Client::lease`](crate::Client::lease).
     #[must_use]
     pub fn lease_id(&self) -> LeaseId {
         self.claim.lease
     }
 
-    /// Whether the guard is held, by the clock and by what this client knows. Sends no request.
-    /// Once false, it stays false.
+    /// True if the guard is held, by the clock and by what this client knows. Sends no request.
+    /// Once false, the result stays false.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.queue.lease_pool.runtimes().note();

@@ -24,10 +24,10 @@ pub struct Change<T> {
     /// The value after the change. `None` if the key was deleted or has expired; a field with a
     /// default then has its default.
     pub new: Option<T>,
-    /// The revision of the change. If `resynced`, the revision of the snapshot that showed the
-    /// change.
+    /// The revision of the change. If `resynced` is true, the revision of the snapshot that showed
+    /// the change.
     pub revision: Revision,
-    /// Whether history was lost (compaction, the event window of v2, a restored server). The change
+    /// True if history was lost (compaction, the event window of v2, a restored server). The change
     /// is then the difference from the last known value, and values in between may have been
     /// missed.
     pub resynced: bool,
