@@ -405,8 +405,8 @@ async fn follow_along(happenings: Vec<Happening>) {
     assert!(changes.interruption().is_none());
 }
 
-/// Waits for an update, and applies it to `mine`, whose values must be the update's old values.
-/// Returns whether the update was resynced, or `None` if none came in time.
+/// Waits for an update and applies it to `mine`. Checks that the old values of the update are the
+/// values in `mine`. Returns whether the update was resynced, or `None` if no update came in time.
 async fn take(changes: &mut Numbers, mine: &mut BTreeMap<String, u32>, within: Duration) -> Option<bool> {
     let update = timeout(within, changes.next()).await.ok()?.expect("no end").expect("no error");
     for Keyed { key, change } in update.changes {

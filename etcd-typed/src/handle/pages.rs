@@ -37,13 +37,13 @@ const PARTS: usize = 4;
 /// The number of times that a read of several pages may start again.
 const RESTARTS: u32 = 8;
 
-/// The error that ended a read, and whether it was in the first page or a later one.
+/// The error that ended a read. Separates an error of the first page from an error of a later page.
 enum Stopped {
     AtFirst(Error),
     BetweenPages(Error),
 }
 
-/// A page of the part that ends at `until`. The last part has no given end.
+/// A page of the part that ends at `until`. For the last part `until` is `None`.
 struct Page {
     reply: RangeReply,
     until: Option<Bytes>,

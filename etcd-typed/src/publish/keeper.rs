@@ -311,8 +311,9 @@ impl ValueKeeper {
         for _ in 0..4 {
             if let Some((before, modified)) = there.take_if(|(before, _)| before != value) {
                 let unchanged = Compare::key(key, Condition::Modified(modified));
-                // A store without transactions sends each condition as a request, so only
-                // `unchanged` is used there. It is enough, unless the server was emptied.
+                // A store without transactions sends each condition in a separate request, so only
+                // `unchanged` is used on such a store. This condition is sufficient, unless the
+                // server was emptied.
                 let compares = if store.capabilities().transactions { vec![ours.clone(), unchanged] } else { vec![unchanged] };
                 let write = Txn { compares, then: vec![target.put(value, lease)], otherwise: look() };
                 let refused = |error: &Error| *there = Some((before, modified)).filter(|_| !error.may_have_applied());

@@ -147,8 +147,8 @@ impl Table {
         self.has(relative, |name| key::unescape(name).is_some())
     }
 
-    /// Whether a key, relative to the struct's directory, affects a read. Every key of the schema
-    /// does. In a map, invalid names do too, since they make the read fail.
+    /// True if a key, relative to the struct's directory, affects a read. Every key of the schema
+    /// does. In a map, keys with invalid names do too, since they make the read fail.
     pub(crate) fn reads(&self, relative: &str) -> bool {
         self.has(relative, |name| !key::is_reserved(name))
     }

@@ -76,7 +76,8 @@ enum BeforeCommit {
     Commit(Txn),
 }
 
-/// What [`interfering`] does before each of the next commits, in this order.
+/// The actions that [`interfering`] performs before the next commits: one action before each
+/// commit, in this order.
 type BeforeCommits = Arc<Mutex<VecDeque<BeforeCommit>>>;
 
 /// Wraps a store so that another client interferes before its next commits.

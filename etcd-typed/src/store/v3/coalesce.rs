@@ -206,7 +206,7 @@ impl CoalescedReads {
     fn may_coalesce(&self) -> bool {
         match self.core.endpoints.pick().coalescing() {
             Coalescing::Allowed => self.most > 1,
-            // The answer may arrive before the reads are sent.
+            // The reads are only collected now. The version may arrive before the reads are sent.
             Coalescing::Unknown => {
                 self.ask_version();
                 self.most > 1

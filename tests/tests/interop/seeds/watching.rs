@@ -1,4 +1,4 @@
-//! Etcd.jl, "Watching for changes".
+//! The examples in the section "Watching for changes" of the README of Etcd.jl.
 
 use std::sync::{Arc, Mutex};
 

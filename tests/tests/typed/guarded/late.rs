@@ -80,8 +80,8 @@ async fn released_guard_refuses_pending_writes(bench: Bench) {
     assert_eq!(bench.stored().await, before);
 }
 
-/// The write is sent while the lock is held. The write arrives after the same client has acquired
-/// the lock again, with the same lease and at the same key.
+/// The caller sends the write while it holds the lock. The write arrives after the same client has
+/// acquired the lock again, with the same lease and at the same key.
 async fn write_of_earlier_hold_is_refused(bench: Bench) {
     bench.fill().await;
     let before = bench.stored().await;

@@ -1,4 +1,5 @@
-//! Files that a view of another cluster saved, for the same directory and struct, are refused.
+//! A view refuses a file that a view of another cluster saved, even for the same directory and
+//! struct.
 
 use etcd_typed::RetryPolicy;
 use etcd_typed::testing::{CountingStore, Etcd};

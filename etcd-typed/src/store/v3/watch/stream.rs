@@ -308,8 +308,9 @@ async fn progress_is_reliable(core: &Core, slot: &Slot, token: Option<&HeaderVal
     let limit = Instant::now() + STATUS_LIMIT;
     match core.attempt(slot, &STATUS, How::STALE, token, &StatusRequest {}, limit).await {
         Ok(answer) => is_reliable(&answer.version),
-        // Only later servers require a token for this request, and refuse it to a user who is not
-        // an administrator (since 3.4.42 and 3.5.28).
+        // Since 3.4.42 and 3.5.28, servers require a token for this request, and refuse it to users
+        // who are not administrators. So a server that refuses the request has one of these
+        // versions, or a later one.
         Err(failure) => matches!(failure.row, Row::PermissionDenied | Row::TokenRefused | Row::AuthChanged),
     }
 }
