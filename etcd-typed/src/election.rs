@@ -260,7 +260,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
                             let _ = leader.guard.release().await;
                             return Ok(output);
                         }
-                        // The guard knows why it is no longer held, so this does not wait.
+                        // The guard already knows why it is no longer held, so `lost` returns at
+                        // once.
                         Ok(_) => leader.lost().await,
                         Err(lost) => lost,
                     };

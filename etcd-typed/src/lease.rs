@@ -149,8 +149,8 @@ impl Lease {
         self.ttl
     }
 
-    /// Whether the lease is held: by the clock, the server cannot have ended it yet. Sends no
-    /// request. Once false, it stays false.
+    /// True if the lease is held: by the clock, the server cannot have ended it yet. Sends no
+    /// request. Once false, the result stays false.
     #[must_use]
     pub fn is_held(&self) -> bool {
         if let Some(runtimes) = &self.runtimes {

@@ -64,8 +64,9 @@ impl Peer {
     }
 }
 
-/// Creates the measuring function of one kind. It is generic, so that the read is inlined into the
-/// loop. It returns the median of the batches, so that an interrupted batch does not count.
+/// Creates the function that measures one kind of read. `timed` is generic, so that the read is
+/// inlined into the loop. The function returns the median of the batches, so that an interrupted
+/// batch does not count.
 fn timed(mut read: impl FnMut() -> u32 + Send + 'static) -> Timed {
     Box::new(move |duration, own, other| {
         let steps_of_other = || other.map_or(u32::MAX, |other| other.0.load(Ordering::Relaxed));

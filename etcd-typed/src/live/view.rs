@@ -71,7 +71,7 @@ pub(crate) trait View: Send + 'static {
     ///
     /// # Errors
     ///
-    /// A secret without which the view cannot start.
+    /// The secret that the view needs to start, since secrets are not kept on disk.
     #[cfg(feature = "snapshot")]
     fn keeping(&self) -> Result<Keeping, NeededSecret>;
 }

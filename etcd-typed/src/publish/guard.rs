@@ -59,14 +59,15 @@ impl<T: Send + Sync + 'static> Published<T> {
         self.publication.key()
     }
 
-    /// Whether the value is published, by the clock and by what this client knows. Sends no
+    /// True if the value is published, by the clock and by what this client knows. Sends no
     /// request.
     #[must_use]
     pub fn is_published(&self) -> bool {
         self.status().is_published()
     }
 
-    /// Whether the value is published, and the reason if it is not. Sends no request.
+    /// Returns the status: whether the value is published, and the reason if it is not. Sends no
+    /// request.
     #[must_use]
     pub fn status(&self) -> PublishedStatus {
         self.publication.status()

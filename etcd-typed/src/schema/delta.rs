@@ -53,8 +53,8 @@ impl<T> Change<T> {
         self.new.is_none()
     }
 
-    /// Whether the field had a value before and has one now. Both may be equal, if a client wrote
-    /// the same value again.
+    /// True if the field had a value before and has one now. The two values are equal if a client
+    /// wrote the same value again.
     pub fn is_modified(&self) -> bool {
         self.old.is_some() && self.new.is_some()
     }
@@ -97,7 +97,7 @@ pub struct Update<C> {
 }
 
 impl<C> Update<C> {
-    /// Creates an update, to test code that handles updates. It is not `resynced`.
+    /// Creates an update, for tests of code that handles updates. The update is not `resynced`.
     pub fn new(revision: Revision, changes: Vec<C>) -> Self {
         Self { revision, changes, resynced: false }
     }

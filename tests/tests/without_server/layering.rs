@@ -236,8 +236,8 @@ fn circles(uses: &BTreeSet<(String, String)>) -> Vec<String> {
         }
     }
     for edges in siblings.values_mut() {
-        // Removes the files that use no other remaining file, or that no remaining file uses. They
-        // are in no circle.
+        // Removes the files that use no other remaining file, or that no remaining file uses. Such
+        // files are not part of an import cycle.
         loop {
             let (from, to): (BTreeSet<_>, BTreeSet<_>) = edges.iter().cloned().unzip();
             let before = edges.len();

@@ -78,8 +78,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 }
 
-/// A publication of a value; created by [`Entry::publish`]. The value is published when this is
-/// awaited.
+/// A publication of a value; created by [`Entry::publish`]. The value is published when the
+/// `Publish` is awaited.
 #[must_use = "nothing is published until it is awaited"]
 pub struct Publish<T> {
     entry: Entry<T>,

@@ -106,7 +106,7 @@ impl Told {
 }
 
 #[tokio::test]
-async fn database_versions_share_election() {
+async fn old_and_new_database_share_election() {
     let etcd = Etcd::start().await;
     let old = Old(&etcd);
     let client = Client::builder(&etcd.url_v3()).namespace("__metasrv").connect().await.unwrap();

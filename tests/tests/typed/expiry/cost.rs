@@ -13,8 +13,8 @@ async fn transactions_of_one_write_share_lease_with_memory_store() {
     assert!(ends.iter().all(|end| *end == ends[0] && end.expires()));
 }
 
-/// A write that keeps the lease costs no additional request if the key has no lease, and at most
-/// one if it has one.
+/// A write that keeps the lease costs no additional request if the key has no lease. If the key has
+/// a lease, the write costs at most one additional request.
 #[tokio::test]
 async fn keeping_expiry_costs_at_most_one_request_with_memory_store() {
     let counting = CountingStore::new(std::sync::Arc::new(MemoryStore::new()));

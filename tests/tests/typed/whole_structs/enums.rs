@@ -48,7 +48,8 @@ async fn seed_writes_variant_where_none_is_stored(bench: Bench) {
     assert_eq!(*dir.get().await.unwrap(), s3("p"));
     assert_eq!(seeds::seed(&bench, &dir, &s3("q")).await, [""; 0]);
 
-    // If the stored variant is that of the value, `seed` writes the missing fields of the variant.
+    // If the stored enum has the same variant as the value, `seed` writes the missing fields of the
+    // variant.
     bench.put("/other/storage/kind", "local").await;
     bench.put("/other/storage/path", "p").await;
     let dir = bench.client.dir::<Backup>("/other").unwrap();

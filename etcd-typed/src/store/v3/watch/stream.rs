@@ -331,7 +331,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_is_reliable_only_since_fix() {
+    fn progress_is_unreliable_before_fixed_versions() {
         for version in ["3.4.25", "3.4.38", "3.5.8", "3.5.30", "3.6.0", "3.6.0-rc.1", "3.7.1", "4.0.0"] {
             assert!(is_reliable(version), "{version}");
         }

@@ -81,7 +81,7 @@ async fn abandoned_lock_can_be_renewed_and_released(bench: Bench) {
     sleep(Duration::from_millis(3500)).await;
     let holder = named.holder().await.unwrap().unwrap();
     assert_eq!((&holder.key, holder.fence), (token.key(), token.fence()));
-    // The earlier token is invalid now. v2 has no leases, so it cannot tell the two tokens apart.
+    // The earlier token is invalid now. v2 has no leases, so it cannot distinguish the two tokens.
     if bench.transactions() {
         assert_eq!(named.release_token(&token).await.unwrap_err().kind(), ErrorKind::GuardLost);
         assert_eq!(named.adopt(&token).await.unwrap_err().kind(), ErrorKind::GuardLost);
