@@ -34,8 +34,8 @@ pub(super) struct ValueKeeper {
     value: Bytes,
     /// The value that the key holds with our lease, and the revision of its last write, if known.
     there: Option<(Bytes, Revision)>,
-    /// The lease of our key. `None` until the value is put again after a loss, and while the key
-    /// holds another publisher's value, which may take long.
+    /// The lease that our key is attached to. `None` after a loss, until the value is put again.
+    /// Also `None` while the key holds another publisher's value, which may last long.
     lease: Option<KeyLease>,
     /// A retired lease that the key may still be attached to.
     left: Option<KeyLease>,
