@@ -27,9 +27,9 @@ use etcd_typed::{Client, Election, Entry, ErrorKind, Guard, Result};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// The time for which the leadership remains after the leader has died. It is short to make the
-/// example quick. In a real program, a leader also loses its leadership in an outage of etcd that
-/// lasts longer.
+/// The time for which the leadership remains after the leader has died. The time is short to make
+/// the example quick. In a real program, choose a longer time: an outage of etcd that lasts longer
+/// than this time also ends the leadership.
 const TTL: Duration = Duration::from_secs(3);
 
 #[tokio::main(flavor = "current_thread")]

@@ -30,8 +30,9 @@ use etcd_typed::{Client, EntryMap, Json, Live, LiveMap, Published, Result};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-/// The time for which an entry remains after its service has died. It is short to make the example
-/// quick. In a real program, an outage of etcd that lasts longer removes services that still run.
+/// The time for which an entry remains after its service has died. The time is short to make the
+/// example quick. In a real program, choose a longer time: an outage of etcd that lasts longer than
+/// this time removes services that still run.
 const TTL: Duration = Duration::from_secs(3);
 
 /// The data that a service publishes about itself.

@@ -468,7 +468,7 @@ fn unknown(name: &Ident, place: Place) -> syn::Error {
     syn::Error::new_spanned(name, message)
 }
 
-/// Lists the attributes that are allowed here.
+/// Lists the attributes that are allowed at this place.
 fn names(place: Place) -> String {
     let names: Vec<_> = place.knows().iter().map(|known| format!("`{}`", known.name)).collect();
     format!("{} accepts {}", place.words(), names.join(", "))

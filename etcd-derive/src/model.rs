@@ -51,7 +51,7 @@ pub(crate) struct TaggedVariant {
     pub(crate) ident: Ident,
     /// The name of the variant's handle in the handle of the enum. It is unique in the enum.
     pub(crate) handle: Ident,
-    /// `deprecated` and the lint attributes, as for a field.
+    /// The `deprecated` and lint attributes of the variant, converted as for a field.
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) doc: String,
     /// The tag values of the variant: first the value that is written, then the aliases. Each is

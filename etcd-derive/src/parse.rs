@@ -355,10 +355,10 @@ fn module(ctxt: &Ctxt, attrs: &Attrs, ty: &Type, optional: bool) -> Option<Modul
     }
 }
 
-/// Whether serde's functions only hide the value from people, so that they are not used for the
-/// stored value. This is true for `serialize_masked`. A `Secret` has no `Serialize`, so any
-/// function may mask it in a struct that is shown to people. So for a `Secret`, a function that
-/// writes counts as a mask if no function reads.
+/// Returns true if serde's functions only hide the value from people, so that the stored value does
+/// not use them. This applies to `serialize_masked`. A `Secret` has no `Serialize`, so any function
+/// may mask a `Secret` in a struct that is shown to people. So for a `Secret`, a write function
+/// without a read function counts as a mask.
 fn only_masks(ty: &Type, write: Option<&Given>, read: Option<&Given>) -> bool {
     read.is_none() && write.and_then(Given::expr).is_some_and(|function| types::is_mask(function) || is_secret(ty))
 }

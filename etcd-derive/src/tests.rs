@@ -91,7 +91,7 @@ fn values_of_enum_and_newtype_match_snapshot() {
 }
 
 #[test]
-fn items_are_generated_despite_a_mistake() {
+fn invalid_attribute_still_generates_impls() {
     let input: DeriveInput = parse_quote! {
         #[etcd(prefix = "/a/{env}")]
         struct Schema {

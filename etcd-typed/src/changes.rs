@@ -116,15 +116,16 @@ impl<C, T> Watching<C, T> {
 
     /// Starts with the changes after this past revision, instead of now.
     ///
-    /// If the store no longer has that revision, the first item is the current state as changes
-    /// from nothing, with [`Update::resynced`] set. A store that cannot read the past (v2) returns
-    /// the changes after the revision, but not the state at it; see [`Changes::current`].
+    /// If the store no longer has that revision, the first item contains the current state: a
+    /// change without an old value for each existing key, with [`Update::resynced`] set. A store
+    /// that cannot read the past (v2) returns the changes after the revision, but not the state at
+    /// the revision; see [`Changes::current`].
     ///
-    /// A revision that the store has not reached yet belongs to another history: that of another
-    /// store, or of this store before it was restored or emptied. A watch of etcd would wait for
-    /// that revision and miss every change until then. This stream does not wait: its first item is
-    /// the current state, again with [`Update::resynced`] set. All later changes follow, even at
-    /// revisions that are not above the requested one.
+    /// A revision that the store has not reached yet comes from another history: the caller got the
+    /// revision from another store, or from this store before it was restored or emptied. A watch
+    /// of etcd would wait for that revision and miss every change until then. This stream does not
+    /// wait: its first item is the current state, again with [`Update::resynced`] set. All later
+    /// changes follow, even if their revisions are not above the requested one.
     pub fn since(mut self, revision: impl Into<Revision>) -> Self {
         self.start = Start::Since(revision.into());
         self

@@ -185,8 +185,8 @@ impl Client {
         Self { context: Arc::new(context), ..self.clone() }
     }
 
-    /// Returns untyped operations on byte keys, for keys that are not paths and values without a
-    /// type. The [module page](crate::raw) has the details.
+    /// Returns untyped operations on keys of arbitrary bytes, for keys that are not paths and
+    /// values without a type. The [module page](crate::raw) has the details.
     ///
     /// On v2 every operation returns `Unsupported`.
     #[must_use]
@@ -301,8 +301,8 @@ impl Client {
         Transaction::new(self.context.clone())
     }
 
-    /// Grants a lease and keeps it alive as long as the returned guard exists. The server raises a
-    /// `ttl` below its minimum (2 s with default flags). Fractions of a second are rounded up.
+    /// Grants a lease and keeps it alive while the returned guard exists. The server raises a `ttl`
+    /// below its minimum (2 s with default flags). Fractions of a second are rounded up.
     ///
     /// # Errors
     ///
@@ -314,12 +314,12 @@ impl Client {
     }
 
     /// Takes over a lease that another component granted: a sidecar, an older part of the program,
-    /// a program in another language. The guard keeps the lease alive, unless
-    /// [`kept_by_other`](AdoptLease::kept_by_other) says that the other component does so. It
-    /// reports the end of the lease like the guard from [`lease`](Self::lease).
+    /// a program in another language. The returned guard keeps the lease alive, unless
+    /// [`kept_by_other`](AdoptLease::kept_by_other) says that the other component does so. The
+    /// guard reports the end of the lease, like the guard from [`lease`](Self::lease).
     ///
     /// Dropping the guard does not revoke the lease, which then expires unless the other component
-    /// keeps it alive. [`Lease::revoke`] revokes it.
+    /// keeps it alive. To revoke the lease, call [`Lease::revoke`].
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {

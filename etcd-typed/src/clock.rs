@@ -12,7 +12,7 @@ pub(crate) const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 /// A point in time on two clocks at once.
 ///
 /// The time between two moments is measured on both clocks, and the longer result counts. Tests can
-/// advance tokio's clock, but on Linux it stands still while the machine is suspended
+/// advance tokio's clock, but on Linux that clock stops while the machine is suspended
 /// (`CLOCK_MONOTONIC`). The other clock counts suspended time, and tests cannot advance it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {

@@ -95,8 +95,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     }
 
     /// Sets how long the leadership lasts after its leader vanished. Default: 15 s. The server
-    /// raises it to its shortest lease (2 s with default flags), and fractions of a second are
-    /// rounded up. The client renews the lease three times within this time.
+    /// raises a shorter time to its shortest lease (2 s with default flags), and fractions of a
+    /// second are rounded up. The client renews the lease three times within this time.
     ///
     /// With a short time to live the next candidate leads soon after a crash, but a short outage
     /// ends the leadership: when the leader of the etcd cluster dies, the outage takes about 1 to 3
@@ -115,8 +115,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// # Errors
     ///
-    /// A campaign fails with `LeaseLost` if the lease has ended, and so does [`lead`](Self::lead). It
-    /// fails with `Unsupported` on v2, which has no leases that guards can share; use
+    /// A campaign fails with `LeaseLost` if the lease has ended, and so does [`lead`](Self::lead).
+    /// Both fail with `Unsupported` on v2, which has no leases that guards can share; use
     /// [`ttl`](Self::ttl) there. [`adopt`](Self::adopt) fails with `Unsupported`, since it always
     /// attaches the leadership to a new lease.
     pub fn lease(mut self, lease: &Lease) -> Self {
@@ -126,8 +126,9 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         self
     }
 
-    /// Sets a function that [`lead`](Self::lead) calls with the reason each time the leadership is
-    /// lost, after it has dropped the work. The function must not block; a panic in it ends `lead`.
+    /// Sets a function that [`lead`](Self::lead) calls each time the leadership is lost. `lead`
+    /// drops the work first, and passes the reason of the loss. The function must not block; a
+    /// panic in it ends `lead`.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -145,7 +146,7 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// Waiting continues through outages. A candidate that loses its place while it waits (an
     /// outage longer than the time to live, a deleted key) starts again at the end of the queue.
-    /// Before this returns, one request checks that the key still exists and is the first: a
+    /// Before this method returns, a request checks that the key still exists and is the first: a
     /// candidate whose lease ran out never wins. If nobody leads and the client has a spare lease,
     /// a campaign costs one request (two on v2, which has no transactions).
     ///
@@ -163,7 +164,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         queue.acquire(value).await.map(Leader::of)
     }
 
-    /// Leads if there is no leader and no other candidate; otherwise returns `None`.
+    /// Becomes the leader if no leader and no other candidate exists. Otherwise returns `None`
+    /// without waiting.
     ///
     /// # Errors
     ///
@@ -192,14 +194,14 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         queue.acquire_within(value, time).await.map(Leader::of)
     }
 
-    /// Campaigns, and calls `run` each time this candidate leads, until `run` returns while it
-    /// still leads. Then resigns and returns the output of `run`. Use it in a program that leads or
-    /// waits to lead for as long as it runs.
+    /// Campaigns, and calls `run` each time this candidate leads. When `run` returns and the
+    /// candidate still leads, resigns and returns the output of `run`. Use this method in a program
+    /// that always leads or waits to lead.
     ///
     /// When the leadership is lost, the future of `run` is dropped at its current await point. The
     /// candidate then campaigns again with the same value, at the end of the queue, after a delay
-    /// set by the [`RetryPolicy`](crate::RetryPolicy). The delay grows as long as each leadership
-    /// is lost soon after it began. A campaign that fails because no server can be reached is also
+    /// set by the [`RetryPolicy`](crate::RetryPolicy). The delay grows each time the leadership is
+    /// lost soon after it began. A campaign that fails because no server can be reached is also
     /// repeated, without limit. [`telemetry`] reports each failure, and each loss with its reason;
     /// see also [`on_loss`](Self::on_loss).
     ///
@@ -258,7 +260,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
                             let _ = leader.guard.release().await;
                             return Ok(output);
                         }
-                        // The guard knows why it is no longer held, so this does not wait.
+                        // The guard already knows why it is no longer held, so `lost` returns at
+                        // once.
                         Ok(_) => leader.lost().await,
                         Err(lost) => lost,
                     };
@@ -299,7 +302,7 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     }
 
     /// Returns the keys below the election's name that are not candidates because they have no
-    /// lease. (On v2: because their name is not a lease's, or they have no time to live.) This
+    /// lease. (On v2: keys whose name is not a lease ID, and keys without a time to live.) This
     /// library neither waits for these keys nor deletes them. Go's `concurrency` and `etcdctl
     /// elect` wait for every key that was created before their own. Since such a key never expires,
     /// they wait until somebody deletes it.
@@ -420,11 +423,11 @@ impl<T> Drop for Term<T> {
     }
 }
 
-/// A leadership; dropping it resigns. It derefs to [`Guard`], which has more methods.
+/// A held leadership. Dereferences to [`Guard`], which has more methods.
 ///
-/// Dropping it resigns in a background task. If that fails (no runtime is left, the server does not
-/// answer), the next candidate leads when the time to live has passed. [`resign`](Self::resign)
-/// waits for the answer and returns it.
+/// Dropping a `Leader` resigns in a background task. If that fails (no runtime is left, the server
+/// does not answer), the next candidate leads when the time to live has passed.
+/// [`resign`](Self::resign) waits for the answer and returns it.
 #[must_use = "a leadership is resigned when its guard is dropped"]
 pub struct Leader<T> {
     guard: Guard,
@@ -454,8 +457,8 @@ impl<T> Leader<T> {
 
     /// Keeps the leadership but stops renewing its lease, so that the owner of the token can
     /// [adopt](Election::adopt), [renew](Election::renew) or [release](Election::release_token) it.
-    /// The owner must do so within the time to live, which starts anew now. On a lease of
-    /// [`Election::lease`], the leadership lasts until that lease ends.
+    /// The time to live starts again now, and the owner must act before it has passed. On a lease
+    /// of [`Election::lease`], the leadership lasts until that lease ends.
     pub fn into_token(self) -> Token {
         self.guard.into_token()
     }

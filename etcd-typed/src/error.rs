@@ -48,7 +48,7 @@ pub enum ErrorKind {
     /// The call needs a value, but the key has none. Or no key of a struct exists, and some are
     /// required; [`Error::problems`] lists them.
     NotFound,
-    /// The call was to create the key, but the key already exists.
+    /// The call creates a key, but the key already exists.
     AlreadyExists,
     /// The key is not in the expected state. [`Error::current`] returns its current value. Read,
     /// decide and swap again.
@@ -300,7 +300,7 @@ impl Error {
         matches!(self.0.kind, ErrorKind::Unavailable | ErrorKind::Timeout)
     }
 
-    /// Whether a background task should wait and try again, since no server could be reached or
+    /// True if a background task should wait and try again, because no server could be reached or
     /// answered. Unlike [`is_retryable`](Self::is_retryable) this includes `Tls`, since background
     /// tasks also wait until a certificate is renewed.
     pub(crate) fn is_outage(&self) -> bool {

@@ -16,7 +16,7 @@
 //! | run the same program on etcd v2 | [Run on v2](run_on_v2) |
 //! | wrap a store, or add one | [Write a store](write_a_store) |
 //!
-//! To look up:
+//! Reference:
 //!
 //! - [What each store can do](stores)
 //! - [Locks and elections beside other clients](other_clients): Go, `etcdctl`, Node, Python

@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn then_appends_text_byte_for_byte() {
+    fn then_appends_text_without_escaping() {
         let namespace = Key::parse("/prod").expect("a key");
         for (name, prefix) in [("/a", "/prod/a/"), ("/a/", "/prod/a//"), ("a", "/proda/"), ("/", "/prod//"), (" ", "/prod /")] {
             assert_eq!(namespace.then(name).prefix(), prefix);

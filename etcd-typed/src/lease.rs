@@ -1,4 +1,4 @@
-//! `Lease`: a lease that is kept alive as long as its guard lives. [`pool`] supplies leases, and
+//! `Lease`: a lease that is kept alive while its guard lives. [`pool`] supplies leases, and
 //! [`validity`] computes how long a lease is safe to trust. [`shared`] attaches the keys of several
 //! owners to one lease of the client, and [`borrowed`] attaches keys to a lease that the caller
 //! keeps.
@@ -149,8 +149,8 @@ impl Lease {
         self.ttl
     }
 
-    /// Whether the lease is held: by the clock, the server cannot have ended it yet. Sends no
-    /// request. Once false, it stays false.
+    /// True if the lease is held: by the clock, the server cannot have ended it yet. Sends no
+    /// request. Once false, the result stays false.
     #[must_use]
     pub fn is_held(&self) -> bool {
         if let Some(runtimes) = &self.runtimes {

@@ -44,9 +44,9 @@
 //! | run the same program on etcd v2 | [Run on v2](guide::run_on_v2) |
 //! | wrap a store, or add one | [Write a store](guide::write_a_store) |
 //!
-//! To look up: [what each store can do](guide::stores), [locks beside Go, `etcdctl`, Node and
-//! Python](guide::other_clients), [coming from another client](guide::coming_from), [what reads and
-//! changes cost](guide::costs), [how the library is tested](guide::tested).
+//! Reference: [what each store supports](guide::stores), [sharing locks with Go, `etcdctl`, Node
+//! and Python](guide::other_clients), [migrating from another client](guide::coming_from), [the
+//! cost of reads and changes](guide::costs), [how the library is tested](guide::tested).
 //!
 //! # The pieces
 //!

@@ -164,8 +164,8 @@ impl<T: Send + Sync + 'static> Live<T> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future has no effect. The future waits as long as no server can be reached, so
-    /// put a timeout around it.
+    /// Dropping the future has no effect. The future waits while no server can be reached, so put a
+    /// timeout around it.
     pub async fn wait_for_revision(&self, revision: impl Into<Revision>) -> Result<Snapshot<T>> {
         self.cell.reach(revision.into()).await.map(Snapshot::of)
     }
@@ -200,27 +200,30 @@ impl<T: Send + Sync + 'static> Live<T> {
         self.cell.upstream().staleness()
     }
 
-    /// Returns the time between two proofs (see [`staleness`](Self::staleness)) without failures:
-    /// 10 s, and 1 ms for each key of the directory. For a directory of 100,000 keys it is 110 s.
+    /// Returns the longest time between two proofs that the view is current (see
+    /// [`staleness`](Self::staleness)) while no request fails: 10 s, plus 1 ms for each key of the
+    /// directory. For a directory of 100,000 keys the period is 110 s.
     ///
     /// The client asks the server for its revision every 10 s. All views of a client share this
-    /// read, and it proves all of them while nothing is written. A view may be behind the answer,
-    /// because another key was written or because its watch is silent. Then the view asks which
-    /// keys of its directory were modified and how many keys it has. That answer is small, but the
-    /// server reads the directory for it, so a large directory is checked less often. On v3 such
-    /// requests of many views of directories of up to 1000 keys are combined into one (not on etcd
-    /// 3.5.0 to 3.5.6, where the combined request can crash the server). etcd v2 has no such
-    /// request: the client lists each directory that is behind once in this time.
+    /// read, which proves that every view at this revision is current. A view may be behind the
+    /// revision, because a key of another directory was written or because the view's watch is
+    /// silent. Then the view asks which keys of its directory were modified and how many keys the
+    /// directory has. The answer is small, but the server reads the whole directory for it, so a
+    /// large directory is checked less often. On v3, such requests of many views of directories of
+    /// up to 1000 keys are combined into one (not on etcd 3.5.0 to 3.5.6, where the combined
+    /// request can crash the server). etcd v2 has no such request: once per period, the client
+    /// lists each directory that is behind.
     ///
-    /// A proof detects a watch that misses events, and the watch is started again some seconds
-    /// later. Until then the staleness grows.
+    /// This periodic check detects a watch that misses events. The watch is then started again some
+    /// seconds later. Until then the staleness grows.
     #[must_use]
     pub fn proof_period(&self) -> Duration {
         self.cell.upstream().proof_period()
     }
 
-    /// Returns the last time that the server came back with an older history than the view had seen
-    /// (it was restored or emptied), or `None`. Revisions decrease only in this case.
+    /// Returns when the server last came back with an older history than the view had seen, because
+    /// it was restored or emptied. Returns `None` if this never happened. Revisions decrease only
+    /// in this case.
     #[must_use]
     pub fn rewound(&self) -> Option<Rewound> {
         self.cell.book().rewound()

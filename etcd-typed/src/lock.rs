@@ -44,8 +44,8 @@ use crate::revision::{LeaseId, Revision};
 /// waiter deletes the key, so that a late refresh cannot revive it. The v2 server has no leases,
 /// which weakens three guarantees:
 ///
-/// - A [token](Lock::into_token) stays valid as long as the lock is held, even if another process
-///   has adopted the lock.
+/// - A [token](Lock::into_token) stays valid while the lock is held, even if another process has
+///   adopted the lock.
 /// - The server may apply a create request seconds after its sender gave up. The key of such a
 ///   request stays in the queue until its time to live has passed.
 /// - [`is_held`](Guard::is_held) also relies on the clocks of the members, which may differ by at
@@ -79,8 +79,8 @@ impl NamedLock {
     }
 
     /// Sets how long the lock stays held after its holder vanished. Default: 15 s. The server
-    /// raises it to its shortest lease (2 s with default flags), and fractions of a second are
-    /// rounded up. The client renews the lease three times within this time.
+    /// raises a shorter time to its shortest lease (2 s with default flags), and fractions of a
+    /// second are rounded up. The client renews the lease three times within this time.
     ///
     /// A short time to live frees the lock soon after a crash, but a short outage loses the lock:
     /// when the leader of the etcd cluster dies, the outage takes about 1 to 3 s.
@@ -196,7 +196,7 @@ impl NamedLock {
     }
 
     /// Returns the keys below the lock's name that are not in its queue because they have no lease.
-    /// (On v2: because their name is not a lease's, or they have no time to live.) This library
+    /// (On v2: keys whose name is not a lease ID, and keys without a time to live.) This library
     /// neither waits for these keys nor deletes them. Go's `concurrency` and `etcdctl lock` wait
     /// for every key that was created before their own. Since such a key never expires, they wait
     /// until somebody deletes it.
@@ -253,10 +253,9 @@ impl NamedLock {
     }
 }
 
-/// A lock that is held; dropping it releases the lock. It derefs to [`Guard`], which has more
-/// methods.
+/// A held lock. Dereferences to [`Guard`], which has more methods.
 ///
-/// Dropping it releases the lock in a background task. If that fails (no runtime is left, the
+/// Dropping a `Lock` releases the lock in a background task. If that fails (no runtime is left, the
 /// server does not answer), the lock is free when the time to live has passed.
 /// [`release`](Self::release) waits for the answer and returns it.
 #[derive(Debug)]
@@ -282,8 +281,8 @@ impl Lock {
 
     /// Keeps the lock held but stops renewing its lease, so that the owner of the token can
     /// [adopt](NamedLock::adopt), [renew](NamedLock::renew) or [release](NamedLock::release_token)
-    /// it. The owner must do so within the time to live, which starts anew now. On a lease of
-    /// [`NamedLock::lease`], the lock stays held until that lease ends.
+    /// it. The time to live starts again now, and the owner must act before it has passed. On a
+    /// lease of [`NamedLock::lease`], the lock stays held until that lease ends.
     pub fn into_token(self) -> Token {
         self.0.into_token()
     }
@@ -308,10 +307,10 @@ pub struct Holder {
     pub fence: Revision,
     /// The lease of the key. On v2 it is derived from the key's name, since v2 has no leases.
     pub lease: LeaseId,
-    /// The holder's information, as stored. Programs that use Go's package and `etcdctl` store no
-    /// information, so this is empty for them.
+    /// The information that the holder or waiter stored in its key. Empty for Go's package and
+    /// `etcdctl`, which store no information.
     pub info: String,
-    /// The information, parsed. `None` if it does not have this library's default form.
+    /// The parsed information. `None` if the information is not in this library's default form.
     pub process: Option<Process>,
 }
 

@@ -334,8 +334,8 @@ pub fn values_of<T>(codec: &Codec<T>) -> Option<Vec<String>> {
     codec.limits.one_of?(None).ok()?
 }
 
-/// Returns the limits of a map's values, without those that must not be shown if the values are
-/// secret.
+/// Returns the limits of a map's values. If the values are secret, leaves out the limits that must
+/// not be shown.
 pub const fn shown<T>(codec: &Codec<T>, limits: Limits) -> Limits {
     if codec.is_secret() { limits.of_secret() } else { limits }
 }

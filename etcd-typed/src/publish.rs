@@ -1,6 +1,6 @@
-//! `Publication`: keeps a value at a key as long as its guard lives, and puts the value back
-//! whenever it is lost. Works on bytes; [`Published`] adds the type. The builder of
-//! [`Entry::publish`](crate::Entry::publish) is in the module of the handles.
+//! `Publication`: keeps a value at a key while its guard lives, and puts the value back whenever
+//! the value is lost. Works on bytes; [`Published`] adds the type. The module of the handles
+//! contains the builder of [`Entry::publish`](crate::Entry::publish).
 //!
 //! Each publication has one task, which owns the lease and makes the decisions. A watch event only
 //! makes the task read the key: each decision needs a linearizable answer, so late or repeated
@@ -118,8 +118,8 @@ pub(crate) struct Publication {
     lease_pool: Arc<LeasePool>,
 }
 
-/// How long a publication's task may go without being polled. The task wakes for every message. An
-/// attempt may take as long as its requests.
+/// How long a publication's task may go without being polled. The task wakes for every message from
+/// the guard. An attempt may last until all its requests are answered.
 const PATIENCE: Patience = Patience { first: Duration::from_millis(500), then: Duration::from_secs(30) };
 
 impl Publication {
@@ -129,7 +129,8 @@ impl Publication {
 
     pub(crate) fn status(&self) -> PublishedStatus {
         self.lease_pool.runtimes().note();
-        // The task owns the receiver as long as it lives.
+        // The receiver of this channel lives in the task, so a closed channel means that the task
+        // has ended.
         self.shared.status(self.sets.is_closed())
     }
 

@@ -1,5 +1,5 @@
-//! Untyped operations on byte keys. They use the same store calls as the typed layer, and give the
-//! same guarantees.
+//! Untyped operations on keys of arbitrary bytes. They use the same store calls as the typed layer,
+//! and give the same guarantees.
 //!
 //! Use [`Client::raw`](crate::Client::raw) for keys that are not paths (`dms.rpc/7587`, binary
 //! keys, `//` within a key), and for layers with their own format: the key-value backend of a
@@ -19,8 +19,8 @@
 //! - A watch resumes by itself, without a gap. If the server has lost history, the watch reports
 //!   the difference between the last known state and the current one.
 //!
-//! v2 has no byte keys and no ranges: on v2 every call returns `Unsupported`, before anything is
-//! sent.
+//! The keys of v2 are paths, and v2 has no ranges. On v2 every call returns `Unsupported`, before
+//! anything is sent.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -79,11 +79,11 @@ use crate::revision::{LeaseId, Revision};
 use crate::store::{BoxFuture, Op, Range, Span, Txn};
 use crate::telemetry::Operation;
 
-/// The label for byte keys in metrics and events.
+/// The label of these operations in metrics and events.
 const PATTERN: &str = "raw";
 
-/// Untyped operations on byte keys, created by [`Client::raw`](crate::Client::raw). The [module
-/// page](self) has the rules for all methods.
+/// Untyped operations on keys of arbitrary bytes, created by [`Client::raw`](crate::Client::raw).
+/// The [module page](self) has the rules for all methods.
 #[derive(Clone, Debug)]
 pub struct Raw {
     context: SharedContext,
@@ -151,7 +151,7 @@ impl Raw {
         Outside::of(&self.namespace)
     }
 
-    /// Returns an error if the store has no byte keys.
+    /// Returns an error if the store has only keys that are paths.
     fn check(&self) -> Result<()> {
         let capabilities = self.context.store.capabilities();
         if capabilities.transactions && capabilities.past_revisions && !capabilities.directories {

@@ -150,9 +150,9 @@ impl Runtimes {
         Prepared::new(self)
     }
 
-    /// Offers a task that has lost its runtime to all known runtimes, and to those that are noted
-    /// later, until a runtime polls the task. One offer is not enough: a runtime that is not driven
-    /// accepts a task but never polls it.
+    /// Offers a task that has lost its runtime to all known runtimes, and to runtimes that become
+    /// known later, until a runtime polls the task. One offer is not enough: a runtime that is not
+    /// driven accepts a task but never polls the task.
     fn wait(&self, seat: &Arc<Seat>) {
         for known in self.list(seat.clone()) {
             seat.offer(&known.handle);

@@ -133,8 +133,8 @@ impl Stored {
         (key, Self { value, created, modified, version, lease, ttl })
     }
 
-    /// Returns the lease, if other clients can use its id. On v2 a lease id exists only within this
-    /// process and stands for a time to live.
+    /// Returns the lease, if other clients can use its ID. On v2 a lease ID exists only within this
+    /// process, where it represents a time to live.
     fn shared_lease(&self) -> Option<LeaseId> {
         self.lease.filter(|_| self.ttl.is_none())
     }

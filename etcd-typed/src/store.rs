@@ -357,8 +357,9 @@ pub struct Range {
     /// leases must ask for the values.
     pub keys_only: bool,
     /// Returns only keys modified after this revision. [`RangeReply::count`] then gives the number
-    /// of all keys in the span. An empty reply with an unchanged count proves that nothing changed.
-    /// The server still reads the whole span. Requires [`Capabilities::past_revisions`].
+    /// of all keys in the span. If the reply is empty and the count is unchanged, nothing has
+    /// changed in the span. The server still reads the whole span. Requires
+    /// [`Capabilities::past_revisions`].
     pub modified_after: Option<Revision>,
     /// How fresh the reply must be.
     pub consistency: Consistency,
@@ -533,7 +534,7 @@ pub struct RangeReply {
     /// with [`Range::modified_after`] or [`Range::count_only`].
     pub count: Option<u64>,
     /// True if each value keeps only its own bytes in memory. If false, a value may be part of a
-    /// larger message, which stays in memory as long as any part of it.
+    /// larger message, and the message stays in memory while any of its values does.
     pub compact: bool,
 }
 
@@ -893,17 +894,17 @@ pub enum Expiry {
     /// The key never expires.
     #[default]
     Never,
-    /// The key expires after this time or later. On v2 the time is in whole seconds, and zero
-    /// expires at once. Where a lease carries the time (v3, memory), it is at least the server's
-    /// shortest lease (2 s with default flags). Fractions of a second are rounded up.
+    /// The key expires after this time or later. Fractions of a second are rounded up. On v2 a key
+    /// with a time of zero expires at once. On v3 and in memory the key gets a lease with this
+    /// time. The server raises a time that is below its shortest lease (2 s with default flags).
     ///
-    /// On v3 such a write needs a lease. Granting it costs a request, and the lease stays on the
-    /// server until its time is over, even if the key is written again. Below five minutes, each
-    /// write grants its own lease. From five minutes on, the client makes the lease 5 % longer.
-    /// Until these 5 % have passed, other writes of the client with the same time share the lease,
-    /// at most a thousand writes. Such a key expires up to 5 % later, together with the others. A
-    /// program that writes a key often should attach it to a lease that is kept alive
-    /// ([`Client::lease`](crate::Client::lease)).
+    /// On v3 the lease of such a write costs one more request. The lease stays on the server until
+    /// its time is over, even if the key is written again. For a time below five minutes, each
+    /// write gets its own lease. For five minutes or more, the client grants a lease that is 5 %
+    /// longer. Until these 5 % have passed, other writes of the client with the same time share the
+    /// lease, at most a thousand writes. A key on a shared lease expires up to 5 % later, together
+    /// with the other keys of the lease. A program that writes a key often should attach the key to
+    /// a lease that is kept alive ([`Client::lease`](crate::Client::lease)).
     After(Duration),
     /// The key expires with this lease.
     With(LeaseId),

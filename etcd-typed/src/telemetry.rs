@@ -36,7 +36,7 @@
 //!
 //! | label | values |
 //! |---|---|
-//! | `pattern` | for a schema its prefix as written, `/{env}/checkout`, or its name if it has no prefix; for a map of values or a single key the name of the value's type; `directory` for a [`Directory`](crate::Directory), `raw` for [byte keys](crate::raw), `transaction` for a [`Transaction`](crate::Transaction); `guard` for the watch of a guard's key, `election` for [`LeaderChanges`](crate::LeaderChanges) |
+//! | `pattern` | for a schema its prefix as written, `/{env}/checkout`, or its name if it has no prefix; for a map of values or a single key the name of the value's type; `directory` for a [`Directory`](crate::Directory), `raw` for [untyped operations](crate::raw), `transaction` for a [`Transaction`](crate::Transaction); `guard` for the watch of a guard's key, `election` for [`LeaderChanges`](crate::LeaderChanges) |
 //! | `store` | `v3`, `v2`; the in-memory store never repeats a request |
 //! | `op` of a retry | on v3 the name of the remote call, which is the `grpc_method` of the server's own metrics (`Range`, `Txn`, `LeaseKeepAlive`, …); on v2 the HTTP method |
 //! | `op` of a conflict | the method of the handle: `modify`, `update`, `set`, `create`, `delete` |
@@ -71,7 +71,7 @@
 //! | target | level | message | fields | when |
 //! |---|---|---|---|---|
 //! | `etcd_typed::operation` | debug | span `operation` | `op`, `pattern` | a method of a handle is awaited: `get`, `set`, `update`, … |
-//! | `etcd_typed::operation` | debug | `conflict` | `op`, `pattern` | another client wrote first; the operation starts again as long as the policy allows |
+//! | `etcd_typed::operation` | debug | `conflict` | `op`, `pattern` | another client wrote first; the operation starts again if the policy allows another attempt |
 //! | `etcd_typed::operation` | warn | `previous value undecodable` | `pattern` | a write succeeded, but the value that it replaced or deleted cannot be returned, since it does not decode |
 //! | `etcd_typed::call` | debug | `sent again` | `store`, `op`, `cause`, `error` | a request failed and is repeated |
 //! | `etcd_typed::call` | warn | `login refused` | `store`, `cause`, `error` | the server refused user and password; calls that need a token wait for the next login, after a pause |
@@ -236,8 +236,8 @@ impl Drop for ViewTelemetry {
     }
 }
 
-/// Reports on a published value as long as its task or guard exists. The gauges count each of
-/// several values with the same pattern.
+/// Reports on a published value while its task or guard exists. The gauges count each of several
+/// values with the same pattern.
 #[derive(Debug)]
 pub(crate) struct PublishedTelemetry {
     pattern: Pattern,
@@ -310,9 +310,9 @@ impl Drop for PublishedTelemetry {
     }
 }
 
-/// Reports the time since the last proof that the views of a directory have all changes.
+/// Reports the time since the views of a directory were last known to have all changes.
 ///
-/// `period` is the time until the next proof.
+/// `period` is the time from one such check to the next.
 pub(crate) fn view_staleness(pattern: Pattern, staleness: Duration, period: Duration) {
     set(&VIEW_STALENESS, &[pattern], staleness.as_secs_f64());
     set(&VIEW_PROOF_PERIOD, &[pattern], period.as_secs_f64());
@@ -353,8 +353,8 @@ pub(crate) fn view_not_kept(pattern: Pattern, path: &std::path::Path, error: &st
     tracing::warn!(target: "etcd_typed::view", pattern, path = %path.display(), %error, "not kept on disk");
 }
 
-/// Reports that the watch of live views missed a change, or that the server has another history.
-/// The watch starts again from the current state.
+/// Reports that the watch of live views missed a change, or that the server was restored or
+/// replaced. The watch starts again from the current state.
 pub(crate) fn watch_disproved(pattern: Pattern) {
     tracing::warn!(target: "etcd_typed::watch", pattern, "disproved");
     count(&RESYNCS, &[pattern, "disproved"]);
@@ -418,8 +418,8 @@ impl Operation {
         Ongoing(tracing::debug_span!(target: "etcd_typed::operation", "operation", op, pattern))
     }
 
-    /// Reports that another client wrote first. The operation starts again as long as the policy
-    /// allows.
+    /// Reports that another client wrote first. The operation starts again if the policy allows
+    /// another attempt.
     pub(crate) fn conflict(self) {
         let Self { op, pattern } = self;
         tracing::debug!(target: "etcd_typed::operation", op, pattern, "conflict");

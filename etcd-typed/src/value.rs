@@ -104,13 +104,13 @@ pub trait EtcdValue: Sized {
     /// `info` ``.
     const TYPE: &'static str;
 
-    /// Whether an error quotes a stored text that is not a value of the type, as in ``"loud" is not
-    /// one of `debug`, `info` ``. Booleans, times, addresses, derived enums and out-of-range
+    /// True if an error may quote a stored text that is not a value of the type, as in ``"loud" is
+    /// not one of `debug`, `info` ``. Booleans, times, addresses, derived enums and out-of-range
     /// integers are quoted. The default is `false`, since a text of any other type may contain a
     /// password. A field with `#[etcd(secret)]` is never quoted.
     const QUOTABLE: bool = false;
 
-    /// Whether the values are secret: no output of this crate shows them, as for a field with
+    /// True if the values are secret: no output of this crate shows them, as for a field with
     /// `#[etcd(secret)]`. `true` for [`Secret`], and for lists and newtypes of a `Secret`.
     const SECRET: bool = false;
 

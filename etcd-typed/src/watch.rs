@@ -74,7 +74,7 @@ pub(crate) enum Reason {
     /// The changes since the last step were compacted, or left v2's window, and are no longer
     /// available.
     HistoryLost,
-    /// The server now has another history than the watched one: it was restored or emptied.
+    /// The server was restored or emptied, so it now has another history than the watch has seen.
     Rewound,
 }
 

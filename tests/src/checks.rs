@@ -47,11 +47,11 @@ pub struct Told {
     pub new: Option<u64>,
 }
 
-/// A check of a watch of a counter. Each write adds one to the counter, so the reported values
-/// reveal lost and repeated changes.
+/// Checks what a watch of a counter reports. Each write adds one to the counter, so the reported
+/// values reveal lost and repeated changes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counted {
-    /// The last reported value. Zero stands for a counter that does not exist yet.
+    /// The last reported value. Zero if the counter does not exist yet.
     pub last: u64,
     revision: u64,
     /// The number of reported changes.

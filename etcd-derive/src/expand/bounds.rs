@@ -1,5 +1,5 @@
-//! The where clauses of the code that is generated for a generic struct: the struct's own clause,
-//! and the bounds that its fields require.
+//! Generates the where clauses of the code for a generic struct: the struct's own clause, and the
+//! bounds that its fields require.
 
 use std::collections::BTreeSet;
 

@@ -26,7 +26,7 @@ struct Region {
     name: String,
 }
 
-/// A view on a store of its own, and the entry that the benchmark changes.
+/// A view of a separate store, and the entry that the benchmark changes.
 struct Bench {
     kind: &'static str,
     size: u32,

@@ -16,14 +16,14 @@ mod read;
 
 use std::time::Duration;
 
-/// How much is measured.
+/// How much the benchmark measures.
 struct Effort {
     rounds: usize,
-    /// How long one round measures the reads of one kind.
+    /// How long each round measures each kind of read.
     reading: Duration,
-    /// How long one round measures the changes of one kind.
+    /// How long each round measures each kind of change.
     applying: Duration,
-    /// The numbers of entries of the maps.
+    /// The sizes of the measured maps, in entries.
     sizes: &'static [u32],
 }
 
@@ -42,7 +42,7 @@ fn main() {
     apply::run(&effort);
 }
 
-/// The median of all values except NaN. NaN if there are no others.
+/// Returns the median of the values that are not NaN. If all values are NaN, returns NaN.
 fn median(mut measured: Vec<f64>) -> f64 {
     measured.retain(|one| !one.is_nan());
     measured.sort_by(f64::total_cmp);

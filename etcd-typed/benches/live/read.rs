@@ -23,7 +23,8 @@ const STEP: u32 = 500;
 /// run at the same time. So a batch of one of two threads is valid only if the other thread made half
 /// to twice as many steps in the same time.
 const WANTED: usize = 20;
-/// A measurement without enough valid batches ends after this multiple of its duration.
+/// The maximum duration of a measurement, as a multiple of its planned duration. A measurement
+/// without enough valid batches then ends.
 const PATIENCE: u32 = 20;
 /// The pause between two writes of the writer.
 const PERIOD: Duration = Duration::from_millis(1);
@@ -51,7 +52,8 @@ struct Peer {
 /// read. The arguments are the duration, the steps of this thread, and those of the other thread.
 type Timed = Box<dyn FnMut(Duration, &Steps, Option<&Steps>) -> f64 + Send>;
 
-/// The number of steps that a thread has made, on a cache line of its own.
+/// The number of steps that a thread has made. Aligned, so that no other data is on the same cache
+/// line.
 #[repr(align(128))]
 #[derive(Default)]
 struct Steps(AtomicU32);
@@ -62,8 +64,9 @@ impl Peer {
     }
 }
 
-/// Creates the measuring function of one kind. It is generic, so that the read is inlined into the
-/// loop. It returns the median of the batches, so that an interrupted batch does not count.
+/// Creates the function that measures one kind of read. `timed` is generic, so that the read is
+/// inlined into the loop. The function returns the median of the batches, so that an interrupted
+/// batch does not count.
 fn timed(mut read: impl FnMut() -> u32 + Send + 'static) -> Timed {
     Box::new(move |duration, own, other| {
         let steps_of_other = || other.map_or(u32::MAX, |other| other.0.load(Ordering::Relaxed));
@@ -173,7 +176,7 @@ impl Bench {
     }
 }
 
-/// The nanoseconds of a read on one thread, or on two threads at the same time.
+/// Returns the duration of a read in nanoseconds, on one thread or on two threads at the same time.
 fn measure(peer: &Peer, threads: usize, duration: Duration) -> f64 {
     if threads == 1 {
         return (peer.reads)()(duration, &Steps::default(), None);

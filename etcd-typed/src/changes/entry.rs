@@ -73,12 +73,12 @@ impl<T> WatchingEntry<T> {
     }
 
     /// Starts with the changes after this past revision, instead of now. If the store no longer has
-    /// that revision, the first item is the current value, if there is one, as a change from
-    /// nothing, with [`Change::resynced`] set.
+    /// the history since that revision, the stream begins with the current value, if the key
+    /// exists. This first [`Change`] has no old value, and [`Change::resynced`] is set.
     ///
     /// The same applies to a revision that the store has not reached yet. The stream does not wait
-    /// for it, and all later changes follow, even at revisions that are not above the requested
-    /// one. See [`Watching::since`](super::Watching::since) for the reason.
+    /// for that revision. It yields all later changes, even if their revisions are not above the
+    /// requested one. See [`Watching::since`](super::Watching::since) for the reason.
     pub fn since(mut self, revision: impl Into<Revision>) -> Self {
         self.start = Start::Since(revision.into());
         self

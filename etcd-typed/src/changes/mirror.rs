@@ -241,14 +241,14 @@ fn is_other(directory: &Key, key: &[u8]) -> bool {
     key.strip_prefix(directory.prefix().as_bytes()).is_some_and(|name| !name.is_empty())
 }
 
-/// Returns the earlier value that the server reports, if the mirror itself may not know the earlier
-/// value.
+/// Returns the previous value that the server sent with an event. Returns `None` if the mirror is
+/// complete, since the mirror then knows the previous value itself.
 pub(super) fn told(previous: Option<Box<KeyValue>>, complete: bool) -> Option<Stored> {
     previous.filter(|_| !complete).map(|kv| Stored::from(*kv))
 }
 
-/// Whether two states of a key differ. The values are compared too, since another history may have
-/// another value at the same revision.
+/// Whether two states of a key differ. The values are compared too: a server that was restored or
+/// replaced may have another value at the same revision.
 fn differs(old: &Stored, new: &Stored) -> bool {
     (old.created, old.modified, &old.value) != (new.created, new.modified, &new.value)
 }

@@ -1,6 +1,6 @@
-//! `OneKey`: the value of one key as far as a watch has reported it. [`Mirror`](super::Mirror) does
-//! the same for a directory. `OneKey` has no tree, since a program may watch thousands of keys.
-//! Does no I/O.
+//! `OneKey`: the value of one key, with every change that a watch has reported.
+//! [`Mirror`](super::Mirror) does the same for a directory. `OneKey` has no tree, since a program
+//! may watch thousands of keys. Does no I/O.
 
 use super::mirror::told;
 use crate::key::Key;

@@ -84,7 +84,7 @@ async fn changes_of_one_revision_are_one_item() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn current_shows_only_delivered_items() {
+async fn current_state_contains_only_delivered_changes() {
     let store = MemoryStore::new();
     let start = commit(&store, vec![put("/n/a", "1")]).await;
     let mut changes = watching(&store).await.unwrap();
@@ -114,8 +114,8 @@ async fn bad_value_follows_good_changes_of_its_revision() {
     assert_eq!((error.kind(), error.key()), (ErrorKind::Decode, Some(&key("/n/b"))));
     assert_eq!(error.problems().iter().map(|problem| problem.revision).collect::<Vec<_>>(), [Some(bad)]);
     assert!(error.to_string().contains(&format!("revision {bad}")) && !error.to_string().contains("many"), "{error}");
-    // The stream has reported the bad value once, but the state contains it as long as it is
-    // stored.
+    // The stream has reported the bad value once. The state contains an error while the bad value
+    // is stored.
     assert_eq!(changes.current().unwrap_err().kind(), ErrorKind::Invalid);
     assert_eq!(told(&next(&mut changes).await.unwrap()), [("d", None, Some(4))]);
     assert_eq!(told(&next(&mut changes).await.unwrap()), [("b", None, Some(2))]);
@@ -405,8 +405,8 @@ async fn follow_along(happenings: Vec<Happening>) {
     assert!(changes.interruption().is_none());
 }
 
-/// Waits for an update, and applies it to `mine`, whose values must be the update's old values.
-/// Returns whether the update was resynced, or `None` if none came in time.
+/// Waits for an update and applies it to `mine`. Checks that the old values of the update are the
+/// values in `mine`. Returns whether the update was resynced, or `None` if no update came in time.
 async fn take(changes: &mut Numbers, mine: &mut BTreeMap<String, u32>, within: Duration) -> Option<bool> {
     let update = timeout(within, changes.next()).await.ok()?.expect("no end").expect("no error");
     for Keyed { key, change } in update.changes {

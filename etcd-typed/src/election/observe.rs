@@ -177,7 +177,7 @@ impl Office {
         let key = Bytes::copy_from_slice(&kv.key);
         match Contender::of(&self.directory, kv, &self.capabilities) {
             Some(contender) => self.contenders.insert(key, contender),
-            // The key may have been a contender's until its lease was detached.
+            // The key may have belonged to a contender until its lease was detached.
             None => self.contenders.remove(&key),
         };
     }
@@ -202,7 +202,7 @@ mod tests {
         directories: false,
     };
 
-    /// A key that is named by this lease and attached to it.
+    /// Returns a contender's key that is attached to this lease and has the lease's ID as its name.
     fn stands(lease: u64, created: u64, modified: u64, value: &str) -> KeyValue {
         KeyValue {
             key: Bytes::from(format!("/a/{lease:x}")),

@@ -82,7 +82,7 @@ async fn candidates_lead_in_order_with_growing_fences() {
     assert!(election.leader().await.unwrap().is_none());
 }
 
-/// The waiter's lease ends while it waits. Go's `Election.Campaign` and the server's election
+/// The lease of a waiting candidate ends. Go's `Election.Campaign` and the server's election
 /// service do not notice this.
 #[tokio::test(start_paused = true)]
 async fn expired_candidate_never_wins() {
@@ -173,7 +173,7 @@ async fn every_call_refuses_an_empty_name() {
 
 /// etcd 3.7 omits the leases from answers without values.
 #[tokio::test(start_paused = true)]
-async fn candidate_waits_when_key_only_reads_hide_leases() {
+async fn candidate_waits_if_keys_only_response_omits_lease() {
     let store = MemoryStore::new();
     store.faults().hide_leases_of_keys_only(true);
     let client = Client::with_store(store);

@@ -30,7 +30,7 @@ use crate::version::{Versioned, Versions};
 
 /// A handle to a directory whose contents have no schema. Lists, creates, deletes and watches it.
 ///
-/// On v2 a directory is an object of its own that can be created, be empty and expire. On v3 and in
+/// On v2 a program can create a directory without keys, and a directory can expire. On v3 and in
 /// memory a directory exists while it contains at least one key. Operations that need a real
 /// directory return `Unsupported` on these stores.
 ///

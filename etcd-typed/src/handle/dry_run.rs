@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn shown_value_fits_one_line() {
+    fn shown_value_fits_on_one_line() {
         let shown = |value: &[u8]| Shown::of(Bytes::copy_from_slice(value)).to_string();
         for plain in ["8080", "1m30s", r#"{"a":"it's","b":"\\"}"#, "grüße"] {
             assert_eq!(shown(plain.as_bytes()), plain);

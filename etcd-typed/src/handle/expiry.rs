@@ -60,8 +60,9 @@ impl EnclosingStruct {
     }
 }
 
-/// The expiry of the structs around a key or a nested struct. The first guess is that they never
-/// expire. If the guess is wrong, the server refuses the write, and its answer shows the expiry.
+/// The expiry of the structs around a key or a nested struct. The first write assumes that they
+/// never expire. If this assumption is wrong, the server refuses the write, and its answer shows
+/// the expiry.
 #[derive(Clone, Debug, Default)]
 pub(super) struct EnclosingExpiry {
     /// The enclosing structs, from the innermost outwards.
@@ -131,7 +132,7 @@ impl EnclosingExpiry {
     }
 
     /// Takes the expiry from the answers to [`looks`](Self::looks). `results` may contain other
-    /// answers too. Returns whether the guess was wrong.
+    /// answers too. Returns true if the write had wrongly assumed that nothing expires.
     pub(super) fn learn(&mut self, results: &[OpResult]) -> bool {
         let found: Vec<_> = self.keys().map(|key| found_in(results, key).cloned()).collect();
         let was_wrong = self.known.is_none() && found.iter().flatten().any(|kv| kv.expiry() != Expiry::Never);
@@ -139,13 +140,15 @@ impl EnclosingExpiry {
         was_wrong
     }
 
-    /// Forgets the expiry because it is out of date. The next write guesses again.
+    /// Forgets the expiry because it is out of date. The next write assumes again that nothing
+    /// expires.
     pub(super) fn forget(&mut self) {
         self.known = None;
     }
 
-    /// Reads the expiry, for a write that cannot check the guess itself: a write in several steps,
-    /// or a write on a store where a transaction cannot have conditions on other keys.
+    /// Reads the expiry for a write that cannot check its assumption about the expiry: a write in
+    /// several steps, or a write on a store where a transaction cannot have conditions on other
+    /// keys.
     ///
     /// # Errors
     ///

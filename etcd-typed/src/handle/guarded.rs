@@ -32,7 +32,7 @@ pub(crate) struct TagClaim {
 }
 
 impl TagClaim {
-    /// Creates the claim for a variant of the enum in this directory.
+    /// Creates the condition that the enum in this directory has this variant.
     pub(super) fn new(directory: &Key, table: &'static Table, variant: usize) -> Self {
         Self { key: table.tag().map_or_else(|| directory.clone(), |tag| directory.descend(tag.segment)), table, variant }
     }
@@ -71,16 +71,16 @@ impl Context {
         Arc::new(context)
     }
 
-    /// Returns a copy for the fields of a variant: its writes also require that the enum has this
-    /// variant.
+    /// Returns a copy of this context for the handles of a variant's fields. Their writes also
+    /// require that the enum has this variant.
     pub(super) fn within_variant(&self, tag: TagClaim) -> SharedContext {
         let mut context = self.clone();
         context.tags.push(tag);
         Arc::new(context)
     }
 
-    /// Returns a copy whose writes also require the guards and the enum variants of another
-    /// context.
+    /// Returns a copy of this context whose writes also check the guards and enum variants that
+    /// `other` checks.
     pub(super) fn with_guards_of(self: &Arc<Self>, other: &Self) -> SharedContext {
         if !other.is_guarded() {
             return self.clone();
@@ -92,7 +92,7 @@ impl Context {
         Arc::new(context)
     }
 
-    /// Returns whether writes have conditions for guards or for enum variants.
+    /// Returns true if writes check guards or enum variants.
     pub(super) fn is_guarded(&self) -> bool {
         !self.claims.is_empty() || self.is_in_variant()
     }
@@ -133,15 +133,15 @@ impl Context {
         self.claims.iter().try_for_each(Claim::check)
     }
 
-    /// Sends the transaction of a write, with the conditions for guards and enum variants. If such
-    /// a condition fails, returns an error. So if the result is not `succeeded`, one of the write's
-    /// own conditions has failed.
+    /// Sends the transaction of a write, with the conditions for guards and enum variants added.
+    /// Returns an error if one of the added conditions fails. So a result that is not `succeeded`
+    /// means that one of the write's own conditions has failed.
     ///
     /// # Errors
     ///
-    /// `GuardLost` if a guard was not held, whether or not other conditions failed. `Conflict` if
-    /// an enum has another variant. The transaction reads the guards and tags itself, so the error
-    /// is from the same revision.
+    /// `GuardLost` if a guard was not held, even if other conditions failed too. `Conflict` if an
+    /// enum has another variant. The failed transaction itself reads the guards and tags, so the
+    /// error describes the same revision.
     pub(crate) async fn commit(&self, mut txn: Txn) -> Result<Committed> {
         if !self.is_guarded() {
             return self.asked().commit(txn).await;

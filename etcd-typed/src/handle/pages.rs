@@ -2,9 +2,10 @@
 //! the same time.
 //!
 //! If a client reads one page after the other, the server is idle while the client processes an
-//! answer. For each page, the server also counts all remaining keys. Both costs disappear if
-//! several parts are read at the same time and each ends at a given key. These keys are guessed;
-//! see [`split_points`]. A wrong guess costs one small request.
+//! answer. For each page, the server also counts all remaining keys. Both costs disappear if the
+//! client reads several parts at the same time, and each part ends at a given key. The client
+//! estimates these keys from the first page, see [`split_points`]. If an estimate is wrong, one
+//! more small request is needed.
 
 mod split_points;
 
@@ -36,13 +37,13 @@ const PARTS: usize = 4;
 /// The number of times that a read of several pages may start again.
 const RESTARTS: u32 = 8;
 
-/// The error that ended a read, and whether it was in the first page or a later one.
+/// The error that ended a read. Separates an error of the first page from an error of a later page.
 enum Stopped {
     AtFirst(Error),
     BetweenPages(Error),
 }
 
-/// A page of the part that ends at `until`. The last part has no given end.
+/// A page of the part that ends at `until`. For the last part `until` is `None`.
 struct Page {
     reply: RangeReply,
     until: Option<Bytes>,
@@ -98,7 +99,7 @@ impl Context {
                     under_way.push_front(read(Some(revision), Some(after), until, limit));
                 } else {
                     let limit = limit_after(&reply.kvs);
-                    // The guess is not exact, so each part is planned smaller than a full page.
+                    // The estimate is not exact, so each part is planned smaller than a full page.
                     for split_point in split_points(span, &reply.kvs, limit - limit / 8, parts - 1) {
                         under_way.push_back(read(Some(revision), Some(after), Some(split_point.clone()), limit));
                         after = split_point;

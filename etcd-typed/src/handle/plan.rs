@@ -128,9 +128,9 @@ impl Owner {
         }
     }
 
-    /// Returns whether the keys to delete depend on the stored keys. This is so with maps, whose
-    /// outdated entries are deleted, and with enums: if the variant changes, everything below the
-    /// enum is deleted.
+    /// Returns true if the keys to delete depend on the stored keys. They do for a struct with
+    /// maps, because outdated entries are deleted, and for a struct with enums, because a change of
+    /// the variant deletes everything below the enum.
     pub(super) fn depends_on_stored(self) -> bool {
         match self {
             Self::Struct(table) | Self::Flattened(table) => table.has_enums() || !table.map_directories().is_empty(),

@@ -91,7 +91,8 @@ struct Part {
     /// The keys from which the field is read. Empty for a whole struct.
     keys: Vec<Key>,
     enclosing_expiry: EnclosingExpiry,
-    /// The first of `keys` that exists. `None` as long as the guess is that nothing expires.
+    /// The first of `keys` that exists, or `Some(None)` if none exists. The outer `None` means that
+    /// the keys were not read yet: the first attempt assumes that nothing expires.
     found: Option<Option<KeyValue>>,
 }
 

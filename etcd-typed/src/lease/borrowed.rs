@@ -132,8 +132,8 @@ impl Removal {
     }
 }
 
-/// A guard's entry in [`Owners`]. Dropping it removes the entry. If no other guard has the key, and
-/// the key may exist, dropping it also deletes the key.
+/// A guard's entry in [`Owners`]. Dropping an `Ownership` removes the entry. If no other guard has
+/// the key, and the key may exist, the drop also deletes the key.
 pub(crate) struct Ownership {
     pool: Arc<LeasePool>,
     lease: BorrowedLease,

@@ -16,7 +16,7 @@ use crate::runtime::{Runtimes, current, sleep_until};
 pub(crate) struct DelayedStarts(Mutex<Queues>);
 
 /// A queue for each runtime, since an undriven runtime must not delay the work of another runtime.
-/// A runtime has a task as long as it has a queue.
+/// While a runtime has a queue, it also has the task that empties the queue.
 type Queues = HashMap<Option<Id>, VecDeque<Due>>;
 
 struct Due {

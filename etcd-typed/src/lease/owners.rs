@@ -16,8 +16,8 @@ pub(super) struct Owners(Mutex<HashMap<(LeaseId, Key), Owned>>);
 
 #[derive(Default)]
 pub(super) struct Owned {
-    /// The number of each guard, the newest last, and the channel that tells the guard whether it
-    /// is the newest.
+    /// The number of each guard, the newest last, and a channel that reports to the guard whether
+    /// it is the newest.
     pub(super) guards: Vec<(u64, watch::Sender<bool>)>,
     /// The number of the next guard.
     pub(super) next: u64,

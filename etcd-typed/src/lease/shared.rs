@@ -46,16 +46,17 @@ struct Members {
     keys: HashSet<Key>,
     /// How many of the owners wait for the end of the lease.
     waiting: usize,
-    /// Whether no further key may join.
+    /// True if no further key may join the lease.
     closed: bool,
 }
 
-/// The share that one key has in a lease.
+/// One key's membership in a shared lease.
 pub(crate) struct Share {
     group: Arc<Group>,
     key: Key,
     waits: bool,
-    /// Whether this owner's key is not attached to the lease, and no request can still attach it.
+    /// True if this owner's key is not attached to the lease, and no request can still attach the
+    /// key.
     gone: bool,
 }
 

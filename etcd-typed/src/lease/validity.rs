@@ -252,7 +252,7 @@ impl fmt::Debug for Validity {
     }
 }
 
-/// A lease, a lock or a leadership was lost. It converts to an [`Error`] of kind
+/// The loss of a lease, a lock or a leadership. Converts to an [`Error`] of kind
 /// [`GuardLost`](ErrorKind::GuardLost), or [`LeaseLost`](ErrorKind::LeaseLost) for a lease without
 /// a guard.
 ///

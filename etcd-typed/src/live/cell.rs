@@ -210,7 +210,7 @@ impl<T> Cell<T> {
         false
     }
 
-    /// Whether a waiter waits for the revision that was just written into the book.
+    /// Returns true if a caller waits for the revision that was just written into the book.
     fn is_awaited(&self, book: &Book<T>) -> bool {
         let awaited = book.seen.get() >= self.wanted.load(Ordering::Relaxed);
         if awaited {

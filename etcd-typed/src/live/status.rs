@@ -23,7 +23,7 @@ use crate::runtime::elapsed;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum LiveStatus {
-    /// The view shows the stored state, as far as the server has reported it.
+    /// The view shows the stored state, including every change that the server has reported.
     Live,
     /// Like `Live`, but the view's file (`or_snapshot`, with the feature `snapshot`) does not hold
     /// the view's state. The view itself is not affected.
@@ -317,7 +317,8 @@ impl fmt::Display for FieldSource {
     }
 }
 
-/// A server's return with an older history than the view had seen.
+/// An event in which a server came back with an older history than the view had seen, because the
+/// server was restored or emptied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rewound {
@@ -325,6 +326,6 @@ pub struct Rewound {
     pub at: Instant,
     /// The newest revision that the view had seen before.
     pub from: Revision,
-    /// The server's revision after its return.
+    /// The server's revision when it came back.
     pub to: Revision,
 }

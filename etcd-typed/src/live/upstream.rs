@@ -146,7 +146,7 @@ pub(super) trait Feed: Send {
 }
 
 /// The time that may pass without a poll of the task before its runtime counts as stopped. The task
-/// wakes at least every 10 s, for a proof.
+/// wakes at least every 10 s, to check that the mirror is current.
 const PATIENCE: Duration = Duration::from_secs(25);
 
 enum Command {
@@ -288,12 +288,12 @@ struct Task {
     proven: Arc<Mutex<Proven>>,
 }
 
-/// The last proof that the mirror had everything that the server had.
+/// The last check that showed that the mirror had everything that the server had.
 #[derive(Clone, Copy)]
 struct Proven {
-    /// The time at which the proof request was sent.
+    /// The time at which the request of this check was sent.
     asked: Instant,
-    /// The time from this proof to the next one.
+    /// The time from this check to the next one.
     period: Duration,
 }
 
@@ -419,8 +419,8 @@ impl Task {
             && batch.revision <= self.listed
         {
             // The mirror already has this batch from a listing. If the batch were applied again,
-            // the mirror would return to an old state. But the batch may belong to another history
-            // than the listing, so the directory is listed again.
+            // the mirror would return to an old state. But the batch may also come from a server
+            // that was restored after the listing, so the directory is listed again.
             self.proof.doubt();
             return;
         }
@@ -500,7 +500,7 @@ impl Task {
         }
     }
 
-    /// Records a proof that the mirror had everything that the server had at the time `asked`.
+    /// Records that the mirror had everything that the server had at the time `asked`.
     async fn proved(&mut self, asked: Instant) {
         let period = period(self.mirror.as_ref().map_or(0, Mirror::count));
         *self.proven.lock().unwrap_or_else(PoisonError::into_inner) = Proven { asked, period };

@@ -71,7 +71,7 @@ pub(crate) trait View: Send + 'static {
     ///
     /// # Errors
     ///
-    /// A secret without which the view cannot start.
+    /// The secret that the view needs to start, since secrets are not kept on disk.
     #[cfg(feature = "snapshot")]
     fn keeping(&self) -> Result<Keeping, NeededSecret>;
 }
@@ -282,7 +282,7 @@ struct Children<K: Ord, V> {
     /// All valid children. An invalid child keeps its last good value.
     good: LiveMap<K, V>,
     /// The problems of each invalid child. While a child is invalid, the view gets no new state,
-    /// except if it is per entry.
+    /// unless the view is per entry.
     bad: BTreeMap<String, Vec<Problem>>,
     modified: Revision,
     /// Set if the view is per entry.
@@ -291,12 +291,12 @@ struct Children<K: Ord, V> {
 
 /// The additional data of a view per entry.
 struct Each<K: Ord, V> {
-    /// The value of the last candidate. If a child is invalid when all children are read again, the
-    /// child keeps its value from here.
+    /// The valid children at the time of the last candidate. If a child is invalid when all
+    /// children are read again, the view keeps the child's value from this map.
     shown: LiveMap<K, V>,
     /// `Children::bad` as of the last candidate.
     bad: Bad,
-    /// Whether `Children::bad` has changed since the last candidate.
+    /// True if `Children::bad` has changed since the last candidate.
     is_changed: bool,
 }
 

@@ -163,9 +163,9 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     ///   distinguished only after the server has answered;
     /// - if it does not contain a field of the schema. The file lists the keys that the writing
     ///   program looked for. A field that was added since then, or that was a secret, has no value
-    ///   in the file, and its default would be a guess. The same applies to an alias, unless the
-    ///   field has a value at a key that is read before the alias. The next state from a server is
-    ///   written with all keys;
+    ///   in the file, and the server may have a value that differs from the field's default. The
+    ///   same applies to an alias, unless the field has a value at a key that is read before the
+    ///   alias. The next state from a server is written with all keys;
     /// - if the schema refuses its content, for example a value that does not parse as the field's
     ///   new type.
     ///
@@ -213,7 +213,8 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     /// field that is not secret rules out the last case.
     ///
     /// `Unsupported` if a server has answered and the path is a directory, a FIFO, a socket or a
-    /// device. Without an answer the server's error is returned, and its message names the path.
+    /// device. If no server answers, the server's error is returned, and its message contains the
+    /// path.
     pub fn or_snapshot(mut self, path: impl Into<PathBuf>) -> Self {
         self.snapshot = Some(path.into());
         self

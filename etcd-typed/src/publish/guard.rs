@@ -10,20 +10,21 @@ use crate::key::Key;
 use crate::revision::Revision;
 use crate::telemetry::{Operation, Pattern};
 
-/// The guard of a published value, which stays in the store as long as this guard exists. Created
-/// by [`Entry::publish`](crate::Entry::publish).
+/// The guard of a published value. The value stays in the store while this guard exists. Created by
+/// [`Entry::publish`](crate::Entry::publish).
 ///
 /// # When the value is lost
 ///
-/// The value is published again, with the backoff of the [`RetryPolicy`](crate::RetryPolicy), for
-/// as long as this guard exists. While the value is missing, [`status`](Self::status) returns since
-/// when, why, and the error of the latest attempt to put it back. The metrics and events in
-/// [`telemetry`](crate::telemetry) report the same. If the server still has the value under a lease
-/// that this client has given up, the value is overwritten, and readers see no gap. (v2 does not
-/// report leases, so there the value disappears and comes back.)
+/// While this guard exists, the value is published again, with the backoff of the
+/// [`RetryPolicy`](crate::RetryPolicy). While the value is missing, [`status`](Self::status)
+/// returns since when the value is missing, why, and the error of the latest attempt to put it
+/// back. The metrics and events in [`telemetry`](crate::telemetry) report the same. If the server
+/// still has the value under a lease that this client has given up, the client overwrites the
+/// value, and readers see no gap. (v2 does not report leases, so on v2 the value disappears and
+/// comes back.)
 ///
-/// A value on a lease of the caller ([`Publish::lease`](crate::Publish::lease)) is put back as long as
-/// that lease lives. When the lease ends, the value stays missing.
+/// If the caller chose the lease ([`Publish::lease`](crate::Publish::lease)), the value is put back
+/// while that lease lives. When the lease ends, the value stays missing.
 ///
 /// An idle guard costs one watch. Up to a hundred values with the same time to live share a lease,
 /// which costs three keep-alives within the time to live. If an operator revokes that lease, all
@@ -58,14 +59,15 @@ impl<T: Send + Sync + 'static> Published<T> {
         self.publication.key()
     }
 
-    /// Whether the value is published, by the clock and by what this client knows. Sends no
+    /// True if the value is published, by the clock and by what this client knows. Sends no
     /// request.
     #[must_use]
     pub fn is_published(&self) -> bool {
         self.status().is_published()
     }
 
-    /// Whether the value is published, and the reason if it is not. Sends no request.
+    /// Returns the status: whether the value is published, and the reason if it is not. Sends no
+    /// request.
     #[must_use]
     pub fn status(&self) -> PublishedStatus {
         self.publication.status()

@@ -34,14 +34,15 @@ pub(super) struct ValueKeeper {
     value: Bytes,
     /// The value that the key holds with our lease, and the revision of its last write, if known.
     there: Option<(Bytes, Revision)>,
-    /// The lease of our key. `None` until the value is put again after a loss, and while the key
-    /// holds another publisher's value, which may take long.
+    /// The lease that our key is attached to. `None` after a loss, until the value is put again.
+    /// Also `None` while the key holds another publisher's value, which may last long.
     lease: Option<KeyLease>,
     /// A retired lease that the key may still be attached to.
     left: Option<KeyLease>,
     /// Whether a request with an unknown outcome may still attach the key to `lease`.
     unsure: bool,
-    /// The previous lease, which was lost. Set as long as the key may still be attached to it.
+    /// The previous lease, which was lost. `None` once the key can no longer be attached to this
+    /// lease.
     former: Option<LeaseId>,
     /// Whether this was the newest value of this client at its key and lease at the last report of
     /// the ownership.
@@ -310,8 +311,9 @@ impl ValueKeeper {
         for _ in 0..4 {
             if let Some((before, modified)) = there.take_if(|(before, _)| before != value) {
                 let unchanged = Compare::key(key, Condition::Modified(modified));
-                // A store without transactions sends each condition as a request, so only
-                // `unchanged` is used there. It is enough, unless the server was emptied.
+                // A store without transactions sends each condition in a separate request, so only
+                // `unchanged` is used on such a store. This condition is sufficient, unless the
+                // server was emptied.
                 let compares = if store.capabilities().transactions { vec![ours.clone(), unchanged] } else { vec![unchanged] };
                 let write = Txn { compares, then: vec![target.put(value, lease)], otherwise: look() };
                 let refused = |error: &Error| *there = Some((before, modified)).filter(|_| !error.may_have_applied());
@@ -443,13 +445,15 @@ impl ValueKeeper {
                 // Changes of another publisher's value do not matter.
                 Some(_) if self.lease.is_none() => {}
                 Some(kv) if Some(kv.modified) == modified => {}
-                // After a reset, revisions may belong to another history.
+                // After a reset the server may have been restored or replaced. Then its revisions
+                // cannot be compared with earlier ones.
                 _ => self.soon(),
             },
             Step::Batch(batch) => match batch.events.last() {
                 Some(Event::Put { .. }) if modified.is_some_and(|modified| batch.revision > modified) => self.soon(),
                 Some(Event::Delete { .. }) if batch.revision > self.seen => self.miss(LostReason::KeyDeleted),
-                // A late event may belong to another history than `seen`.
+                // The event may come from a server that was restored or replaced, so its revision
+                // cannot be compared with `seen`.
                 Some(Event::Delete { .. }) => self.soon(),
                 Some(Event::Put { .. }) | None => {}
             },
@@ -518,9 +522,9 @@ struct Hints {
     /// When to restart the watch after it ended.
     again: Option<Instant>,
     backoff: Backoff,
-    /// Whether the watch ended with an error and has reported no change since.
+    /// True after the watch ended with an error, until the watch reports a change.
     refused: bool,
-    /// Whether the watch ended with an error and has not been restarted since.
+    /// True after the watch ended with an error, until the watch is restarted.
     blind: bool,
 }
 

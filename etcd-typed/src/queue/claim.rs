@@ -31,13 +31,14 @@ impl Claim {
         conditions.map(|condition| Compare::key(&self.key, condition)).collect()
     }
 
-    /// Returns the read for a transaction whose compares failed. [`holds`](Self::holds) finds in
-    /// its result whether this claim was the reason.
+    /// Returns the read for a transaction whose compares failed. [`holds`](Self::holds) takes the
+    /// result and decides whether this claim's condition failed.
     pub(crate) fn look(&self) -> Op {
         Op::Get(Span::Key(self.key.clone()))
     }
 
-    /// Returns whether the key that was read meets the claim. If not, marks the guard as lost.
+    /// Returns true if the key that was read meets this condition. Otherwise marks the guard as
+    /// lost.
     pub(crate) fn holds(&self, reply: &RangeReply) -> bool {
         let why = self.why_lost(reply.kvs.first());
         if let Some(why) = why {
@@ -61,7 +62,7 @@ impl Claim {
         !self.transactions && kv.lease.is_none()
     }
 
-    /// Checks that the guard is held, by the clock and without a request.
+    /// Checks by the clock, without a request, that the guard is held.
     ///
     /// # Errors
     ///

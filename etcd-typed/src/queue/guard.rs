@@ -25,8 +25,8 @@ use crate::store::{Committed, Expiry, Op, OpResult, Txn};
 
 /// The common part of a [`Lock`](crate::Lock) and a [`Leader`](crate::Leader); both deref to it.
 ///
-/// A guard is held as long as its key exists and its lease is kept alive by a background task. Once
-/// a guard is no longer held, it is never held again.
+/// A guard is held while its key exists and a background task keeps its lease alive. Once a guard
+/// is no longer held, it is never held again.
 ///
 /// Another task watches the key. While the watch does not work, the task reads the key. If the
 /// server refuses both for a whole time to live of the lease, because a right was revoked or the
@@ -45,8 +45,8 @@ use crate::store::{Committed, Expiry, Op, OpResult, Txn};
 /// - Send [`fence`](Self::fence), which grows from holder to holder, with every write to another
 ///   system, and let that system refuse a smaller fence than it has seen.
 /// - [`is_held`](Self::is_held) and [`while_held`](Self::while_held) use the clock. They stop in
-///   time as long as clocks run at nearly the same speed and the program is not paused in between.
-///   The margin for the clocks is a tenth of the time to live, at least half a second.
+///   time if clocks run at nearly the same speed and the program is not paused in between. The
+///   margin for the clocks is a tenth of the time to live, at least half a second.
 ///
 /// # Runtimes
 ///
@@ -87,16 +87,16 @@ impl Guard {
         &self.claim.key
     }
 
-    /// The lease that the key is attached to. Do not attach other keys to this lease, unless you
-    /// passed it to `.lease`: after a clean release the lease serves the next guard of this client.
-    /// For your own keys get a lease from [`Client::lease`](crate::Client::lease).
+    /// The lease that the key is attached to. Unless you passed this lease to `.lease`, do not
+    /// attach other keys to it: after a clean release the lease serves the next guard of this
+    /// client. For other keys get a lease from [`Client::lease`](crate::Client::lease).
     #[must_use]
     pub fn lease_id(&self) -> LeaseId {
         self.claim.lease
     }
 
-    /// Whether the guard is held, by the clock and by what this client knows. Sends no request.
-    /// Once false, it stays false.
+    /// True if the guard is held, by the clock and by what this client knows. Sends no request.
+    /// Once false, the result stays false.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.queue.lease_pool.runtimes().note();
@@ -153,7 +153,7 @@ impl Guard {
         if holds { self.claim.check() } else { Err(self.lost_by(&committed)) }
     }
 
-    /// Runs `work` as long as the guard is held. When the guard is lost, `work` is dropped at its
+    /// Runs `work` while the guard is held. When the guard is lost, `work` is dropped at its
     /// current await point.
     ///
     /// The clock is checked before each poll of `work`, so `work` does not continue after a pause
@@ -266,8 +266,9 @@ impl Guard {
         Token::new(self.claim.key.clone(), self.claim.fence, self.claim.lease)
     }
 
-    /// Ends the guard and returns its lease and key. From now on clones of the claim cannot end the
-    /// lease, which may serve another guard. Returns `None` if the guard was released before.
+    /// Ends the guard and returns its lease and key. From now on a write that still has the guard's
+    /// [`Claim`] cannot end the lease, which may serve another guard. Returns `None` if the guard
+    /// was released before.
     fn let_go(&self) -> Option<Member> {
         self.claim.hold.release();
         // No code panics while it holds this lock, so the data of a poisoned lock is consistent.
@@ -310,8 +311,8 @@ mod tests {
     use crate::runtime::sleep;
     use crate::store::RangeReply;
 
-    /// A guarded write may still use the claim of a lock after its release. It must not end the
-    /// lease, which the next lock uses.
+    /// After the release of a lock, a guarded write may still have the lock's claim. Checking this
+    /// claim must not end the lease, which the client's next lock uses.
     #[tokio::test(start_paused = true)]
     async fn released_guard_does_not_end_reused_lease() {
         let client = Client::connect("memory:").await.unwrap();
@@ -328,14 +329,16 @@ mod tests {
         second.release().await.unwrap();
     }
 
-    /// On v2 a keep-alive that runs while the guard's key is deleted reports a lost lease.
+    /// On v2, a keep-alive that is sent while the release deletes the guard's key fails with
+    /// `LeaseLost`.
     #[tokio::test(start_paused = true)]
     async fn failed_keep_alive_during_release_is_not_reported() {
         let store = crate::store::memory::MemoryStore::new();
         let client = Client::with_store(store.clone());
         let lock = client.lock("/x").acquire().await.unwrap();
         let lease = lock.lease_id();
-        // The next keep-alive is due after a third of 15 s, while the release waits for its answer.
+        // The first keep-alive is due after 5 s, a third of the default time to live of 15 s. The
+        // release takes from 4.9 s to 5.1 s, so the keep-alive fails during the release.
         sleep(Duration::from_millis(4900)).await;
         store.faults().fail(crate::store::memory::Calls::KeepAlives, 1, ErrorKind::LeaseLost);
         store.faults().delay(crate::store::memory::Calls::Commits, Duration::from_millis(200));

@@ -41,7 +41,7 @@ struct Entry {
     /// The creation revision, or `None` until it is known.
     created: Option<Revision>,
     validity: Validity,
-    /// Whether the guard of this key was lost, although its lease was not.
+    /// True if the guard of this key was lost although its lease was not.
     lost: bool,
     /// The contender that waits for this key.
     next: Option<Next>,

@@ -28,8 +28,8 @@ const PATTERN: Pattern = "guard";
 #[derive(Default)]
 pub(super) struct Watching(OnceLock<Task>);
 
-/// Starts the watching task once the guard has been held for [`SETTLED`], unless the guard ended
-/// before.
+/// Starts the task that watches a guard's key once the guard has been held for [`SETTLED`], unless
+/// the guard ended before.
 struct Watchful {
     watching: Weak<Watching>,
     store: Arc<dyn Store>,
@@ -78,10 +78,10 @@ impl Drop for Watching {
     }
 }
 
-/// Watches a guard's key. Ends the guard when the key changed, or when the store refuses to show it
-/// for the lease's time to live.
+/// Watches a guard's key. Ends the guard when the key changed, or when the store has refused to
+/// show the key for the lease's time to live.
 ///
-/// In an outage the guard is lost with its lease. A refusal needs a limit of its own: renewing a
+/// In an outage the guard is lost with its lease. A refusal needs a separate limit: renewing a
 /// lease needs no right to the key, so the lease may be kept alive forever while the client may not
 /// read the key.
 async fn watch(store: Arc<dyn Store>, retry: RetryPolicy, claim: Claim, ttl: Duration) {
@@ -162,8 +162,8 @@ async fn look(follow: &mut Follow, patience: Duration) -> Look {
 async fn seen(step: &Step, claim: &Claim, store: &dyn Store) -> Option<LostReason> {
     let mut written = false;
     let why = match step {
-        // In another history, such as a restored backup, the key may look the same although this
-        // guard did not acquire the lock in that history.
+        // If the server was restored from a backup, the key may look the same, although this guard
+        // did not acquire the lock in the server's present history.
         Step::Reset(snapshot) => {
             claim.why_lost(snapshot.kvs.first()).or((snapshot.reason == Reason::Rewound).then_some(LostReason::Revoked))
         }

@@ -11,15 +11,15 @@ use crate::lease::{BorrowedLease, Lease, LeasePool, Removal, Validity};
 use crate::revision::{LeaseId, Revision};
 use crate::store::{Committed, Store};
 
-/// The lease of a contender, with the registration of its key. Dropping it revokes the contender's
-/// own lease, which deletes the key. If the caller keeps the lease, dropping it deletes the key
-/// alone.
+/// The lease of a contender, with the registration of its key. Dropping a `Member` revokes the
+/// contender's own lease, which deletes the key. If the lease belongs to the caller, dropping the
+/// `Member` deletes only the key.
 pub(super) struct Member {
     lease: MemberLease,
     /// `None` for a key that another process created.
     registration: Option<Registration>,
-    /// Whether all requests that create the key were answered. If not, the server may still apply
-    /// an unanswered request later, as long as the lease lives.
+    /// True if all requests that create the key were answered. If not, the server may still apply
+    /// an unanswered request later, while the lease lives.
     clean: bool,
 }
 
@@ -189,7 +189,8 @@ impl Member {
         };
         match lease {
             MemberLease::Own(lease) => lease.finish(|lease| last(MemberLease::Own(lease))),
-            // The lease's task must go on renewing it.
+            // The caller may have attached other keys to the lease, so the lease's task must go on
+            // renewing it. The release runs in another task.
             borrowed @ MemberLease::Borrowed(_) => drop(lease_pool.runtimes().spawn(last(borrowed))),
         }
     }

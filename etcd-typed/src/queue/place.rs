@@ -13,8 +13,8 @@ use crate::store::{Capabilities, KeyValue, RangeReply};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     state: State,
-    /// Whether to read the whole directory, because the newest key before ours does not belong to a
-    /// contender.
+    /// True if the whole directory must be read, because the newest key before ours does not belong
+    /// to a contender.
     whole: bool,
 }
 

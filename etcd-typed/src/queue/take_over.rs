@@ -86,8 +86,8 @@ impl ContenderQueue {
     async fn attach(&self, token: &Token, lease: &Lease, value: Option<Bytes>) -> Result<bool> {
         let mut attempts = Attempts::new(self.lease_pool.retry());
         loop {
-            // The first contender stays the first as long as its key exists. A waiter has a token
-            // too, but does not get a guard for it.
+            // The first contender stays the first while its key exists. A waiter has a token too,
+            // but the token does not give the waiter a guard.
             let first = self.contenders().await?.into_iter().next();
             let is_named = |first: &Contender| first.key == token.key && first.fence == token.fence;
             let Some(first) = first.filter(is_named) else { return Err(not_there(token)) };

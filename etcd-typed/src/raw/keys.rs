@@ -1,5 +1,5 @@
-//! `Keys`: a range of byte keys in a client's namespace, and its translation to the keys of the
-//! store.
+//! `Keys`: a range of keys of arbitrary bytes in a client's namespace, and its translation to the
+//! keys of the store.
 
 use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo};
 
@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::store::{Event, KeyValue, Span};
 
-/// A range of byte keys, in byte order.
+/// A range of keys of arbitrary bytes, in byte order.
 ///
 /// Rust's ranges of bytes or text convert to `Keys`: `"a".."b"`, `"a"..="b"`, `"a"..`, `.."b"` and
 /// `..` (all keys of the namespace). A range without an end stays within the client's namespace.

@@ -1,4 +1,4 @@
-//! Transactions on byte keys.
+//! Transactions on keys of arbitrary bytes.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::queue::Guard;
 use crate::store::{BoxFuture, Committed, Compare, Condition, Expiry, Op, Order, Span, Txn};
 
-/// A transaction on byte keys, created by [`Raw::transaction`].
+/// A transaction on keys of arbitrary bytes, created by [`Raw::transaction`].
 ///
 /// The server checks all conditions at one revision. If all hold, it performs the operations before
 /// [`otherwise`](Self::otherwise), and if not, the operations after it. The operations run in

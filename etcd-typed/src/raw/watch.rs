@@ -1,4 +1,4 @@
-//! Watches of ranges of byte keys.
+//! Watches of ranges of keys of arbitrary bytes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -174,7 +174,7 @@ impl RawChanges {
     fn resync(&mut self, snapshot: Snapshot) -> RawUpdate {
         let now: BTreeMap<Bytes, Revision> = snapshot.kvs.iter().map(|kv| (kv.key.clone(), kv.modified)).collect();
         let known = std::mem::replace(&mut self.known, now);
-        // In another history, a key may have another value at the same revision.
+        // If the server was restored or emptied, a key may have another value at the same revision.
         let is_new = |kv: &KeyValue| snapshot.reason == Reason::Rewound || known.get(&kv.key) != Some(&kv.modified);
         let gone = known.keys().filter(|key| !self.known.contains_key(*key));
         let gone: Vec<Event> = gone.map(|key| Event::Delete { key: key.clone(), directory: false, previous: None }).collect();

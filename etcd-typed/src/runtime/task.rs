@@ -51,11 +51,13 @@ pub(super) struct Seat {
 
 #[derive(Default)]
 struct State {
-    /// The number of times that the task has moved. A carrier of an earlier round no longer polls.
+    /// The number of times that the task has moved. A [`Carrier`] that was spawned before the last
+    /// move no longer polls the future.
     round: u64,
-    /// The runtime whose carrier polls the future. `None` until a carrier of this round is polled.
+    /// The runtime whose [`Carrier`] polls the future. `None` until a carrier of the current round
+    /// is polled.
     driver: Option<Id>,
-    /// Runtimes with a carrier of this round that has not been polled yet.
+    /// The runtimes on which a [`Carrier`] of the current round was spawned but not polled yet.
     candidates: Vec<Id>,
     ended: bool,
     /// True if no runtime had the task at some time since the last `settle`.
@@ -64,12 +66,12 @@ struct State {
     told_stranded: bool,
     /// The number of times that the future was polled.
     polls: u64,
-    /// The waker of the carrier that was polled most recently.
+    /// The waker of the [`Carrier`] that was polled most recently.
     waker: Option<Waker>,
 }
 
 impl State {
-    /// Whether no runtime has the task.
+    /// True if no runtime has the task.
     fn is_stranded(&self) -> bool {
         !self.ended && self.driver.is_none() && self.candidates.is_empty()
     }
@@ -127,14 +129,14 @@ impl Task {
         self.0.upgrade().is_none_or(|seat| seat.state().ended)
     }
 
-    /// Whether no runtime has the task. Such a task continues when the client is next used within a
+    /// True if no runtime has the task. Such a task continues when the client is next used within a
     /// runtime.
     pub(crate) fn is_stranded(&self) -> bool {
         self.0.upgrade().is_some_and(|seat| seat.state().is_stranded())
     }
 
-    /// Whether no runtime had the task at some time since the last [`settle`](Self::settle). Also
-    /// true for a task that was dropped.
+    /// True if the task was without a runtime at some time since the last [`settle`](Self::settle),
+    /// or if the task was dropped.
     pub(crate) fn was_stranded(&self) -> bool {
         self.0.upgrade().is_none_or(|seat| seat.state().was_stranded)
     }

@@ -24,10 +24,10 @@ pub struct Change<T> {
     /// The value after the change. `None` if the key was deleted or has expired; a field with a
     /// default then has its default.
     pub new: Option<T>,
-    /// The revision of the change. If `resynced`, the revision of the snapshot that showed the
-    /// change.
+    /// The revision of the change. If `resynced` is true, the revision of the snapshot that showed
+    /// the change.
     pub revision: Revision,
-    /// Whether history was lost (compaction, the event window of v2, a restored server). The change
+    /// True if history was lost (compaction, the event window of v2, a restored server). The change
     /// is then the difference from the last known value, and values in between may have been
     /// missed.
     pub resynced: bool,
@@ -36,24 +36,25 @@ pub struct Change<T> {
 }
 
 impl<T> Change<T> {
-    /// Creates a change, to test code that handles changes. It is neither `resynced` nor `secret`.
+    /// Creates a change, for tests of code that handles changes. The change is neither `resynced`
+    /// nor `secret`.
     pub fn new(key: Key, old: Option<T>, new: Option<T>, revision: Revision) -> Self {
         Self { key, old, new, revision, resynced: false, secret: false }
     }
 
-    /// Whether the field had no value before and has one now. This is never true for a field with a
+    /// True if the field had no value before and has one now. Never true for a field with a
     /// default, which always has a value.
     pub fn is_created(&self) -> bool {
         self.old.is_none() && self.new.is_some()
     }
 
-    /// Whether the field has no value any more.
+    /// True if the field no longer has a value.
     pub fn is_deleted(&self) -> bool {
         self.new.is_none()
     }
 
-    /// Whether the field had a value before and has one now. Both may be equal, if a client wrote
-    /// the same value again.
+    /// True if the field had a value before and has one now. The two values are equal if a client
+    /// wrote the same value again.
     pub fn is_modified(&self) -> bool {
         self.old.is_some() && self.new.is_some()
     }
@@ -96,7 +97,7 @@ pub struct Update<C> {
 }
 
 impl<C> Update<C> {
-    /// Creates an update, to test code that handles updates. It is not `resynced`.
+    /// Creates an update, for tests of code that handles updates. The update is not `resynced`.
     pub fn new(revision: Revision, changes: Vec<C>) -> Self {
         Self { revision, changes, resynced: false }
     }
@@ -166,7 +167,7 @@ impl<'a> Delta<'a> {
         (was.map(|stored| &*stored.value), now.map(|stored| &*stored.value))
     }
 
-    /// Whether the directory may have keys that the tree does not contain.
+    /// True if the directory may have keys that the tree does not contain.
     pub(super) fn is_partial(&self) -> bool {
         !self.complete
     }

@@ -147,25 +147,25 @@ impl Table {
         self.has(relative, |name| key::unescape(name).is_some())
     }
 
-    /// Whether a key, relative to the struct's directory, affects a read. Every key of the schema
-    /// does. In a map, invalid names do too, since they make the read fail.
+    /// True if a key, relative to the struct's directory, affects a read. Every key of the schema
+    /// does. In a map, keys with invalid names do too, since they make the read fail.
     pub(crate) fn reads(&self, relative: &str) -> bool {
         self.has(relative, |name| !key::is_reserved(name))
     }
 
-    /// Whether a key, relative to the struct's directory, is unknown and belongs to this struct
-    /// itself. A key in the directory of a nested struct does not count here; the nested struct
-    /// decides about that key.
+    /// True if a key, relative to the struct's directory, is unknown and belongs to this struct
+    /// itself. False for a key in the directory of a nested struct: the nested struct decides about
+    /// that key.
     pub(crate) fn is_unknown_here(&'static self, relative: &str) -> bool {
         !self.owns(relative) && self.struct_within(relative).is_none() && !relative.split('/').any(key::is_reserved)
     }
 
-    /// Whether the innermost struct around the key is strict and does not know the key.
+    /// True if the innermost struct around the key is strict and does not know the key.
     pub(crate) fn refuses(&'static self, relative: &str) -> bool {
         self.has_unknown(relative, UnknownKeys::Refused)
     }
 
-    /// Whether the innermost struct around the key reports unknown keys and does not know the key.
+    /// True if the innermost struct around the key reports unknown keys and does not know the key.
     pub(crate) fn reports(&'static self, relative: &str) -> bool {
         self.has_unknown(relative, UnknownKeys::Reported)
     }
@@ -202,7 +202,7 @@ impl Table {
         })
     }
 
-    /// Whether the value at a key of the schema must not be shown. The key is relative to the
+    /// True if the value at a key of the schema must not be shown. The key is relative to the
     /// struct's directory.
     pub(crate) fn is_secret(&self, relative: &str) -> bool {
         let (first, rest) = split_first(relative);
@@ -218,8 +218,8 @@ impl Table {
         })
     }
 
-    /// Whether the field with this key, relative to the struct's directory, is required: it is no
-    /// `Option` and has no default.
+    /// True if the field with this key is required: the field is no `Option` and has no default.
+    /// The key is relative to the struct's directory.
     pub(crate) fn is_required(&'static self, relative: &str) -> bool {
         self.structs_around(relative).pop().is_some_and(|(prefix, table)| {
             let mut is_required = false;

@@ -55,7 +55,8 @@ impl<K: MapPath, V> Entries<K, V> {
         }
     }
 
-    /// Adds the entries with an escaped `_` that no entry with a plain `_` replaces.
+    /// Adds the entries whose names use the older, escaped form of `_`. If an entry with the plain
+    /// form of the name exists, [`read`](Self::read) has already removed the older entry.
     fn add_older(&mut self) {
         if self.older.is_empty() {
             return;

@@ -106,8 +106,8 @@ pub(crate) fn own_entry<K: MapPath>(path: &str) -> Option<String> {
     key::with_plain_underscores(path).filter(|_| is_entry(path, K::LEVELS))
 }
 
-/// Whether an entry with this name is not read, because `exists` says that it is also stored under
-/// the name with a plain `_`.
+/// True if an entry with this name is not read, because `exists` says that the entry is also stored
+/// under the name with a plain `_`.
 pub(crate) fn is_replaced(path: &str, exists: impl Fn(&str) -> bool) -> bool {
     key::with_plain_underscores(path).is_some_and(|own| exists(&own))
 }

@@ -32,15 +32,15 @@ impl FieldKeys {
         tree.contains_key(&self.key) || self.aliases.iter().any(|alias| tree.contains_key(alias))
     }
 
-    /// Whether the directory may take this field from another value. It may not if the field is in
-    /// an enum, and the directory stores another variant than the value has. `tag` returns the tag
-    /// of an enum in the value.
+    /// True if the directory may take this field from another value. False if the field is in an
+    /// enum and the directory stores another variant than the value has. `tag` returns the tag of
+    /// an enum in the value.
     pub(crate) fn fits<'v>(&self, table: &'static Table, tree: &Tree, tag: impl Fn(&str) -> Option<&'v Bytes>) -> bool {
         fits(table, &self.probe(), tree, tag)
     }
 
-    /// Whether the field belongs to the variant that the directory stores, for each enum around the
-    /// field.
+    /// True if, for each enum around the field, the field belongs to the variant that the directory
+    /// stores.
     fn is_of_stored_variant(&self, table: &'static Table, tree: &Tree) -> bool {
         let variant = |of: &EnumAround| of.table.variant(&tree.get(&of.tag_at(&self.key))?.value);
         let probe = self.probe();

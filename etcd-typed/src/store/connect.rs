@@ -72,8 +72,8 @@ impl ConnectOptions {
     ///
     /// # Errors
     ///
-    /// `Invalid` if an option is zero, since no call could succeed with it. The message names the
-    /// option.
+    /// `Invalid` if an option is zero, since no call could succeed with it. The message contains
+    /// the option's name.
     pub(crate) fn checked(&self) -> Result<Self> {
         if self.max_operations == 0 {
             return Err(Error::new(ErrorKind::Invalid, "`max_operations` is zero: a transaction needs at least one operation"));

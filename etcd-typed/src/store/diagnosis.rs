@@ -55,8 +55,8 @@ impl Diagnosis {
     }
 }
 
-/// Connects to the endpoint and determines its protocol within `limit`. `None` proves nothing: the
-/// server may be slow or about to stop.
+/// Connects to the endpoint and determines its protocol within `limit`. `None` means that the
+/// protocol is unknown: the server may be slow or about to stop.
 async fn spoken(endpoint: &Endpoint, limit: Duration) -> Option<Spoken> {
     let tls = timeout(limit, speaks_tls(endpoint));
     let http2 = timeout(limit, speaks_http2(endpoint));

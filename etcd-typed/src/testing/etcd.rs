@@ -316,8 +316,8 @@ impl Etcd {
     /// # Panics
     ///
     /// Panics if there is no etcd program, or if the server was [killed](Self::kill) and its
-    /// version may have lost acknowledged writes: a test could not tell whether missing data is its
-    /// own failure.
+    /// version may have lost acknowledged writes. With such a version, a test with missing data
+    /// could not distinguish its own failure from the server's.
     pub async fn launch(&mut self) {
         assert!(
             !self.doubtful,

@@ -374,7 +374,7 @@ impl<O: Fn(&State) -> bool, E: Fn(&State) -> u64> Direction<'_, O, E> {
     }
 }
 
-/// Waits until the state matches. The wait cannot fail, since the sender lives as long as the
+/// Waits until the state matches. The wait cannot fail, since the sender is dropped only after the
 /// connections.
 async fn until(changes: &mut watch::Receiver<State>, open: impl Fn(&State) -> bool) {
     let _ = changes.wait_for(|state| open(state)).await;

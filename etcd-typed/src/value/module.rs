@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_read_as_json_before_string() {
+    fn text_is_read_as_json_or_else_as_string() {
         assert_eq!(read::<u32>("7\n"), Ok(7));
         assert_eq!(read::<String>("7"), Ok("7".to_owned()));
         assert_eq!(read::<String>("1m30s"), Ok("1m30s".to_owned()));

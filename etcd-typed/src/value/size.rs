@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_as_people_type_them_are_read_exactly() {
+    fn common_ways_to_write_sizes_are_read() {
         for (text, size) in [
             ("64MiB\n", 64 << 20),
             ("64 mib", 64 << 20),

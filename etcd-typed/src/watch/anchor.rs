@@ -17,20 +17,20 @@ use crate::key::Key;
 use crate::revision::Revision;
 use crate::store::{Batch, Event, KeyValue, Range, RangeReply, Span};
 
-/// A fact about the history that the watch has seen. A server with the same history must confirm
-/// it.
+/// A fact about the history that the watch has seen. If a server does not confirm this fact, the
+/// server has another history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Anchor {
     /// No fact is known yet. The result of the next check becomes the anchor.
     Unknown,
     /// The span was empty when it was read, and no key was written since.
     Empty,
-    /// The newest key that was written. Boxed, to keep the thousands of watches small that have not
-    /// seen a key yet.
+    /// The newest key that the watch saw written. Boxed, because a program may have thousands of
+    /// watches that have seen no key yet.
     Written(Box<Written>),
 }
 
-/// A key that the watch saw written.
+/// The key of [`Anchor::Written`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Written {
     key: Key,

@@ -228,12 +228,12 @@ impl Engine {
             Ok(reply) => reply,
             Err(error) if error.kind() == ErrorKind::HistoryLost && at.is_some() => {
                 // The revision is compacted or in the future. A list of the current state shows
-                // which.
+                // which of the two is true.
                 self.phase = Phase::Listing { reason: Reason::HistoryLost, at: None };
                 return None;
             }
-            // Before the first snapshot this is an ordinary read, which the store has repeated as
-            // long as the policy allows.
+            // Before the first snapshot this is an ordinary read, which the store has already
+            // repeated within the limits of the policy.
             Err(error) if !self.started => return self.fail(error),
             Err(error) => return self.broken(error, Then::List(reason)),
         };
@@ -241,8 +241,8 @@ impl Engine {
             reply.make_compact();
         }
         let revision = at.unwrap_or(reply.revision);
-        // The read is linearizable, so a server at an earlier revision than the watch has seen has
-        // another history.
+        // The read is linearizable. So if the server is at an earlier revision than the watch has
+        // seen, the server was restored or replaced.
         let reason = if revision < self.resume { Reason::Rewound } else { reason };
         if reason != Reason::Start {
             telemetry::resynced(self.pattern, reason.words(), revision, self.resume);
@@ -288,8 +288,8 @@ impl Engine {
                 self.anchor.adopt(&reply, self.resume, &self.span);
                 self.follow(false);
             }
-            // The check was not possible, which proves nothing. If history was lost, the watch
-            // itself will report it.
+            // The check was not possible, so nothing is known yet. If the history was lost, the
+            // watch itself will report that.
             Err(error) if proves_nothing(error.kind()) => self.follow(false),
             Err(error) => return self.broken(error, Then::Open),
         }

@@ -159,8 +159,8 @@ struct World {
     lives: Vec<Life>,
     nonce: u64,
     served: Option<Served>,
-    /// The number of the life that answered the last list. `seen_life` is the number of the life
-    /// whose state the receiver has.
+    /// The server begins a new life when it loses its data. `listed` is the number of the life that
+    /// answered the last list, and `seen_life` the number of the life whose state the receiver has.
     listed: u64,
     seen_life: Option<u64>,
     tree: Tree,

@@ -172,7 +172,7 @@ pub(crate) enum Better {
 /// A goal for one figure. `column` is the beginning of the column's title.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Goal {
-    /// The peer whose figure has the goal.
+    /// The peer to whose figure the goal applies.
     pub(crate) who: &'static str,
     pub(crate) column: &'static str,
     pub(crate) bound: Bound,

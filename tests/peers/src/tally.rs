@@ -54,13 +54,13 @@ mod tests {
     }
 
     #[test]
-    fn events_in_order_are_counted() {
+    fn tally_counts_events_in_order() {
         assert_eq!(see(1, &[5, 6, 7]), Some(3));
         assert_eq!(see(2, &[5, 5, 6]), Some(3));
     }
 
     #[test]
-    fn gap_or_repeated_revision_fails() {
+    fn tally_refuses_gap_or_repeated_revision() {
         assert_eq!(see(1, &[5, 7]), None);
         assert_eq!(see(1, &[5, 5]), None);
         assert_eq!(see(2, &[5, 6]), None);
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_value_size_fails() {
+    fn tally_refuses_wrong_value_size() {
         assert!(Tally::after(4, 1).see(5, b"short").is_err());
     }
 }

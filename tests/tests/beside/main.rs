@@ -272,8 +272,8 @@ async fn keys_of_any_namespace_are_shared_with_go() {
     }
 }
 
-/// Go's client names its key by the lease alone, and treats an existing key with this name as its
-/// own. So this library uses another name for keys on a shared lease.
+/// Go's client uses only the lease's ID as the name of its key, and treats an existing key with
+/// this name as its own. So this library uses another name for keys on a shared lease.
 #[tokio::test]
 #[ignore = "needs Go and Node: tests/beside/run"]
 async fn go_session_on_our_lease_shares_queue() {

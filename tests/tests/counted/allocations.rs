@@ -63,7 +63,7 @@ impl Allocations {
 }
 
 #[test]
-fn allocations_are_bounded_on_memory() {
+fn allocations_are_bounded_with_memory_store() {
     let runtime = runtime();
     let client = runtime.block_on(Client::connect("memory:")).unwrap();
     of(&runtime, &client).assert_at_most(&Allocations { get: 6, set: 11, get_struct: 25, set_struct: 38 });

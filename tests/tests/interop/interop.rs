@@ -538,7 +538,7 @@ async fn ttls_work_in_both_directions(bench: Bench) {
     assert_eq!(limit.get().await.unwrap(), None);
 }
 
-/// Commands that only the v2 tool has: making and removing directories, and creating keys.
+/// Tests the commands that only the v2 tool has: they make and remove directories, and create keys.
 #[tokio::test]
 async fn v2_directories_are_shared_with_etcdctl() {
     let bench = Bench::start(Api::V2).await;

@@ -1,5 +1,5 @@
-//! Locks with defects that the checker must detect. They are written with store requests, so that
-//! the library needs no switches for them.
+//! Locks with defects that the checker must detect. They are built from store requests, so the
+//! library needs no options that cause defects.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

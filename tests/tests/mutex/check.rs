@@ -85,7 +85,7 @@ fn one_at_a_time(evidence: &Evidence, violations: &mut Vec<Violation>) -> usize 
     let mut in_time: Vec<_> = tenures.into_iter().map(|((lock, fence), (from, until))| (lock, from, until, fence)).collect();
     in_time.sort_unstable();
     let mut faithless = 0;
-    // The tenure with the latest end so far: its lock, its end and its fence.
+    // The lock, the end and the fence of the tenure that ended last so far.
     let mut last: Option<(&str, u64, u64)> = None;
     for (lock, from, until, fence) in in_time {
         if let Some((_, last_until, last_fence)) = last.filter(|last| last.0 == lock) {

@@ -66,7 +66,8 @@ struct Contender {
     all: Contenders,
     lock: String,
     rng: Rng,
-    /// The claim of a lock that the contender held earlier, for a late write.
+    /// The condition for guarded writes of a lock that the contender held earlier. A late write
+    /// uses it.
     stale: Option<Claim>,
 }
 
@@ -216,8 +217,8 @@ impl Contender {
             self.all.log.say(&Event::Lost { why });
         }
         self.give_up(guard, last).await;
-        // Write with the claim of a lock that was given up: either at once, while the lock may
-        // still be being released, or later, after another acquire.
+        // Write under a lock that was given up: either at once, while the lock may still be being
+        // released, or later, after another acquire.
         let late = if self.rng.bool() { Some(claim) } else { self.stale.replace(claim) };
         if let Some(late) = late.filter(|_| writes) {
             self.commit(&late, 0, true, Vec::new()).await;
@@ -234,8 +235,8 @@ impl Contender {
         match (guard, self.rng.u32(0..1000)) {
             (Guard::Broken(guard), _) => guard.release().await,
             (Guard::Correct(lock), 650..998) if !last => drop(lock),
-            // Abandons the lock without releasing it. On a shared lease it would stay held as long as
-            // the process runs.
+            // Abandons the lock without releasing it. Not with a shared lease, on which the lock
+            // would stay held while the process runs.
             (Guard::Correct(lock), 998..) if !last && self.all.lease.is_none() => drop(lock.into_token()),
             (Guard::Correct(lock), _) => match lock.release().await {
                 Ok(()) => {}

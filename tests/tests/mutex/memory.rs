@@ -196,7 +196,7 @@ async fn checker_detects_lease_trusted_too_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn checker_detects_waiter_that_skips_check() {
+async fn checker_detects_lock_taken_without_recheck() {
     let seen = violations_of(Behaviour::SkipsCheck).await;
     assert!(seen.iter().any(|violation| matches!(violation, Violation::NotTheFirst { .. })), "{seen:?}");
     assert!(seen.iter().any(|violation| matches!(violation, Violation::HeldTwice { .. })), "{seen:?}");

@@ -77,7 +77,7 @@ async fn builder_can_disable_v2() {
 }
 
 #[tokio::test]
-async fn experimental_flag_is_accepted_by_every_version() {
+async fn every_server_version_accepts_experimental_flag() {
     let etcd = Etcd::builder().flag("--experimental-watch-progress-notify-interval", "1s").start().await;
     put(&etcd, "seen").await;
 }
@@ -189,7 +189,7 @@ struct Owner {
 impl Owner {
     async fn start(variables: &[(&str, &str)]) -> Self {
         let mut process = tokio::process::Command::new(std::env::current_exe().expect("this binary"))
-            .args(["--exact", "--ignored", "--nocapture", "harness::owner_starts_server_and_waits_to_be_killed"])
+            .args(["--exact", "--ignored", "--nocapture", "harness::owner_process_runs_server_until_killed"])
             .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .process_group(0)
@@ -297,7 +297,7 @@ async fn host_variables_do_not_reach_server() {
 #[tokio::test]
 #[ignore = "not a test itself: an `Owner` runs it"]
 #[allow(clippy::print_stdout, reason = "it tells its parent about its server")]
-async fn owner_starts_server_and_waits_to_be_killed() {
+async fn owner_process_runs_server_until_killed() {
     let etcd = Etcd::start().await;
     println!("OWNS {} {}", etcd.endpoint(), etcd.data_dir().parent().expect("a directory").display());
     std::future::pending::<()>().await;

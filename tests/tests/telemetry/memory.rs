@@ -452,7 +452,7 @@ async fn view_reports_unknown_keys_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn published_value_reports_loss_and_return() {
+async fn metrics_show_lost_and_restored_published_value() {
     let Bench { listener, store, client, .. } = bench();
     let pattern = ("pattern", "u64");
     let gauges = || (listener.value("etcd_typed_published", &[pattern]), listener.value("etcd_typed_published_missing", &[pattern]));

@@ -166,8 +166,8 @@ async fn diff_lists_what_set_would_change(bench: Bench) {
     assert!(!format!("{diff:?}").contains("hunter"), "{diff:?}");
 
     // While the field's own key exists, its aliases are not read, so `set` leaves them. If the
-    // field is `None` in the new struct, `set` deletes the aliases too; otherwise the field would
-    // be read from an alias.
+    // field is `None` in the new struct, `set` deletes the aliases too. If the aliases stayed, the
+    // next read would take the field's value from one of them.
     bench.put("/app/title", "old").await;
     assert_eq!(dir.diff(&bench.value()).await.unwrap().to_string(), format!("- {}: old\n", bench.full("/app/title")));
     value.banner = Some("new".to_owned());
@@ -439,7 +439,7 @@ fn set_changes_what_diff_listed(runtime: &Runtime, client: &Client, cases: u32) 
 }
 
 #[test]
-fn set_changes_what_diff_listed_on_memory() {
+fn set_applies_changes_that_diff_listed_with_memory_store() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let client = runtime.block_on(Client::connect("memory:")).unwrap();
     set_changes_what_diff_listed(&runtime, &client, 300);

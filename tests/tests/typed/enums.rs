@@ -1,6 +1,6 @@
-//! An enum with data is stored as a directory. The tag says which variant's fields are read. A
-//! write of another variant, a switch, removes all keys below the directory. A write of one field
-//! requires that the stored variant has this field.
+//! An enum with data is stored as a directory. The tag says which variant's fields are read.
+//! Writing another variant removes all keys below the directory. Writing one field requires that
+//! the stored variant has this field.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -402,9 +402,9 @@ fn description_lists_variants_and_their_fields() {
     assert_eq!(table["fields"][2]["kind"]["variant"]["tags"], serde_json::json!(["s3", "aws"]));
 }
 
-/// On a store with transactions, a switch to another variant costs a read and a transaction.
+/// On a store with transactions, a change to another variant costs a read and a transaction.
 #[tokio::test]
-async fn switch_of_variant_is_two_requests_on_memory() {
+async fn variant_change_costs_two_requests_with_memory_store() {
     let counting = CountingStore::new(Arc::new(MemoryStore::new()));
     let client = Client::with_store(counting.clone());
     let storage = client.dir::<Storage>("/storage").unwrap();
@@ -422,7 +422,7 @@ async fn switch_of_variant_is_two_requests_on_memory() {
 
 /// One operation deletes all keys of the old variant, also a large map.
 #[tokio::test]
-async fn switch_from_variant_with_large_map_is_one_transaction_on_memory() {
+async fn removing_variant_with_large_map_is_one_transaction_with_memory_store() {
     let counting = CountingStore::new(Arc::new(MemoryStore::new()));
     let client = Client::with_store(counting.clone());
     let dir = client.dir::<App>("/app").unwrap();
@@ -443,7 +443,7 @@ async fn switch_from_variant_with_large_map_is_one_transaction_on_memory() {
 
 /// The type parameters of the enum are the types of a field and of a variant.
 #[tokio::test]
-async fn generic_enum_is_read_back_on_memory() {
+async fn generic_enum_is_read_back_with_memory_store() {
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     #[etcd(tag = "of")]
     enum Of<T, S> {
@@ -503,7 +503,7 @@ async fn tag_is_written_after_the_fields_on_v2() {
 
 /// A field that is written later expires together with the rest of the enum.
 #[tokio::test]
-async fn new_field_gets_lease_of_tag_on_memory() {
+async fn new_field_gets_tag_lease_with_memory_store() {
     let client = Client::connect("memory:").await.unwrap();
     let storage = client.dir::<Storage>("/storage").unwrap();
     let lease = client.lease(Duration::from_secs(60)).await.unwrap();

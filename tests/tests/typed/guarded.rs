@@ -1,7 +1,7 @@
-//! Writes with `guarded_by`. Every kind of write commits while the guard is held and fails with
-//! `GuardLost` once it is lost. The guard costs no additional request, and a conflict is not
-//! reported as a lost guard. Most tests run on memory and on a real v3 server, since these could
-//! differ; v2 refuses such writes.
+//! Writes with `guarded_by`. Every kind of write commits while the guard is held, and fails with
+//! `GuardLost` once the guard is lost. The guard costs no additional request, and a conflict is not
+//! reported as a lost guard. Most tests run with the memory store and with a real v3 server, since
+//! these could differ; v2 refuses such writes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "the figures of a run are its result")]
@@ -76,7 +76,8 @@ enum BeforeCommit {
     Commit(Txn),
 }
 
-/// What [`interfering`] does before each of the next commits, in this order.
+/// The actions that [`interfering`] performs before the next commits: one action before each
+/// commit, in this order.
 type BeforeCommits = Arc<Mutex<VecDeque<BeforeCommit>>>;
 
 /// Wraps a store so that another client interferes before its next commits.
@@ -454,7 +455,7 @@ async fn v2_refuses_guarded_writes() {
 
 /// Stores that support guarded writes do not have directories as nodes.
 #[tokio::test]
-async fn guarded_directory_call_returns_usual_error_on_memory() {
+async fn guarded_directory_call_returns_usual_error_with_memory_store() {
     let bench = Bench::memory().await;
     let lock = bench.lock().await;
     let directory = bench.client.directory("/d").unwrap();

@@ -191,7 +191,7 @@ fn check_all(address: &str, needs_runtime: bool) {
 }
 
 #[test]
-fn calls_without_runtime_never_panic_on_memory() {
+fn calls_without_runtime_never_panic_with_memory_store() {
     check_all("memory:", false);
 }
 
@@ -261,7 +261,7 @@ fn check_kept(address: &str, runtime_ends: bool) {
 }
 
 #[test]
-fn guards_and_streams_never_panic_outside_runtime_on_memory() {
+fn guards_and_streams_never_panic_outside_runtime_with_memory_store() {
     check_kept("memory:", false);
     check_kept("memory:", true);
 }
@@ -278,7 +278,7 @@ fn guards_and_streams_never_panic_outside_runtime_on_v2_and_v3() {
 
 /// A stream that was polled outside of a runtime loses no change.
 #[test]
-fn stream_continues_within_runtime_on_memory() {
+fn stream_continues_within_runtime_with_memory_store() {
     let runtime = background();
     let client = runtime.block_on(Client::connect("memory:")).unwrap();
     let entry = client.entry::<u32>("/a").unwrap();
@@ -291,7 +291,7 @@ fn stream_continues_within_runtime_on_memory() {
 }
 
 #[test]
-fn faults_without_runtime_never_panic_on_memory() {
+fn faults_without_runtime_never_panic_with_memory_store() {
     let store = MemoryStore::new();
     let client = Client::with_store(store.clone());
     let entry = client.entry::<u32>("/a").unwrap();

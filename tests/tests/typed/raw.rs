@@ -1,4 +1,5 @@
-//! `client.raw()`: plain operations on byte keys, in memory and on v3. v2 refuses them.
+//! `client.raw()`: untyped operations on keys of arbitrary bytes, in memory and on v3. v2 refuses
+//! them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -297,7 +298,7 @@ async fn lost_reply_of_write_is_reported_memory() {
 }
 
 #[tokio::test]
-async fn etcdctl_reads_keys_of_raw() {
+async fn etcdctl_reads_keys_written_by_raw() {
     let etcd = Etcd::start().await;
     for namespace in ["", "v1", "dynamo:/"] {
         let client = Client::builder(&etcd.url_v3()).namespace(namespace).connect().await.unwrap();
@@ -309,7 +310,7 @@ async fn etcdctl_reads_keys_of_raw() {
 }
 
 #[tokio::test]
-async fn v2_refuses_byte_keys() {
+async fn v2_refuses_raw_operations() {
     let etcd = Etcd::start().await;
     let client = Client::connect(&etcd.url_v2()).await.unwrap();
     let raw = client.raw();

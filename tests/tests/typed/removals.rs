@@ -404,7 +404,7 @@ async fn removed_entry_keeps_lease_on_v2() {
 
 /// An update that removes an entry runs again if a key was added to that entry, and only then.
 #[tokio::test]
-async fn update_detects_keys_added_to_removed_entry_on_memory() {
+async fn update_detects_keys_added_to_removed_entry_with_memory_store() {
     let bench = Bench { client: Client::connect("memory:").await.unwrap() };
     for (added, runs) in [("regions/us/added", 2), ("regions/us/host", 2), ("regions/eu/added", 1), ("name", 1)] {
         bench.filled().await;
@@ -422,7 +422,7 @@ async fn update_detects_keys_added_to_removed_entry_on_memory() {
 }
 
 #[tokio::test]
-async fn large_entry_is_removed_by_one_operation_on_memory() {
+async fn large_entry_is_removed_by_one_operation_with_memory_store() {
     let counting = CountingStore::new(std::sync::Arc::new(MemoryStore::new()));
     let client = Client::with_store(counting.clone());
     let dir = client.dir::<App>("/app").unwrap();
@@ -442,7 +442,7 @@ async fn large_entry_is_removed_by_one_operation_on_memory() {
 
 /// A swap that adds an entry is one request, unless leftover keys are at its place.
 #[tokio::test]
-async fn swap_that_adds_entry_is_one_request_on_memory() {
+async fn adding_entry_by_swap_is_one_request_with_memory_store() {
     let store = MemoryStore::new();
     let counting = CountingStore::new(std::sync::Arc::new(store.clone()));
     let (client, bench) = (Client::with_store(counting.clone()), Bench { client: Client::with_store(store) });

@@ -75,7 +75,7 @@ impl Bench {
 }
 
 #[tokio::test(start_paused = true)]
-async fn set_leaves_no_key_of_the_backup() {
+async fn set_leaves_no_key_of_restored_backup() {
     let bench = Bench::new().await;
     let value = Target::of(6, 1);
     bench.restore_during(bench.dir.set(&value)).await.unwrap();
@@ -83,7 +83,7 @@ async fn set_leaves_no_key_of_the_backup() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn set_after_deletions_leaves_no_key_of_the_backup() {
+async fn set_after_deletions_leaves_no_key_of_restored_backup() {
     let bench = Bench::new().await;
     // The update leaves only keys that equal those of the backup.
     bench.store.faults().wipe();
@@ -95,7 +95,7 @@ async fn set_after_deletions_leaves_no_key_of_the_backup() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn create_leaves_no_key_of_the_backup() {
+async fn create_leaves_no_key_of_restored_backup() {
     let bench = Bench::new().await;
     bench.dir.delete().await.unwrap();
     let created = bench.restore_during(bench.dir.create(&Target::of(6, 1))).await;
@@ -104,21 +104,21 @@ async fn create_leaves_no_key_of_the_backup() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn update_changes_the_state_of_the_backup() {
+async fn update_starts_from_restored_backup() {
     let bench = Bench::new().await;
     bench.restore_during(bench.dir.update(|value| value.counter += 10)).await.unwrap();
     assert_eq!(*bench.now().await, Target { counter: 11, ..backup() });
 }
 
 #[tokio::test(start_paused = true)]
-async fn update_of_changed_fields_changes_the_state_of_the_backup() {
+async fn changed_fields_update_starts_from_restored_backup() {
     let bench = Bench::new().await;
     bench.restore_during(bench.dir.update(|value| value.counter += 10).changed_fields_only()).await.unwrap();
     assert_eq!(*bench.now().await, Target { counter: 11, ..backup() });
 }
 
 #[tokio::test(start_paused = true)]
-async fn compare_and_swap_conflicts_with_the_backup() {
+async fn compare_and_swap_conflicts_with_restored_backup() {
     let bench = Bench::new().await;
     let seen = bench.now().await;
     let swapped = bench.restore_during(bench.dir.compare_and_swap(&seen, &Target::of(6, 1))).await;
@@ -127,7 +127,7 @@ async fn compare_and_swap_conflicts_with_the_backup() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn compare_and_delete_conflicts_with_the_backup() {
+async fn compare_and_delete_conflicts_with_restored_backup() {
     let bench = Bench::new().await;
     let seen = bench.now().await;
     let deleted = bench.restore_during(bench.dir.compare_and_delete(&seen)).await;
@@ -136,7 +136,7 @@ async fn compare_and_delete_conflicts_with_the_backup() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn delete_leaves_no_key_of_the_backup() {
+async fn delete_leaves_no_key_of_restored_backup() {
     let bench = Bench::new().await;
     bench.restore_during(bench.dir.delete()).await.unwrap();
     let left = Client::with_store(bench.store.clone()).directory("/restored").unwrap().list().await.unwrap();
@@ -144,7 +144,7 @@ async fn delete_leaves_no_key_of_the_backup() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn expectation_of_a_transaction_conflicts_with_the_backup() {
+async fn transaction_condition_conflicts_with_restored_backup() {
     let bench = Bench::new().await;
     let seen = bench.now().await;
     let client = Client::with_store(bench.store.clone());
@@ -156,7 +156,7 @@ async fn expectation_of_a_transaction_conflicts_with_the_backup() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn set_of_map_leaves_no_key_of_the_backup() {
+async fn setting_map_leaves_no_key_of_restored_backup() {
     let bench = Bench::new().await;
     let entries: BTreeMap<String, u64> = [("n0".to_owned(), 9)].into();
     bench.restore_during(bench.dir.entries.set(&entries)).await.unwrap();

@@ -397,7 +397,7 @@ fn run(runtime: &Runtime, client: &Client, cases: u32) {
 }
 
 #[test]
-fn schema_versions_stay_readable_to_each_other_on_memory() {
+fn schema_versions_stay_readable_to_each_other_with_memory_store() {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let client = runtime.block_on(Client::connect("memory:")).unwrap();
     run(&runtime, &client, 300);

@@ -1,5 +1,5 @@
-//! Nested structs, called sections here, that have a default: `#[serde(default)]` on a section, and
-//! an optional section that is present by default.
+//! Nested structs that have a default: `#[serde(default)]` on a nested struct, and an optional
+//! nested struct that is present by default. Some test names call a nested struct a section.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -68,7 +68,7 @@ fn defaults() -> Server {
     serde_json::from_str(r#"{ "name": "n" }"#).unwrap()
 }
 
-/// An absent section gets the value that serde gives it when it reads a file without the section.
+/// An absent nested struct gets the value that serde gives it when serde reads a file without it.
 async fn absent_section_has_its_default(bench: Bench) {
     let dir = bench.client.dir::<Server>("/server").unwrap();
     assert_eq!(dir.get().await.unwrap_err().kind(), ErrorKind::NotFound);
@@ -79,13 +79,13 @@ async fn absent_section_has_its_default(bench: Bench) {
     let live = dir.live().await.unwrap();
     assert_eq!(**live.get(), defaults());
 
-    // A section that exists is read with the defaults of its own fields.
+    // A nested struct that exists is read with the defaults of its fields.
     let written = dir.smtp.host.set(&"mx".to_owned()).await.unwrap();
     let smtp = Smtp { host: "mx".to_owned(), port: 0 };
     assert_eq!(dir.get().await.unwrap().smtp, smtp);
     assert_eq!(timeout(Duration::from_secs(30), live.wait_for_revision(written)).await.unwrap().unwrap().smtp, smtp);
 
-    // Without its required key the section does not exist.
+    // Without its required key the nested struct does not exist.
     dir.smtp.host.delete().await.unwrap();
     dir.smtp.port.set(&99).await.unwrap();
     assert_eq!(dir.get().await.unwrap().smtp, defaults().smtp);
@@ -100,12 +100,12 @@ async fn written_section_is_read_back(bench: Bench) {
     assert_eq!(*dir.get().await.unwrap(), value);
     let update = dir.update(|server| server.pool.size = 2).non_atomic().await.unwrap();
     assert_eq!((update.pool.size, *dir.get().await.unwrap() == *update), (2, true));
-    // If the section is not stored, an update that changes its default value stores the section.
+    // If the nested struct is not stored, an update that changes its default value stores it.
     dir.smtp.delete().non_atomic().await.unwrap();
     dir.update(|server| server.smtp.port = 7).non_atomic().await.unwrap();
     let stored = bench.client.dir::<Smtp>("/server/smtp").unwrap();
     assert_eq!(*stored.get().await.unwrap(), Smtp { port: 7, ..smtp() });
-    // An update that does not change the section does not store it.
+    // An update that does not change the nested struct does not store it.
     dir.smtp.delete().non_atomic().await.unwrap();
     dir.update(|server| server.name.push('x')).non_atomic().await.unwrap();
     assert!(!stored.exists().await.unwrap());
@@ -126,10 +126,10 @@ async fn changes_of_section_are_typed(bench: Bench) {
     assert!(matches!(&update.changes[..], [ServerChange::Smtp(SmtpChange::Host(change))] if change.is_created()), "{update:?}");
 }
 
-/// A section without a key is read as its default. So a write of a section without a key is
-/// refused, unless the default has no key either.
+/// A nested struct without a key is read as its default. So a write of a nested struct without a
+/// key is refused, unless the default has no key either.
 #[tokio::test]
-async fn section_without_key_is_refused_on_memory() {
+async fn nested_struct_without_key_is_refused_with_memory_store() {
     #[derive(EtcdSchema, Clone, Debug, Default, PartialEq)]
     struct Notes {
         note: Option<String>,
@@ -161,7 +161,8 @@ async fn section_without_key_is_refused_on_memory() {
         let error = dir.set(&refused).await.unwrap_err();
         let problems: Vec<_> = error.problems().iter().map(|problem| problem.kind).collect();
         assert_eq!((error.kind(), problems), (ErrorKind::Invalid, vec![ProblemKind::Unencodable]), "{error}");
-        // The base of a view may have such a section, since the view does not write the base.
+        // The base of a view may have a nested struct without a key, since the view does not write
+        // the base.
         dir.delete().await.unwrap();
         let live = dir.live().over(&refused).await.unwrap();
         assert_eq!(**live.get(), refused);
@@ -170,7 +171,7 @@ async fn section_without_key_is_refused_on_memory() {
 }
 
 #[tokio::test]
-async fn view_validates_default_of_section_on_memory() {
+async fn view_validates_nested_default_with_memory_store() {
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     struct App {
         #[etcd(dir, default = Smtp { host: "h".to_owned(), port: 70_000 })]
@@ -183,10 +184,10 @@ async fn view_validates_default_of_section_on_memory() {
     assert_eq!(dir.check().await.unwrap().problems.len(), 1);
 }
 
-/// With serde's `default` on the struct, an absent section gets its value in the struct's
-/// `Default`.
+/// With serde's `default` on the outer struct, an absent nested struct gets its value in the outer
+/// struct's `Default`.
 #[tokio::test]
-async fn default_of_struct_applies_to_sections_on_memory() {
+async fn struct_default_applies_to_nested_structs_with_memory_store() {
     #[derive(EtcdSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
     #[serde(default)]
     struct App {

@@ -95,7 +95,7 @@ fn map<V, const N: usize>(pairs: [(&str, V); N]) -> BTreeMap<String, V> {
 }
 
 #[tokio::test]
-async fn proxy_config_is_read_back_on_memory() {
+async fn proxy_config_is_read_back_with_memory_store() {
     let entry = |port| EntryPoint { address: ([0, 0, 0, 0], port).into(), as_default: port == 80, grace_time_out: Duration::from_secs(5) };
     let value = Proxy {
         entry_points: map([("web", entry(80)), ("websecure", entry(443))]),
@@ -108,7 +108,7 @@ async fn proxy_config_is_read_back_on_memory() {
 }
 
 #[tokio::test]
-async fn name_server_config_is_read_back_on_memory() {
+async fn name_server_config_is_read_back_with_memory_store() {
     let zone = Zone { name: "example.org".to_owned(), file: "/etc/zones/org".into() };
     let value =
         NameServer { allow_from: vec![[127, 0, 0, 1].into()], api_key: Some("key".to_owned()), zones: vec![zone], ..NameServer::default() };
@@ -117,7 +117,7 @@ async fn name_server_config_is_read_back_on_memory() {
 }
 
 #[tokio::test]
-async fn mail_server_config_is_read_back_on_memory() {
+async fn mail_server_config_is_read_back_with_memory_store() {
     let value = Mail {
         limits: MailLimits { message_size: 1000, recipients: Some(50) },
         tls: Some(Tls { cert_file: "a.pem".into(), key_file: "a.key".into(), minimum_version: TlsVersion::V13 }),
@@ -129,7 +129,7 @@ async fn mail_server_config_is_read_back_on_memory() {
 }
 
 #[tokio::test]
-async fn chat_server_config_is_read_back_on_memory() {
+async fn chat_server_config_is_read_back_with_memory_store() {
     let value = Chat {
         server_name: "example.org".to_owned(),
         port: 8448,
@@ -144,7 +144,7 @@ async fn chat_server_config_is_read_back_on_memory() {
 }
 
 #[tokio::test]
-async fn search_engine_config_is_read_back_on_memory() {
+async fn search_engine_config_is_read_back_with_memory_store() {
     let value = Search {
         db_path: "/data".into(),
         http: ([0, 0, 0, 0], 80).into(),
@@ -158,7 +158,7 @@ async fn search_engine_config_is_read_back_on_memory() {
 }
 
 #[tokio::test]
-async fn database_config_is_read_back_on_memory() {
+async fn database_config_is_read_back_with_memory_store() {
     let value = Database {
         memory_limit: None,
         log_level: "warn".to_owned(),
@@ -171,7 +171,7 @@ async fn database_config_is_read_back_on_memory() {
 }
 
 #[tokio::test]
-async fn object_store_config_is_read_back_on_memory() {
+async fn object_store_config_is_read_back_with_memory_store() {
     let value = Objects {
         metadata_dir: "/meta".into(),
         metadata_fsync: true,
@@ -185,7 +185,7 @@ async fn object_store_config_is_read_back_on_memory() {
 }
 
 #[tokio::test]
-async fn metrics_store_config_is_read_back_on_memory() {
+async fn metrics_store_config_is_read_back_with_memory_store() {
     let value = Metrics {
         global: Global { external_labels: map([("region", "eu".to_owned())]), ..Global::default() },
         scrapes: vec![Scrape { job_name: "self".to_owned(), targets: vec!["localhost:9090".to_owned()] }],
@@ -195,7 +195,7 @@ async fn metrics_store_config_is_read_back_on_memory() {
 }
 
 #[tokio::test]
-async fn compiler_cache_config_is_read_back_on_memory() {
+async fn compiler_cache_config_is_read_back_with_memory_store() {
     let redis = RedisCache { endpoint: "redis://a".to_owned(), username: None, password: Some("p".to_owned()), ttl: 60 };
     let value = CompilerCache {
         cache: CacheConfigs { disk: Some(DiskCache::default()), redis: Some(redis) },
@@ -206,7 +206,7 @@ async fn compiler_cache_config_is_read_back_on_memory() {
 }
 
 #[tokio::test]
-async fn shell_history_config_is_read_back_on_memory() {
+async fn shell_history_config_is_read_back_with_memory_store() {
     let value = ShellHistory {
         dialect: Dialect::Uk,
         sync_frequency: Duration::from_secs(5),
@@ -220,14 +220,14 @@ async fn shell_history_config_is_read_back_on_memory() {
 }
 
 #[tokio::test]
-async fn terminal_config_is_read_back_on_memory() {
+async fn terminal_config_is_read_back_with_memory_store() {
     works(Terminal::default(), &[], |terminal| terminal.font.size = FontSize(12.5)).await;
     let value = Terminal { env: map([("TERM", "xterm".to_owned())]), live_reload: true, ..Terminal::default() };
     works(value, &[], |terminal| terminal.window.decorations = Decorations::None).await;
 }
 
 #[tokio::test]
-async fn build_runner_config_is_read_back_on_memory() {
+async fn build_runner_config_is_read_back_with_memory_store() {
     let runner = Executor { base_url: "https://ci".to_owned(), access_token: "t".to_owned(), request_concurrency: 1 };
     let value = Runner {
         concurrent: 4,

@@ -42,8 +42,9 @@ trait Named: EtcdSchema<Handle: Deref<Target = Dir<Self>>> + Serialize + Deseria
 
 impl<S: EtcdSchema<Handle: Deref<Target = Dir<Self>>> + Serialize + DeserializeOwned + Drawn + PartialEq + Debug> Named for S {}
 
-/// Converts stored keys to a JSON document, in which each key is the path of its value. A value
-/// that is not JSON is a text; no text in these tests is JSON.
+/// Converts stored keys to a JSON document. The segments of a key become the names of nested
+/// objects. A value that is not valid JSON becomes a JSON string; no string value in these tests is
+/// valid JSON.
 fn document(keys: &BTreeMap<String, String>) -> Value {
     let mut document = Map::new();
     for (key, text) in keys {

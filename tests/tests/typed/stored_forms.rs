@@ -439,18 +439,18 @@ fn source(name: &str) -> PathBuf {
 
 #[test]
 #[ignore = "needs Go: cargo test -p etcd-typed-tests --test typed -- --include-ignored stored_forms::"]
-fn go_reads_and_writes_every_form() {
+fn go_program_reads_and_writes_every_form() {
     program_reads_and_writes(Command::new("go").arg("run").arg(source("forms.go")));
 }
 
 #[test]
 #[ignore = "needs Python 3.11: cargo test -p etcd-typed-tests --test typed -- --include-ignored stored_forms::"]
-fn python_reads_and_writes_every_form() {
+fn python_program_reads_and_writes_every_form() {
     program_reads_and_writes(Command::new("python3").arg(source("forms.py")));
 }
 
 #[test]
 #[ignore = "needs Node: cargo test -p etcd-typed-tests --test typed -- --include-ignored stored_forms::"]
-fn node_reads_and_writes_every_form() {
+fn nodejs_program_reads_and_writes_every_form() {
     program_reads_and_writes(Command::new("node").arg(source("forms.js")));
 }

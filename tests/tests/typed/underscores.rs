@@ -187,8 +187,8 @@ async fn escaped_struct_is_read(bench: Bench) {
     assert_eq!(handle.host.get().await.unwrap().as_deref().map(String::as_str), Some("h"));
     assert_eq!(dir.check().await.unwrap().problems, []);
 
-    // A write of the whole struct moves the entry to its new keys, also if it does not change the
-    // entry.
+    // A write of the whole struct moves the entry to its new keys, even if the write does not
+    // change the entry.
     let swap = Fleet { files: BTreeMap::new(), ..fleet(1, "i") };
     dir.compare_and_swap(&seen, &swap).non_atomic().await.unwrap();
     assert_eq!(*dir.get().await.unwrap(), swap);

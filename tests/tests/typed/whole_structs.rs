@@ -219,7 +219,7 @@ async fn absent_struct_is_not_found(bench: Bench) {
 }
 
 #[tokio::test]
-async fn struct_without_required_key_is_never_absent_on_memory() {
+async fn struct_without_required_key_is_never_absent_with_memory_store() {
     #[derive(EtcdSchema, Debug)]
     struct Soft {
         #[etcd(default = 8)]

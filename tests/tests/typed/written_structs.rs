@@ -242,7 +242,7 @@ fn run(runtime: &Runtime, client: &Client, cases: u32) {
 }
 
 #[test]
-fn written_struct_reads_back_equal_on_memory() {
+fn written_struct_reads_back_equal_with_memory_store() {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let client = runtime.block_on(Client::connect("memory:")).unwrap();
     run(&runtime, &client, 300);

@@ -62,13 +62,14 @@ impl Wire {
         patch.is_none_or(|patch| patch >= 7)
     }
 
-    /// Reads until the client has learned the server's version, which costs a request of its own.
+    /// Reads until the client knows the server's version. The client sends one extra request to
+    /// learn the version.
     async fn learn(&mut self, reads: u64) {
         let learned = async { while self.reads_at_once(reads).await > reads {} };
         timeout(LIMIT, learned).await.expect("the client learns the version in time");
     }
 
-    /// Makes this many reads at once and returns the number of messages.
+    /// Starts this many reads at once and returns the number of messages that the server received.
     async fn reads_at_once(&mut self, reads: u64) -> u64 {
         for read in join_all((0..reads).map(|_| self.dir.limit.get())).await {
             assert_eq!(read.unwrap().as_deref(), Some(&1));
@@ -76,7 +77,8 @@ impl Wire {
         self.all().await
     }
 
-    /// Returns the number of messages since the last check. This call counts as a check.
+    /// Returns the number of messages that the server has received since the last check. This call
+    /// counts as a check.
     async fn all(&mut self) -> u64 {
         let before: u64 = self.before.values().sum();
         self.before = received(&self.etcd).await;
@@ -226,8 +228,9 @@ async fn contended_lock_costs_about_one_request_each() {
     for contender in contenders {
         timeout(LIMIT, contender).await.expect("in time").unwrap();
     }
-    // The first acquire of each contender costs a request to enter the queue, and fewer and fewer
-    // contenders remain at the end. In addition there are one list and one watch.
+    // Most acquires share a request with a release. The additional fifth is for the first acquire
+    // of each contender, which needs a request to enter the queue, and for the end, when fewer
+    // contenders remain. The client also sends one list and one watch.
     let most = CONTENDERS * TIMES * 6 / 5;
     let messages = wire.all().await;
     assert!(messages <= most, "{messages} messages");

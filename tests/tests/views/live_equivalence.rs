@@ -187,8 +187,8 @@ impl World {
                     store.faults().wipe();
                     (self.life, self.lost) = (self.life + 1, true);
                     self.shop().set(&seed(self.life)).await.unwrap();
-                    // A view that has not noticed the wipe yet mistakes new revisions for revisions
-                    // of the former history.
+                    // A view that has not noticed the wipe yet takes new revisions for revisions
+                    // from before the wipe.
                     self.come_back().await;
                     self.observe().await;
                     for view in &mut self.views {
@@ -284,7 +284,7 @@ fn run(kind: Kind, cases: u32, steps: Range<usize>, runtime: &Runtime, bed: impl
 }
 
 #[test]
-fn views_equal_reads_in_memory() {
+fn views_show_same_values_as_reads_in_memory() {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     run(Kind::Memory, 400, 1..40, &runtime, || {
         let store = MemoryStore::new();
@@ -308,11 +308,11 @@ fn run_on_a_server(kind: Kind, cases: u32, scheme: &str) {
 }
 
 #[test]
-fn views_equal_reads_on_v3() {
+fn views_show_same_values_as_reads_on_v3() {
     run_on_a_server(Kind::V3, 30, "etcd");
 }
 
 #[test]
-fn views_equal_reads_on_v2() {
+fn views_show_same_values_as_reads_on_v2() {
     run_on_a_server(Kind::V2, 20, "etcd2");
 }

@@ -263,7 +263,7 @@ async fn last_good_value_survives_rewound_history_in_memory() {
 /// The file contains the last good value of a bad entry. A view that starts from the file shows
 /// this value.
 #[tokio::test(start_paused = true)]
-async fn file_contains_last_good_values_in_memory() {
+async fn snapshot_file_contains_last_good_values_with_memory_store() {
     let store = MemoryStore::new();
     let bench = Bench { client: Client::with_store(store.clone()) };
     let files = TempDir::new().unwrap();

@@ -1,5 +1,5 @@
-//! Published values: each exists as long as its guard, is put back when it is lost, and never
-//! overwrites the value of another client.
+//! Published values. Each value exists while its guard exists, is put back when it is lost, and
+//! never overwrites the value of another client.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

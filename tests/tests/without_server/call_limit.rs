@@ -250,8 +250,8 @@ async fn struct_write_ends_within_call_limit() {
     .await;
 }
 
-/// A non-atomic write may take longer than the limit of a call, as long as each step stays within
-/// it.
+/// A non-atomic write may take longer than the limit of a call, if each step stays within the
+/// limit.
 #[tokio::test(start_paused = true)]
 async fn call_limit_applies_to_each_non_atomic_step() {
     let (store, client) = memory();

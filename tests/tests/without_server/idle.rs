@@ -1,5 +1,6 @@
 //! The cost of an idle client. The number of its calls depends on the locks, values and views that
-//! it holds now, not on those that it held before. The tests use the memory store with paused time.
+//! the client holds now, and not on those that it held before. The tests use the memory store with
+//! paused time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -193,7 +194,7 @@ async fn views_read_from_silent_server_once_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn views_read_from_stopped_server_once_a_second() {
+async fn views_retry_stopped_server_once_a_second() {
     let (client, counting, faults) = client_and_faults();
     let views = proved_views(&client, &counting).await;
     faults.stop();

@@ -236,8 +236,8 @@ fn circles(uses: &BTreeSet<(String, String)>) -> Vec<String> {
         }
     }
     for edges in siblings.values_mut() {
-        // Removes the files that use no other remaining file, or that no remaining file uses. They
-        // are in no circle.
+        // Removes the files that use no other remaining file, or that no remaining file uses. Such
+        // files are not part of an import cycle.
         loop {
             let (from, to): (BTreeSet<_>, BTreeSet<_>) = edges.iter().cloned().unzip();
             let before = edges.len();
@@ -353,7 +353,7 @@ fn every_import_is_from_lower_layer() {
 
 /// See the rules at the top of this file.
 #[test]
-fn files_of_a_module_form_no_circle() {
+fn module_files_have_no_import_cycle() {
     let uses = library().uses();
     let inside = uses.iter().filter(|(from, to)| from.split("::").next() == to.split("::").next()).count();
     assert!(inside > 200, "{inside} uses inside modules: the search does not find them");
@@ -362,7 +362,7 @@ fn files_of_a_module_form_no_circle() {
 }
 
 #[test]
-fn circle_of_files_is_detected() {
+fn import_cycle_is_detected() {
     let circles = |texts: &[(&str, &str)]| {
         circles(&Source::new(texts.iter().map(|(module, text)| ((*module).to_owned(), (*text).to_owned())).collect()).uses())
     };
@@ -482,7 +482,7 @@ fn ways() -> String {
 /// The pictures in the documentation match the table. To write the pictures after a change of the
 /// table: `WRITE_PICTURES=1 cargo test -p etcd-typed-tests --test without_server layering::`.
 #[test]
-fn pictures_show_the_layers() {
+fn pictures_in_documentation_match_layer_table() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for (name, picture) in [("layers.svg", layers()), ("ways.svg", ways())] {
         let path = root.join("etcd-typed/src/guide").join(name);

@@ -62,7 +62,7 @@ fn limits() -> Limits {
 /// view up to date. Time is paused.
 const LONG: Duration = Duration::from_secs(120);
 
-/// Figures about the answers to reads.
+/// The size and the cost of the answers to reads.
 #[derive(Debug, Default)]
 struct Answers {
     /// The largest number of keys in one answer.

@@ -180,7 +180,7 @@ async fn panic_in_decoder_leaves_other_views_alive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn panic_in_order_of_map_keys_leaves_other_views_alive() {
+async fn panic_in_key_comparison_leaves_other_views_alive() {
     let (client, dir) = client().await;
     let (whole, map) = (dir.live().await.unwrap(), dir.map.live().await.unwrap());
     let mut beside = client.dir::<Beside>("/app").unwrap().live().await.unwrap();

@@ -39,7 +39,7 @@ fn decode_shared_copies_no_bytes() {
 }
 
 #[test]
-fn values_are_written_as_people_type_them() {
+fn values_are_written_in_plain_text() {
     is_written("  text\n".to_owned(), "  text\n");
     is_written(true, "true");
     is_written(-5_i8, "-5");
@@ -102,7 +102,7 @@ fn durations_are_written_in_go_form() {
 }
 
 #[test]
-fn durations_are_read_as_people_type_them() {
+fn common_ways_to_write_durations_are_read() {
     let (second, day) = (Duration::from_secs(1), Duration::from_secs(86_400));
     for (text, duration) in [
         ("1m 30s", 90 * second),
@@ -202,7 +202,7 @@ fn spans_keep_their_units() {
 }
 
 #[test]
-fn offset_is_refused_by_types_without_one() {
+fn types_without_offset_refuse_offset() {
     let five = SystemTime::UNIX_EPOCH + Duration::from_secs(5 * 3600);
     for text in [
         "1970-01-01T05:00:00Z",

@@ -154,8 +154,9 @@ impl Differences<'_> {
         let transactions = context.store.capabilities().transactions;
         let expires = || tree.iter().any(|(key, stored)| owner.owns(key) && stored.expiry() != Expiry::Never);
         if !enclosing_expiry.is_empty() && (!transactions || expires()) {
-            // A key is left out only if it expires with the enclosing struct. If no stored key
-            // expires, the guess is that the enclosing struct never expires either.
+            // A key may stay unwritten only if it expires with the enclosing struct. If no stored
+            // key expires, the first attempt assumes that the enclosing struct never expires
+            // either.
             enclosing_expiry.read(context).await.map_err(|error| error.at(directory))?;
         }
         let expiry = requested.named().unwrap_or_else(|| enclosing_expiry.expiry());

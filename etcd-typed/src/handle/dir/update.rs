@@ -169,8 +169,8 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
             if plan.is_empty() {
                 return Ok(Versioned::new(value, unwritten));
             }
-            // If the keys of the struct do not show when the struct expires, new keys expire with
-            // the enclosing struct.
+            // If no stored key of the struct shows when the struct expires, new keys get the expiry
+            // of the enclosing struct.
             let plan = plan.expiring(|key| requested.named().or_else(|| expiry::kept(S::TABLE, &tree, key)));
 
             let keys: Vec<String> = plan.keys().cloned().collect();
@@ -243,7 +243,7 @@ fn is_so(requested: RequestedExpiry, tree: &Tree, new: &schema::Encoded) -> bool
     }
 }
 
-/// Returns the keys of `basis` that get a condition of their own in an update.
+/// Returns the keys of `basis` for which an update has a separate condition.
 ///
 /// These are all keys if one transaction accepts so many conditions. Otherwise they are the keys
 /// that are written, all keys in maps, and as many other keys as fit. For the remaining keys, the

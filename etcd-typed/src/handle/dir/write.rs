@@ -197,9 +197,9 @@ impl<S: Schema> Dir<S> {
         }
         let plan = renewing(self.owner().difference_to_read(&basis, &old, &new));
         let compares = unchanged(&self.key, revision, &basis);
-        // If the write adds a struct, `basis` does not show leftover keys in its directory. Without
-        // a lease that all keys share, the expiry of the keys is not known either. So the first
-        // transaction guesses that no leftover keys exist and that nothing expires.
+        // If the write adds a struct, `basis` does not show leftover keys in the struct's
+        // directory. If the keys do not share a lease, their expiry is not known either. So the
+        // first transaction assumes that no leftover keys exist and that nothing expires.
         let mut guesses: Vec<Compare> = self.owner().added(&old, &new).iter().map(|added| nothing_below(&self.key, added)).collect();
         let known = requested.named().or(lease.map(Expiry::With));
         if known.is_none() {

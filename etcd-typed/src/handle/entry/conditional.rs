@@ -64,10 +64,10 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// Applies the operations if the current value is as expected. `ops` receives the expiry that
     /// its puts must set.
     ///
-    /// The first transaction guesses that the value is at the field's own key, that the value is
-    /// stored in the form that this library writes, and that nothing expires. If a guess is wrong,
-    /// the answer to the failed transaction contains the current state, and a second transaction
-    /// uses that state.
+    /// The first transaction assumes that the value is at the field's own key, that the value is
+    /// stored in the form that this library writes, and that nothing expires. If an assumption is
+    /// wrong, the answer to the failed transaction contains the current state, and a second
+    /// transaction uses that state.
     pub(super) async fn write_if(
         &self,
         expected: Option<&Expected>,
@@ -164,7 +164,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    /// Reads when the enclosing struct expires, on stores where a write cannot check a guess.
+    /// Reads when the enclosing struct expires. Used on stores where a write cannot check an
+    /// assumption about the expiry.
     async fn expiry_around(&self) -> Result<Expiry> {
         let mut enclosing_expiry = EnclosingExpiry::of(self.enclosing.as_ref(), &self.key);
         enclosing_expiry.read(&self.context).await?;

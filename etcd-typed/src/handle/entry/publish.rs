@@ -14,8 +14,8 @@ use crate::publish::{Published, Target};
 use crate::store::BoxFuture;
 
 impl<T: Send + Sync + 'static> Entry<T> {
-    /// Publishes the value for as long as the returned guard exists. Examples are an address in a
-    /// service registry, a load figure, and a heartbeat.
+    /// Publishes the value while the returned guard exists. Examples are an address in a service
+    /// registry, a load figure, and a heartbeat.
     ///
     /// The key is attached to a lease, and exists when the future returns. Up to a hundred values
     /// that a client publishes with the same time to live share one lease (except on v2); each can
@@ -78,8 +78,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 }
 
-/// A publication of a value; created by [`Entry::publish`]. The value is published when this is
-/// awaited.
+/// A publication of a value; created by [`Entry::publish`]. The value is published when the
+/// `Publish` is awaited.
 #[must_use = "nothing is published until it is awaited"]
 pub struct Publish<T> {
     entry: Entry<T>,

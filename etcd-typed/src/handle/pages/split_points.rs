@@ -1,9 +1,9 @@
-//! Guesses keys that split the unread rest of a directory into parts, from the names of the keys
+//! Estimates keys that split the unread rest of a directory into parts, from the names of the keys
 //! that were read.
 //!
 //! Many names contain numbers: in decimal or hexadecimal digits, or in letters. The digits are the
-//! bytes at positions where the names of the page differ. The guess is that the numbers after the
-//! page increase at the same rate. If the guess is wrong, the parts have different sizes, which
+//! bytes at positions where the names of the page differ. The estimate assumes that the numbers
+//! after the page increase at the same rate. If they do not, the parts have different sizes, which
 //! does no harm.
 
 use bytes::Bytes;
@@ -13,15 +13,15 @@ use crate::store::{KeyValue, Span};
 /// The number of keys that are examined for digits.
 const SAMPLE: usize = 64;
 
-/// The maximum number of digits before the first difference of the names that belong to the number
-/// too. They change with a carry.
+/// The number may begin before the first position where the names differ, because a carry changes
+/// earlier digits too. This is the maximum number of such earlier digits.
 const CARRY: usize = 8;
 
 /// The upper limit for numbers, so that a product of a number and a count of keys fits into `u128`.
 const LARGEST: u128 = 1 << 96;
 
-/// Guesses up to `count` keys after the page, in order, with about `each` keys between them.
-/// Returns fewer keys, or none, if no guess is possible.
+/// Estimates up to `count` keys after the page, in order, with about `each` keys between them.
+/// Returns fewer keys, or none, if no estimate is possible.
 pub(super) fn split_points(span: &Span, page: &[KeyValue], each: usize, count: usize) -> Vec<Bytes> {
     let (Span::Below(directory), [first, .., last]) = (span, page) else { return Vec::new() };
     let names = directory.prefix().len();

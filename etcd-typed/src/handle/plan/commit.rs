@@ -142,7 +142,7 @@ impl Context {
                     written.extend(keys.iter().map(|relative| (relative.clone(), committed.revision)));
                     continue;
                 }
-                // The guess that nothing expires was wrong.
+                // The write had wrongly assumed that nothing expires.
                 Ok(committed) if asks && enclosing_expiry.learn(&committed.results) => {
                     ops = step.into_iter().chain(std::mem::take(&mut ops)).collect();
                     for (op, follows) in ops.iter_mut().zip(follows.iter().skip(written.len())) {

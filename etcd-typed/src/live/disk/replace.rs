@@ -109,8 +109,8 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Whether this error means that no file can be renamed to the path, although the existing file may
-/// still be writable.
+/// Returns true if this error means that no file can be renamed to the path, although the existing
+/// file may still be writable.
 fn is_about_the_place(error: &io::Error) -> bool {
     matches!(
         error.kind(),

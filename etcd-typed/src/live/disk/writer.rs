@@ -27,7 +27,8 @@ pub(super) struct Writer {
     status: FileStatus,
     pattern: Pattern,
     newest: watch::Receiver<Kept>,
-    /// The stamp of the last write. It shows whether another process has replaced the file since.
+    /// The stamp of the file after the last write. Shows whether another process has replaced the
+    /// file since.
     stamp: Option<Stamp>,
     backoff: Backoff,
 }

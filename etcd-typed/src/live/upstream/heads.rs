@@ -61,8 +61,8 @@ pub(super) enum HeadStep {
     Nobody,
 }
 
-/// The duty of one view to read the head. If the duty is dropped without an answer, the next view
-/// that asks gets it.
+/// The task of one view to read the head for all views. If this is dropped without an answer, the
+/// next view that asks reads the head.
 pub(super) struct Reading {
     heads: Arc<Heads>,
     asked: Instant,
@@ -205,7 +205,8 @@ mod tests {
         reading.answered(Revision::new(7));
         assert!(tokio::time::timeout(Duration::ZERO, changes.wait()).await.is_ok());
         assert_eq!(revision(heads.step(since, false)), 7);
-        // The answer says nothing about writes after its read, so a later time needs another read.
+        // The answer does not cover writes made after the server was read. So a caller that asks
+        // about a later time needs another read.
         advance(Duration::from_millis(1)).await;
         drop(read(heads.step(Instant::now(), true)));
         assert_eq!(revision(heads.step(since, true)), 7);

@@ -1,4 +1,4 @@
-//! `Proof`: proves that the mirror has everything that the server has.
+//! `Proof`: the periodic reads that show whether the mirror has everything that the server has.
 //!
 //! A linearizable read returns the revision of the store. If the mirror has this revision, it has
 //! everything that the store had when the read was sent. All views of a client share this read, see
@@ -44,8 +44,9 @@ const LISTINGS: u32 = 5;
 /// The time between two listings that differ from the mirror.
 const BETWEEN_LISTINGS: Duration = Duration::from_secs(1);
 
-/// Returns the longest time between two proofs of a directory with this number of keys. Proofs are
-/// that far apart if other directories of the store change all the time.
+/// Returns the longest time between two proofs that the mirror of a directory with this number of
+/// keys is current. Proofs are that far apart if other directories of the store change all the
+/// time.
 pub(super) fn period(keys: u64) -> Duration {
     EVERY.saturating_add(FOR_EACH_KEY.saturating_mul(u32::try_from(keys).unwrap_or(u32::MAX)))
 }
@@ -66,8 +67,8 @@ pub(super) struct Proof {
     wanted: Option<(Instant, Revision)>,
     /// True if a caller waits for the proof.
     urgent: bool,
-    /// True if the store may have another history than the mirror. Then equal revisions prove
-    /// nothing, and only a listing of all keys does.
+    /// True if the server may have been restored or replaced, so that its history differs from the
+    /// mirror's. Then equal revisions prove nothing, and the task lists all keys.
     doubts: bool,
 }
 
@@ -103,8 +104,8 @@ enum Question {
     /// Asks which keys of the directory were modified after the mirror's revision, and how many
     /// keys the directory has.
     Modified,
-    /// Asks for all keys. This question is used if the store may have another history, which
-    /// revisions do not show, and for stores that cannot answer the other questions.
+    /// Asks for all keys. Used if the server may have been restored or replaced, which revisions do
+    /// not show, and for stores that cannot answer the other questions.
     All,
 }
 
@@ -116,7 +117,7 @@ pub(super) enum Outcome {
     /// The mirror has everything that the store had at the time `asked`, and every change in the
     /// directory up to `revision`.
     Proved { asked: Instant, revision: Revision },
-    /// The mirror is wrong: the store has another history, or the watch misses events.
+    /// The mirror is wrong: the server was restored or replaced, or the watch misses events.
     Disproved,
     /// The request to the store failed.
     Failed(Error),
@@ -140,15 +141,15 @@ impl Proof {
         self.urgent = true;
     }
 
-    /// Called when the watch delivers an event at a revision that a listing covers. Either the
-    /// listing already contained the event, or the store has another history. Begins a new listing,
-    /// which decides between the two.
+    /// Called when the watch delivers an event at a revision that a listing already covers. Either
+    /// the listing already contained the event, or the server was restored or replaced and now has
+    /// another history. Begins a new listing, which shows which of the two is true.
     pub(super) fn doubt(&mut self) {
         self.doubts = true;
         self.ask();
     }
 
-    /// Whether the store may have another history than the mirror.
+    /// Returns true if the store may have another history than the mirror.
     pub(super) fn doubts(&self) -> bool {
         self.doubts
     }

@@ -139,8 +139,8 @@ struct World {
     /// The last revision at which each client's key was deleted.
     deleted: [Revision; CLIENTS],
     clients: [Client; CLIENTS],
-    /// The largest fence that was granted. A grant counts from the server's answer, not from its
-    /// delivery.
+    /// The largest fence that was granted. A grant counts when the server answers, not when the
+    /// client receives the answer.
     granted: Revision,
     /// How many more times an answer may be lost or a lease may run out.
     misfortunes: u8,
@@ -587,8 +587,8 @@ fn every_order_of_events_grants_one_holder() {
     for foreign in [false, true] {
         let worlds = explore(World::new(Mind::Ours, foreign, 2 - u8::from(foreign))).unwrap();
         assert!(worlds.len() > 10_000, "{} worlds are too few to be all", worlds.len());
-        // The worlds include clients that get the predecessor's release while they wait, and before
-        // they know that they wait.
+        // The predecessor's release must reach clients that wait, and also clients that do not know
+        // yet that they must wait.
         let some = |is: fn(&Client) -> bool| worlds.iter().any(|world| world.clients.iter().any(is));
         assert!(some(|client| client.left.is_some() && matches!(client.place.want(), Want::Wait { .. })));
         assert!(some(|client| client.left.is_some() && client.place.want() == Want::Enter));

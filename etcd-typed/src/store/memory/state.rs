@@ -81,10 +81,10 @@ struct Changed {
 pub(super) enum Next {
     /// The next revision that changed the span.
     Batch(Batch),
-    /// The span has no change up to this revision, which is the newest one unless the search budget
-    /// ran out.
+    /// The span has no change up to this revision. This is the newest revision, unless the search
+    /// budget ran out.
     NothingUpTo(Revision),
-    /// Some of the changes after the start of the search are compacted.
+    /// The store has compacted some of the changes after the start revision of the search.
     Lost,
 }
 

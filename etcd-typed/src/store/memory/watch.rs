@@ -78,7 +78,7 @@ impl Cursor {
                 Step::Yield(item) => return item,
                 Step::Again => tokio::task::yield_now().await,
                 Step::Wait(_) if !runtime::is_here() => return Err(Error::without_runtime()),
-                // The sender lives as long as `shared`, so `changed` never fails.
+                // `shared` owns the sender and still exists here, so `changed` never fails.
                 Step::Wait(None) => drop(self.signal.changed().await),
                 Step::Wait(Some(until)) => drop(time::timeout_at(until, self.signal.changed()).await),
             }

@@ -87,7 +87,8 @@ impl V2Store {
     /// - [`Unsupported`](crate::ErrorKind::Unsupported) for TLS if this crate was built without its
     ///   feature `tls`.
     /// - [`Tls`](crate::ErrorKind::Tls) for certificates or keys that cannot be read.
-    /// - [`Invalid`](crate::ErrorKind::Invalid) if an option is zero; the message names it.
+    /// - [`Invalid`](crate::ErrorKind::Invalid) if an option is zero; the message contains the
+    ///   option's name.
     pub fn new(options: ConnectOptions) -> Result<Self> {
         let options = options.checked()?;
         Ok(Self {

@@ -33,8 +33,8 @@ pub(super) struct Core {
     pub(super) auth: Auth,
     pub(super) retry: RetryPolicy,
     connect_timeout: Duration,
-    /// Whether the client checks an endpoint before a write if the endpoint has not answered yet,
-    /// or not since its last failure. True with TLS, and with several endpoints.
+    /// True if the client checks an endpoint before a write when the endpoint has not answered yet,
+    /// or has not answered since its last failure. Set with TLS, and with several endpoints.
     probes: bool,
 }
 
@@ -190,8 +190,8 @@ impl Core {
         let metadata = Metadata { leader: how.leader, token };
         let behind = connection.behind();
         if how.proof && self.needs_proof(slot, &behind, how) {
-            // Boxed, like the handling of an answer from another cluster. Both are rare, and would
-            // enlarge the futures of thousands of waiting calls.
+            // Boxed, like the handling of an answer from another cluster: both futures are rarely
+            // needed, and would enlarge the futures of thousands of waiting calls.
             Box::pin(self.prove(slot, &connection, how, token, limit)).await.map_err(Failure::before_sending)?;
         }
         let as_write = as_write(slot, method, how, request);

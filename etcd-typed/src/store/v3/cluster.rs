@@ -2,8 +2,8 @@
 //!
 //! Every answer of etcd contains a cluster id, and the first answer decides which cluster a client
 //! belongs to. A server that was restored or emptied comes back at the same address with another
-//! cluster id. A server of another cluster that was listed by mistake looks the same. A client
-//! tells the two apart by asking all of its endpoints ([`agreed`]):
+//! cluster id. An endpoint of another cluster that was listed by mistake looks the same. To find
+//! out which of the two happened, a client asks all of its endpoints ([`agreed`]):
 //!
 //! - If all endpoints that answer send the same new id, and they are more than half of the list,
 //!   the cluster was replaced. The client moves to the new cluster, and everything it knew of the

@@ -49,12 +49,12 @@ const IN_FLIGHT: usize = 2;
 /// many requests as fast as one, and a hanging server must not delay later reads.
 const LONGEST_WAIT: Duration = Duration::from_millis(1);
 
-/// The longest value of a key whose next read is coalesced. The bytes of a longer value cost more
-/// than a separate request, and would delay the other reads in the transaction.
+/// If a read returns a longer value than this, the next read of the key is sent alone. Such a value
+/// costs more than a separate request, and would delay the other reads in the transaction.
 const LONGEST_VALUE: usize = 16 * 1024;
 
-/// The largest directory, in keys, about which the next question is coalesced. etcd reads such a
-/// directory in a millisecond.
+/// If a read counts more keys in a directory than this, the next read of the directory is sent
+/// alone. etcd reads a directory of this size in a millisecond.
 const MOST_COUNTED: i64 = 1000;
 
 /// The time limit for asking a server for its version.
@@ -187,8 +187,8 @@ impl CoalescedReads {
             }
             let suspect = solo || alone == Alone::Refused;
             let key = (suspect || is_question(&request)).then(|| request.key.clone());
-            // Boxed to keep this future small: thousands may wait to be coalesced without making a
-            // call of their own.
+            // Boxed to keep this future small: thousands of reads may wait to be coalesced and
+            // never send a separate request.
             let outcome = Box::pin(self.core.call_until(&RANGE, how, request, deadline)).await;
             drop((free, inherited));
             match (&outcome, &key) {
@@ -206,7 +206,7 @@ impl CoalescedReads {
     fn may_coalesce(&self) -> bool {
         match self.core.endpoints.pick().coalescing() {
             Coalescing::Allowed => self.most > 1,
-            // The answer may arrive before the reads are sent.
+            // The reads are only collected now. The version may arrive before the reads are sent.
             Coalescing::Unknown => {
                 self.ask_version();
                 self.most > 1

@@ -87,9 +87,9 @@ impl V3Store {
     ///
     /// # Errors
     ///
-    /// `InvalidUrl` without an endpoint, or with one whose host is invalid. `Tls` for certificates
-    /// that cannot be read. `Unsupported` for TLS without the crate's feature `tls`. `Invalid` if
-    /// an option is zero; the message names it.
+    /// `InvalidUrl` without an endpoint, or with an endpoint whose host is invalid. `Tls` for
+    /// certificates that cannot be read. `Unsupported` for TLS without the crate's feature `tls`.
+    /// `Invalid` if an option is zero; the message contains the option's name.
     pub fn new(options: &ConnectOptions) -> Result<Self> {
         let options = &options.checked()?;
         let core = Arc::new(Core::new(options)?);

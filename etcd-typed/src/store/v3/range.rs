@@ -146,7 +146,7 @@ async fn pages(reads: &Arc<CoalescedReads>, range: &Range) -> Result<RangeReply,
 }
 
 /// Returns the size of a page whose answer should fit. The size is computed from the length of the
-/// answer that did not fit. If that length is not known, it is half the page.
+/// answer that did not fit. If that length is not known, returns half the size of the page.
 fn smaller(page: i64, failure: &Failure) -> i64 {
     let fitting = failure.answer_length().and_then(|(length, limit)| {
         let (length, limit) = (i64::try_from(length).ok()?, i64::try_from(limit).ok()?);

@@ -3,10 +3,10 @@
 //! etcd 3.5.0 to 3.5.6 runs a read-only transaction with the context of its request, and panics if
 //! the request is cancelled at the wrong moment (etcd issues 14110 and 14891). No client can rule
 //! out cancellation: a caller may give up, and a connection may break. A transaction that writes is
-//! proposed to raft and applied with a context of its own. So for a server that is not known to be
-//! safe, the client adds one more operation: an empty transaction. This operation makes the request
-//! count as a write (`isTxnReadonly` in `v3_server.go`), but changes nothing, makes no revision and
-//! needs no permission.
+//! proposed to raft and applied with a separate context, which the client cannot cancel. So unless
+//! a server is known to be free of this bug, the client adds one more operation: an empty
+//! transaction. This operation makes the request count as a write (`isTxnReadonly` in
+//! `v3_server.go`), but changes nothing, makes no revision and needs no permission.
 
 use bytes::{BufMut, Bytes, BytesMut};
 

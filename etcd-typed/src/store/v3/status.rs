@@ -77,7 +77,7 @@ pub(super) enum Row {
     CorruptCluster,
     /// The answer comes from another cluster than the client's.
     ForeignCluster,
-    /// The client has moved to another cluster, so calls to the former cluster are void.
+    /// The client has moved to another cluster, and this call was meant for the former cluster.
     ClusterReplaced,
     /// The server does not know the method.
     UnknownCall,
@@ -320,14 +320,14 @@ impl Failure {
         Self { row, may_have_applied: false, unsent: false, by_clock: false, words: words.into(), cause: None }
     }
 
-    /// Returns a failure for a client that gave up waiting.
+    /// Returns a failure of a call that the client gave up because its time was over.
     pub(super) fn by_clock(row: Row, words: impl Into<String>) -> Self {
         Self { by_clock: true, ..Self::new(row, words) }
     }
 
-    /// Adds to the message that the call used up its time.
+    /// Appends to the message that the call gave up after `call_timeout`.
     pub(super) fn after_giving_up(self, call_timeout: Duration) -> Self {
-        // A login within the call may have added this text already.
+        // A login that was part of the call may have appended this text already.
         if self.words.contains("; gave up after ") {
             return self;
         }

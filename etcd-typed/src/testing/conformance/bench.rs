@@ -169,8 +169,8 @@ impl<'s> Bench<'s> {
         }
     }
 
-    /// Checks an error of kind `Unsupported`. It must contain the store's name, so that a person
-    /// knows to which kind of store the URL points.
+    /// Checks an error of kind `Unsupported`. The message must contain the store's name, so that a
+    /// person knows to which kind of store the URL points.
     pub(super) fn check_unsupported(&self, error: &Error) {
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
         assert!(!error.may_have_applied() && !error.is_retryable(), "{error:?}");

@@ -1,5 +1,6 @@
-//! Cases about [`Span::Between`], [`Order`], counts, [`Op::Page`] and [`Condition::Compared`],
-//! which need a store with byte keys. A store whose keys are paths (v2) must refuse all of them.
+//! Tests of [`Span::Between`], [`Order`], counts, [`Op::Page`] and [`Condition::Compared`], which
+//! need a store with keys of arbitrary bytes. A store whose keys are paths (v2) must refuse all of
+//! them.
 
 use bytes::Bytes;
 
@@ -28,7 +29,8 @@ fn names(bench: &Bench<'_>, reply: &RangeReply) -> Vec<Bytes> {
     reply.kvs.iter().map(|kv| kv.key.slice(bench.dir().as_bytes().len()..)).collect()
 }
 
-/// Returns whether the store has byte keys. If not, checks that the store refuses such operations.
+/// Returns whether the store supports ranges of keys of arbitrary bytes. If not, checks that the
+/// store refuses to read, count, sort, delete and watch ranges, and to compare with `Greater`.
 async fn has_ranges(bench: &Bench<'_>) -> bool {
     if !bench.capabilities().directories {
         return true;

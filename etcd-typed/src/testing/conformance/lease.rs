@@ -79,8 +79,8 @@ pub(super) async fn granting_existing_lease_is_refused(bench: &Bench<'_>) {
 pub(super) async fn renewed_lease_keeps_its_keys(bench: &Bench<'_>) {
     let ttl = Duration::from_secs(3);
     let key = bench.key("a");
-    // If the machine was suspended for longer than the time to live, the result proves nothing, and
-    // the case starts again.
+    // If the machine was suspended for longer than the time to live, the lease may have expired.
+    // Then the test starts again.
     'again: loop {
         let began = Instant::now();
         let mut last = began;

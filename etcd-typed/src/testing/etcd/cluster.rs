@@ -83,7 +83,8 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// Panics if the cluster refuses. It does so if it has no majority, or if it has users.
+    /// Panics if the cluster refuses the removal, for example because the cluster has no majority
+    /// or has users.
     pub async fn remove(&mut self, index: usize) {
         let id = self.id_of(index).await;
         let removed = self.members.remove(index);

@@ -39,7 +39,7 @@ fn list_is_stored_as_json_array() {
 }
 
 #[test]
-fn hash_set_is_sorted_by_number_then_text() {
+fn hash_set_elements_are_written_in_order() {
     assert_eq!(stored(&HashSet::from([8080_i64, 80, -1, 443, -20, 0])), "[-20,-1,0,80,443,8080]");
     assert_eq!(stored(&HashSet::from(["b".to_owned(), "a".to_owned(), "10".to_owned()])), r#"["10","a","b"]"#);
 }

@@ -427,7 +427,7 @@ fn shorter_history_of_cluster_resets_watch() {
     story.yields(12);
     story.reconnect(12);
     // A read of a future revision fails like a read of a compacted revision, so the failed check
-    // proves nothing.
+    // does not show whether the history was lost.
     story.quiet(Input::Read(Err(history_lost())));
     story.quiet(item(WatchItem::Behind(at(3))));
     story.quiet(Input::Read(Ok(list(3, &[]))));
@@ -548,8 +548,9 @@ fn key_in_formerly_empty_directory_reveals_wiped_server() {
 
 #[test]
 fn v2_history_check_reads_current_key() {
-    // `/a/x` was written at 12. Each entry has its `modifiedIndex` in a quorum read, the index of
-    // that read, and whether this answer is possible with the same history.
+    // The watch has seen `/a/x` written at index 12. Each entry contains an answer to a quorum read
+    // of the key: its `modifiedIndex`, and the index of the read. The last value is true if a
+    // server with the same history can give this answer.
     let cases = [
         (Some(12), 20, true),
         // The key was written since, or its TTL was refreshed, which causes no event.

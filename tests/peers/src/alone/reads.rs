@@ -32,8 +32,9 @@ const READS: u32 = 500;
 const UNFAIR: u32 = 4;
 /// The time for which a peer is measured in each round, on one thread and on two.
 const EACH: Duration = Duration::from_millis(60);
-/// How many times [`EACH`] a measurement may take. On a busy machine two threads do not always run
-/// at the same time, so enough batches may take longer.
+/// A measurement may take at most `PATIENCE * EACH`. On a busy machine the two threads do not
+/// always run at the same time, so a measurement may need more time than `EACH` to get enough
+/// batches.
 const PATIENCE: u32 = 100;
 /// The number of batches that a measurement needs.
 const ENOUGH: usize = 20;

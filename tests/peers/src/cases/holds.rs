@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn two_holders_at_once_fail() {
+    fn simultaneous_holders_are_reported() {
         assert!(found(&[(0, 0, 10), (1, 9, 20)]).is_err());
         assert!(found(&[(0, 0, 100), (1, 20, 30)]).is_err());
         assert!(found(&[(0, 0, 10), (1, 10, 20)]).is_ok());

@@ -55,7 +55,8 @@ fn case(watches: u64, puts: u64) -> Case {
     }
 }
 
-/// Evaluates the set-up. The memory figures are the growth of memory.
+/// Evaluates the stage in which the watches are created. The memory figures say by how much the
+/// memory has grown.
 fn set_up(observed: &Observed, watches: u64) -> Result<Measured> {
     let there: u64 = observed.found()?;
     if there != watches {

@@ -17,8 +17,8 @@ use crate::work::TTL;
 
 pub(crate) struct EtcdTyped;
 
-/// The clients of contenders. Contenders that share a client represent tasks of one process.
-/// Contenders with a client each represent several processes.
+/// Says whether contenders share a client. Contenders that share a client act like tasks of one
+/// process; contenders with separate clients act like separate processes.
 #[derive(Clone, Copy)]
 pub(crate) enum Clients {
     Shared,

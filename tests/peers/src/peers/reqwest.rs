@@ -33,7 +33,7 @@ impl Reqwest {
         Ok(Self { client: Client::builder().tcp_nodelay(true).build()?, urls })
     }
 
-    /// Writes to each key the value of its number.
+    /// Writes all keys. The value of each key is the key's number.
     pub(crate) async fn prepare(address: String) -> Result<()> {
         let mut peer = Self::connect(&address)?;
         for n in 0..COUNT {

@@ -1,5 +1,5 @@
-//! The example `lock` on the three stores: one worker does the job, and a write of the former
-//! holder is refused.
+//! The example `lock` on the three stores: one worker does the job, and the server refuses a write
+//! of the former holder.
 
 use std::process::Command;
 

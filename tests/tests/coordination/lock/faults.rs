@@ -186,8 +186,8 @@ async fn waiter_dropped_during_takeover_leaves_nothing() {
     }
 }
 
-/// The lock is held until the release is applied and free afterwards, whatever happens to the
-/// future.
+/// Whatever happens to the future of a release, the lock is held until the release is applied, and
+/// is free afterwards.
 #[tokio::test(start_paused = true)]
 async fn dropped_release_still_releases() {
     for (fault, set) in FAULTS {

@@ -106,7 +106,7 @@ fn name(category: &str, name: &str) -> (String, String) {
 }
 
 #[tokio::test]
-async fn proxy_versions_share_documents_and_history() {
+async fn old_and_new_proxy_share_documents_and_history() {
     let etcd = Etcd::start().await;
     let old = Old(&etcd);
     let client = Client::builder(&etcd.url_v3()).namespace("/pingap").connect().await.unwrap();

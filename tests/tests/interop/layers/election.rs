@@ -51,7 +51,7 @@ mod layer {
             }
         }
 
-        /// Campaigns as long as one lease lives.
+        /// Campaigns until the lease ends.
         async fn live(&self, hooks: &Arc<impl Hooks>) -> Result<()> {
             let lease = self.client.lease(self.ttl).await?;
             let candidate = self.client.entry::<String>(&format!("/candidates/{}", lease.id()))?;
@@ -106,7 +106,7 @@ impl Told {
 }
 
 #[tokio::test]
-async fn database_versions_share_election() {
+async fn old_and_new_database_share_election() {
     let etcd = Etcd::start().await;
     let old = Old(&etcd);
     let client = Client::builder(&etcd.url_v3()).namespace("__metasrv").connect().await.unwrap();

@@ -1,6 +1,6 @@
-//! cetcd, a client in Clojure. Its keys are keywords such as `:a`. Its values are numbers as text,
-//! whose conversion "is a job that's left to the caller". In this library, the type of the entry
-//! converts them.
+//! The examples in the README of cetcd, a client in Clojure. Its keys are keywords such as `:a`.
+//! Its values are numbers as text, and the README says that their conversion "is a job that's left
+//! to the caller". In this library, the type of the entry converts the values.
 
 use etcd_typed::{Entry, ErrorKind, Expect};
 use serde_json::json;

@@ -1,4 +1,5 @@
-//! Etcd.jl, "Get all machines in the cluster" and "Getting Etcd stats".
+//! The examples in the sections "Get all machines in the cluster" and "Getting Etcd stats" of the
+//! README of Etcd.jl.
 
 use etcd_typed::testing::{Cluster, Etcd};
 use etcd_typed::{Client, StatsKind};

@@ -1,4 +1,4 @@
-//! Etcd.jl, "Deleting keys".
+//! The examples in the section "Deleting keys" of the README of Etcd.jl.
 
 use etcd_typed::{ErrorKind, Expect};
 use serde_json::json;

@@ -1,5 +1,6 @@
-//! Etcd.jl, "Leader/Election module". Only servers before 0.5 had this module. This library uses a
-//! queue of keys, which is possible on every server.
+//! The examples in the section "Leader/Election module" of the README of Etcd.jl. Only servers
+//! before 0.5 had this module. This library uses a queue of keys, which is possible on every
+//! server.
 
 use std::time::Duration;
 

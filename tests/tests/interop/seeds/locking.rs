@@ -1,6 +1,6 @@
-//! Etcd.jl, "Locking module". Only servers before 0.5 had this module, which gave each member of
-//! the queue an index. This library uses a queue of keys. The fence corresponds to the index, and a
-//! token identifies a holder in later calls.
+//! The examples in the section "Locking module" of the README of Etcd.jl. Only servers before 0.5
+//! had this module, which gave each member of the queue an index. This library uses a queue of
+//! keys. The fence corresponds to the index, and a token identifies a holder in later calls.
 
 use std::time::Duration;
 
@@ -86,7 +86,7 @@ async fn lock_release(bed: Bed) {
     assert_eq!(retrieve(&bed).await, None);
     let unknown = mylock(&bed, 100).release_token(&token).await.unwrap_err();
     assert_eq!(unknown.kind(), ErrorKind::GuardLost);
-    // A holder releases its own lock without an index.
+    // The holder of a lock releases the lock without an index.
     let ours = mylock(&bed, 100).acquire().await.unwrap();
     ours.release().await.unwrap();
     assert_eq!(retrieve(&bed).await, None);

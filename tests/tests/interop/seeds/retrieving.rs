@@ -1,4 +1,4 @@
-//! Etcd.jl, "Retrieving key values".
+//! The examples in the section "Retrieving key values" of the README of Etcd.jl.
 
 use etcd_typed::Expect;
 

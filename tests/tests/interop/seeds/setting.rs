@@ -1,4 +1,4 @@
-//! Etcd.jl, "Setting Key Values".
+//! The examples in the section "Setting Key Values" of the README of Etcd.jl.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Etcd.jl, "Watching for changes".
+//! The examples in the section "Watching for changes" of the README of Etcd.jl.
 
 use std::sync::{Arc, Mutex};
 
@@ -169,9 +169,9 @@ async fn watch_sees_directory_deletion(bed: Bed) {
     assert_eq!((gone.old.as_deref(), gone.new), (Some("Hello World"), None));
 }
 
-/// A revision that the store has not reached belongs to another history. A watch from such a
-/// revision does not wait until the store reaches it. The watch starts with the current state,
-/// marked as a resync.
+/// A revision that the store has not reached comes from another store, or from before this store
+/// was restored. A watch from such a revision does not wait until the store reaches it. The watch
+/// starts with the current state, marked as a resync.
 async fn watch_from_future_revision_resyncs(bed: Bed) {
     for there in [false, true] {
         let bar = bed.text("/foo/bar");

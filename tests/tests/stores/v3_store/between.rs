@@ -56,8 +56,8 @@ async fn grpc_proxy_gets_no_progress_request() {
     assert!(proxy.is_running() && !proxy.log().contains("not supported request"), "{}", proxy.log());
 }
 
-/// The proxy serves all watches of the same keys from one watch of its own. It also answers the
-/// requests that create these watches, instead of the server.
+/// The proxy opens one watch on the server for all client watches of the same keys. The proxy
+/// itself answers the requests that create these watches.
 #[tokio::test]
 async fn grpc_proxy_watches_learn_server_revision() {
     let etcd = Etcd::start().await;

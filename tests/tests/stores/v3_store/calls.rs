@@ -36,7 +36,7 @@ async fn long_range_has_one_revision() {
     let writer = {
         let writing = super::store(&etcd.endpoint());
         tokio::spawn(async move {
-            // Changes the first and the last key together, for as long as the reader runs.
+            // Changes the first and the last key together while the reader runs.
             for round in 0.. {
                 let value = Bytes::from(round.to_string());
                 let then = vec![Op::put(&key("/app/00000"), value.clone()), Op::put(&key("/app/24999"), value)];

@@ -110,7 +110,7 @@ async fn concurrent_reads_of_one_key_share_requests() {
 }
 
 #[tokio::test]
-async fn reads_share_requests_on_safe_versions() {
+async fn servers_without_cancel_crash_get_shared_reads() {
     let (etcd, store) = acquainted(300).await;
     let (ranges, txns) = reads_got(&etcd).await;
     for _ in 0..10 {

@@ -60,7 +60,7 @@ async fn newest_before_first_write_is_empty() {
 }
 
 #[tokio::test]
-async fn newest_returns_keys_of_any_bytes() {
+async fn newest_returns_non_utf8_keys() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     // Writes the directory with a trailing slash, two keys that are not valid paths, and a key that

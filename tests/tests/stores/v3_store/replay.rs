@@ -66,8 +66,8 @@ async fn replay(store: &V3Store, after: Revision, count: usize) -> (Vec<Revision
     (seen, stream)
 }
 
-/// Returns the revision of the next batch. Skips progress items, which the end of a section may
-/// cause.
+/// Returns the revision of the next batch. Skips progress items, which the store may yield while it
+/// replays a long history.
 async fn next_batch(stream: &mut WatchStream) -> Revision {
     loop {
         match timeout(PATIENCE, stream.next()).await.expect("an item in time").expect("an item").expect("no error") {
@@ -86,8 +86,8 @@ async fn replays_whole_history(every: u64) {
     let written = history(&store, 20_000, every).await;
     let (seen, mut stream) = replay(&store, Revision::new(1), written.len()).await;
     assert_same(&seen, &written);
-    // The store reads the history in sections, and the last sections may contain no watched key.
-    // After the sections, the watch continues with new changes.
+    // The store reads the history in sections, each with its own watch. The last sections may
+    // contain no watched key. After the sections, the watch continues with new changes.
     let next = async {
         until_metric(&etcd, WATCHERS, 1.0).await;
         write(&store, &key("/app/a"), "next").await
@@ -109,7 +109,7 @@ async fn sparse_history_is_replayed_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn history_with_empty_sections_is_replayed() {
+async fn history_with_very_few_changes_is_replayed() {
     replays_whole_history(3_000).await;
 }
 

@@ -260,7 +260,7 @@ async fn permission_error_includes_key_and_operation() {
 }
 
 #[tokio::test]
-async fn lost_lock_reports_why_server_refused() {
+async fn lost_lock_has_server_refusal_as_cause() {
     for (call, second, cause) in [
         ("UserChangePassword", "other", ErrorKind::Unauthenticated),
         ("UserDelete", "", ErrorKind::Unauthenticated),

@@ -35,7 +35,7 @@ fn line(change: &StorageChange) -> String {
 }
 
 #[tokio::test]
-async fn switch_is_reported_with_both_variants_on_memory() {
+async fn variant_change_reports_both_variants_with_memory_store() {
     let client = Client::connect("memory:").await.unwrap();
     let storage = client.dir::<Storage>("/storage").unwrap();
     let mut changes = storage.watch().await.unwrap();
@@ -78,10 +78,10 @@ async fn switch_is_reported_with_both_variants_on_memory() {
     assert_eq!(next().await[0], r#"variant: Some("ftp") -> None"#);
 }
 
-/// Both variants read the same key. A switch reports that the old variant's field lost its value
-/// and that the new variant's field got one.
+/// Both variants read the same key. A change of the variant reports that the old variant's field
+/// lost its value and that the new variant's field got one.
 #[tokio::test]
-async fn switch_reports_shared_key_for_both_variants_on_memory() {
+async fn variant_change_reports_shared_key_twice_with_memory_store() {
     let client = Client::connect("memory:").await.unwrap();
     let storage = client.dir::<Storage>("/storage").unwrap();
     storage.set(&local("same")).await.unwrap();
@@ -104,7 +104,7 @@ async fn switch_reports_shared_key_for_both_variants_on_memory() {
 }
 
 #[tokio::test]
-async fn changes_of_nested_enums_have_old_and_new_variant_on_memory() {
+async fn changes_of_nested_enums_have_old_and_new_variant_with_memory_store() {
     let client = Client::connect("memory:").await.unwrap();
     let dir = client.dir::<App>("/app").unwrap();
     dir.set(&app()).await.unwrap();
@@ -221,7 +221,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// After each random write, applies the reported changes of the enum's own watch and of the watch
 /// of its map, and compares the result with the stored keys.
 #[test]
-fn applied_changes_equal_stored_state_on_memory() {
+fn applied_changes_equal_stored_state_with_memory_store() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let config = proptest::test_runner::Config { cases: 300, failure_persistence: None, ..Default::default() };
     proptest::test_runner::TestRunner::new(config)

@@ -59,7 +59,7 @@ macro_rules! named {
         })*
 
         #[tokio::test]
-        async fn tagged_enum_has_names_of_its_json_on_memory() {
+        async fn tagged_enum_uses_json_names_with_memory_store() {
             $(for value in $name::all() {
                 assert_same(&value, stringify!($name)).await;
             })*
@@ -88,7 +88,7 @@ pub(super) struct Beside {
 
 /// With serde's `tag` and without `rename_all`, the tag is the variant's name in Rust, as in JSON.
 #[tokio::test]
-async fn tag_is_variant_name_without_rename_all_on_memory() {
+async fn tag_is_variant_name_without_rename_all_with_memory_store() {
     #[derive(EtcdSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
     #[serde(tag = "type")]
     enum Plain {
@@ -112,7 +112,7 @@ async fn tag_is_variant_name_without_rename_all_on_memory() {
 
 /// The enum does not derive serde's traits, so the names in `#[etcd(…)]` do not depend on them.
 #[tokio::test]
-async fn names_in_etcd_attributes_override_serde_names_on_memory() {
+async fn names_in_etcd_attributes_override_serde_names_with_memory_store() {
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     #[etcd(tag = "of", rename_all = "kebab-case", rename_all_fields = "UPPERCASE")]
     #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]

@@ -74,7 +74,7 @@ async fn client() -> Client {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unknown_variant_keeps_last_good_state_of_view_on_memory() {
+async fn unknown_variant_keeps_last_good_state_of_view_with_memory_store() {
     let client = client().await;
     let (new_dir, old_dir) = (client.dir::<New>("/app").unwrap(), client.dir::<old::App>("/app").unwrap());
     new_dir.set(&new(local())).await.unwrap();
@@ -92,7 +92,7 @@ async fn unknown_variant_keeps_last_good_state_of_view_on_memory() {
 }
 
 #[tokio::test]
-async fn unknown_tag_is_read_as_other_variant_on_memory() {
+async fn unknown_tag_is_read_as_other_variant_with_memory_store() {
     let client = client().await;
     let (new_dir, open) = (client.dir::<New>("/app").unwrap(), client.dir::<old::Open>("/app").unwrap());
     new_dir.set(&new(s3())).await.unwrap();
@@ -123,14 +123,14 @@ async fn unknown_tag_is_read_as_other_variant_on_memory() {
     }
     assert_eq!(*new_dir.get().await.unwrap(), *now);
 
-    // A switch to a known variant removes the fields of the unknown one.
+    // A change to a known variant removes the fields of the unknown variant.
     open.update(|app| app.storage = old::OpenStorage::Local { path: "/z".to_owned() }).await.unwrap();
     let keys = client.directory("/app/storage").unwrap().list_recursive().await.unwrap();
     assert_eq!(keys.iter().map(|node| node.path.as_str()).collect::<Vec<_>>(), ["kind", "path"]);
 }
 
 #[tokio::test]
-async fn change_contains_unknown_tag_on_memory() {
+async fn change_contains_unknown_tag_with_memory_store() {
     let client = client().await;
     let (new_dir, open) = (client.dir::<Storage>("/s").unwrap(), client.dir::<old::OpenStorage>("/s").unwrap());
     new_dir.set(&local()).await.unwrap();
@@ -144,7 +144,7 @@ async fn change_contains_unknown_tag_on_memory() {
 
 /// `get_per_entry` leaves out a map entry whose variant this program does not know.
 #[tokio::test]
-async fn unknown_variant_is_reported_for_its_entry_on_memory() {
+async fn unknown_variant_is_reported_for_its_entry_with_memory_store() {
     let client = client().await;
     let new_map = client.dirs::<String, Storage>("/pools").unwrap();
     new_map.set(&BTreeMap::from([("a".to_owned(), local()), ("b".to_owned(), s3())])).await.unwrap();
@@ -158,7 +158,7 @@ async fn unknown_variant_is_reported_for_its_entry_on_memory() {
 /// A strict enum refuses keys that no variant has. Keys of variants that are not stored are
 /// allowed.
 #[tokio::test]
-async fn strict_enum_refuses_unknown_keys_on_memory() {
+async fn strict_enum_refuses_unknown_keys_with_memory_store() {
     #[derive(EtcdSchema, Debug, PartialEq)]
     #[etcd(strict)]
     enum Strict {
@@ -177,7 +177,7 @@ async fn strict_enum_refuses_unknown_keys_on_memory() {
 
 /// A write first runs the validation of the enum and that of the struct in its variant.
 #[tokio::test]
-async fn write_validates_enum_and_its_variant_on_memory() {
+async fn write_validates_enum_and_its_variant_with_memory_store() {
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     #[etcd(validate = allowed)]
     enum Checked {

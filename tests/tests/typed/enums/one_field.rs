@@ -149,10 +149,10 @@ async fn transaction_requires_the_variant(bench: Bench) {
     assert_eq!(whole.kind(), ErrorKind::Unsupported);
 }
 
-/// If the variant is switched during the update, the update runs again and leaves no key of the old
-/// variant.
+/// If another caller changes the variant during an update, the update runs again and leaves no key
+/// of the old variant.
 #[tokio::test]
-async fn update_of_changed_fields_runs_again_after_switch_on_memory() {
+async fn update_reruns_after_variant_change_with_memory_store() {
     let client = Client::connect("memory:").await.unwrap();
     let storage = client.dir::<Storage>("/storage").unwrap();
     storage.set(&s3("p")).await.unwrap();
@@ -172,10 +172,10 @@ async fn update_of_changed_fields_runs_again_after_switch_on_memory() {
     assert_eq!(*storage.get().await.unwrap(), *updated);
 }
 
-/// If a key is added to the old variant during a switch, the update runs again, also with
-/// `changed_fields_only`.
+/// If a key is added to the old variant while an update changes the variant, the update runs again,
+/// even with `changed_fields_only`.
 #[tokio::test]
-async fn switch_with_changed_fields_only_notices_added_keys_on_memory() {
+async fn variant_change_detects_added_keys_with_memory_store() {
     let client = Client::connect("memory:").await.unwrap();
     let storage = client.dir::<Storage>("/storage").unwrap();
     storage.set(&s3("p")).await.unwrap();
@@ -194,7 +194,7 @@ async fn switch_with_changed_fields_only_notices_added_keys_on_memory() {
 }
 
 #[tokio::test]
-async fn field_write_is_one_request_on_memory() {
+async fn field_write_is_one_request_with_memory_store() {
     let counting = CountingStore::new(Arc::new(MemoryStore::new()));
     let storage = Client::with_store(counting.clone()).dir::<Storage>("/storage").unwrap();
     storage.set(&s3("p")).await.unwrap();
@@ -206,7 +206,7 @@ async fn field_write_is_one_request_on_memory() {
 }
 
 #[tokio::test]
-async fn publishing_field_of_variant_is_refused_on_memory() {
+async fn publishing_field_of_variant_is_refused_with_memory_store() {
     let client = Client::connect("memory:").await.unwrap();
     let storage = client.dir::<Storage>("/storage").unwrap();
     storage.set(&s3("p")).await.unwrap();
@@ -217,7 +217,7 @@ async fn publishing_field_of_variant_is_refused_on_memory() {
 /// A field of an enum within a variant of another enum is written only if both enums have the
 /// variants of its handle.
 #[tokio::test]
-async fn nested_field_write_requires_both_tags_on_memory() {
+async fn nested_field_write_requires_both_tags_with_memory_store() {
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     enum Outer {
         A {

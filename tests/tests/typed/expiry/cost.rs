@@ -4,7 +4,7 @@ use super::*;
 
 /// A write with a time to live that needs several transactions attaches all keys to one lease.
 #[tokio::test(start_paused = true)]
-async fn transactions_of_one_write_share_lease_on_memory() {
+async fn transactions_of_one_write_share_lease_with_memory_store() {
     let bench = Bench { client: Client::connect("memory:").await.unwrap() };
     let map = bench.client.entries::<u32, u32>("/map").unwrap();
     map.set(&(0..300).map(|n| (n, n)).collect()).ttl(LONG).non_atomic().await.unwrap();
@@ -13,10 +13,10 @@ async fn transactions_of_one_write_share_lease_on_memory() {
     assert!(ends.iter().all(|end| *end == ends[0] && end.expires()));
 }
 
-/// A write that keeps the lease costs no additional request if the key has no lease, and at most
-/// one if it has one.
+/// A write that keeps the lease costs no additional request if the key has no lease. If the key has
+/// a lease, the write costs at most one additional request.
 #[tokio::test]
-async fn keeping_expiry_costs_at_most_one_request_on_memory() {
+async fn keeping_expiry_costs_at_most_one_request_with_memory_store() {
     let counting = CountingStore::new(std::sync::Arc::new(MemoryStore::new()));
     let client = Client::with_store(counting.clone());
     let dir = client.dir::<Service>("/services/a").unwrap();
@@ -55,7 +55,7 @@ async fn keeping_expiry_costs_at_most_one_request_on_memory() {
 
 /// If the lease ends while an update runs, no key is left.
 #[tokio::test]
-async fn lease_ending_during_update_leaves_no_key_on_memory() {
+async fn lease_ending_during_update_leaves_no_key_with_memory_store() {
     let store = MemoryStore::new();
     let bench = Bench { client: Client::with_store(store.clone()) };
     let (dir, lease) = bench.leased().await;

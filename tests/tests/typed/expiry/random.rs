@@ -187,7 +187,7 @@ async fn play(bench: Bench, rounds: usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn random_writes_keep_one_lease_on_memory() {
+async fn random_writes_keep_one_lease_with_memory_store() {
     for seed in 0..60 {
         fastrand::seed(seed);
         play(Bench { client: Client::connect("memory:").await.unwrap() }, 5).await;

@@ -80,8 +80,8 @@ async fn released_guard_refuses_pending_writes(bench: Bench) {
     assert_eq!(bench.stored().await, before);
 }
 
-/// The write is sent while the lock is held. The write arrives after the same client has acquired
-/// the lock again, with the same lease and at the same key.
+/// The caller sends the write while it holds the lock. The write arrives after the same client has
+/// acquired the lock again, with the same lease and at the same key.
 async fn write_of_earlier_hold_is_refused(bench: Bench) {
     bench.fill().await;
     let before = bench.stored().await;
@@ -109,7 +109,7 @@ fn polled<T>(mut future: BoxFuture<'static, T>) -> BoxFuture<'static, T> {
 
 /// After the guard's time has passed by the local clock, another client may hold the lock.
 #[tokio::test(start_paused = true)]
-async fn expired_guard_sends_nothing_on_memory() {
+async fn expired_guard_sends_nothing_with_memory_store() {
     let store = MemoryStore::new();
     let bench = Bench::of(Client::with_store(store.clone()));
     bench.fill().await;
@@ -129,7 +129,7 @@ async fn expired_guard_sends_nothing_on_memory() {
 /// A server that hung applies the write after its caller has given up. The server compares the
 /// guard at that time.
 #[tokio::test(start_paused = true)]
-async fn late_write_compares_guard_when_applied_on_memory() {
+async fn late_write_compares_guard_when_applied_with_memory_store() {
     for held in [true, false] {
         let store = MemoryStore::new();
         let bench = Bench::of(Client::with_store(store.clone()));

@@ -98,7 +98,7 @@ async fn wiped(bench: &Bench, wipe: impl AsyncFnOnce()) {
 }
 
 #[tokio::test]
-async fn wiped_store_refuses_old_guard_on_memory() {
+async fn wiped_store_refuses_old_guard_with_memory_store() {
     let store = MemoryStore::new();
     let bench = Bench::of(Client::with_store(store.clone()));
     bench.fill().await;

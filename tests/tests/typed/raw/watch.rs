@@ -1,4 +1,4 @@
-//! Watches of ranges of byte keys.
+//! Watches of ranges of keys of arbitrary bytes.
 
 use std::time::Duration;
 

@@ -48,7 +48,8 @@ async fn seed_writes_variant_where_none_is_stored(bench: Bench) {
     assert_eq!(*dir.get().await.unwrap(), s3("p"));
     assert_eq!(seeds::seed(&bench, &dir, &s3("q")).await, [""; 0]);
 
-    // If the stored variant is that of the value, `seed` writes the missing fields of the variant.
+    // If the stored enum has the same variant as the value, `seed` writes the missing fields of the
+    // variant.
     bench.put("/other/storage/kind", "local").await;
     bench.put("/other/storage/path", "p").await;
     let dir = bench.client.dir::<Backup>("/other").unwrap();
@@ -101,7 +102,7 @@ async fn set_of_enum_writes_only_differences_in_memory() {
     dir.set(&s3("q")).await.unwrap();
     let update = watch.next().await.unwrap().unwrap();
     assert_eq!(update.changes.len(), 1, "{update:?}");
-    // A switch to another variant does not write a key that has the same value in both variants.
+    // A change to another variant does not write a key that has the same value in both variants.
     let path = dir.storage.local.path.key().clone();
     let before = client.store().range(Range::of(Span::Key(path.clone()))).await.unwrap().kvs;
     dir.set(&local("q")).await.unwrap();

@@ -89,7 +89,7 @@ async fn large_struct_is_read_and_updated(bench: Bench) {
 /// A write that has too many operations for a transaction is refused without a request. The error
 /// says how many operations the write has, and which options allow it.
 #[tokio::test]
-async fn refused_large_write_names_its_options_on_memory() {
+async fn refused_large_write_lists_alternatives_with_memory_store() {
     let client = Client::connect("memory:").await.unwrap();
     let dir = client.dir::<Large>("/large").unwrap();
     dir.set(&large()).non_atomic().await.unwrap();
@@ -118,7 +118,7 @@ async fn refused_large_write_names_its_options_on_memory() {
 
 /// An `update` of a large struct runs again if another client changes, adds or deletes a key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn update_of_large_struct_notices_other_writers_on_memory() {
+async fn large_struct_update_detects_other_writers_with_memory_store() {
     let client = Client::connect("memory:").await.unwrap();
     let dir = client.dir::<Large>("/large").unwrap();
     for what in ["changed", "changed too", "deleted optional"] {

@@ -99,7 +99,7 @@ async fn view_over_base_follows_each_field(bench: Bench) {
 }
 
 #[tokio::test]
-async fn invalid_base_is_refused_before_any_request_on_memory() {
+async fn invalid_base_is_refused_before_any_request_with_memory_store() {
     let counting = CountingStore::new(Arc::new(MemoryStore::new()));
     let dir = Client::with_store(counting.clone()).dir::<Config>("/config").unwrap();
     let refused = dir.live().over(&Config { limit: 0, ..base() }).await.unwrap_err();
@@ -109,7 +109,7 @@ async fn invalid_base_is_refused_before_any_request_on_memory() {
 }
 
 #[tokio::test]
-async fn invalid_stored_value_keeps_last_state_over_base_on_memory() {
+async fn invalid_stored_value_keeps_last_state_over_base_with_memory_store() {
     let client = Client::connect("memory:").await.unwrap();
     let dir = client.dir::<Config>("/config").unwrap();
     let live = dir.live().over(base()).await.unwrap();
@@ -125,7 +125,7 @@ async fn invalid_stored_value_keeps_last_state_over_base_on_memory() {
 /// A state of the view can be used in a compare-and-swap, which writes only the differences from
 /// that state.
 #[tokio::test]
-async fn swap_of_state_over_base_writes_differences_on_memory() {
+async fn swap_of_state_over_base_writes_differences_with_memory_store() {
     let bench = Bench { client: Client::connect("memory:").await.unwrap() };
     let dir = bench.client.dir::<Config>("/config").unwrap();
     dir.name.set(&"store".to_owned()).await.unwrap();
@@ -141,7 +141,7 @@ async fn swap_of_state_over_base_writes_differences_on_memory() {
 }
 
 #[tokio::test]
-async fn view_over_base_starts_from_snapshot_on_memory() {
+async fn view_over_base_starts_from_snapshot_with_memory_store() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.json");
     let memory = MemoryStore::new();

@@ -46,7 +46,7 @@ fn stored(client: Client, value: App) -> futures_util::future::BoxFuture<'static
 /// If another client writes a key during a `set`, the result is still the value of the `set`. The
 /// failure branch of a transaction contains no write.
 #[tokio::test]
-async fn set_overwrites_concurrent_write_on_memory() {
+async fn set_overwrites_concurrent_write_with_memory_store() {
     let value = App { limit: 2, ..app() };
     for key in ["name", "pool", "old_pool", "note", "backup/host", "backup/tls", "limit"] {
         let sent = raced(
@@ -78,7 +78,7 @@ async fn set_overwrites_concurrent_write_on_memory() {
 }
 
 #[tokio::test]
-async fn set_restores_key_deleted_meanwhile_on_memory() {
+async fn set_restores_key_deleted_meanwhile_with_memory_store() {
     let value = App { limit: 2, ..app() };
     let sent = raced(
         &|client| stored(client, app()),
@@ -90,7 +90,7 @@ async fn set_restores_key_deleted_meanwhile_on_memory() {
 }
 
 #[tokio::test]
-async fn unknown_key_does_not_conflict_with_set_on_memory() {
+async fn unknown_key_does_not_conflict_with_set_with_memory_store() {
     let value = App { limit: 2, ..app() };
     let sent = raced(
         &|client| stored(client, app()),
@@ -104,7 +104,7 @@ async fn unknown_key_does_not_conflict_with_set_on_memory() {
 }
 
 #[tokio::test]
-async fn set_removes_map_entries_added_meanwhile_on_memory() {
+async fn set_removes_map_entries_added_meanwhile_with_memory_store() {
     for key in ["quotas/new", "regions/new/host", "regions/eu/tls", "limit"] {
         let mut value = mapped();
         value.quotas.insert("x".to_owned(), 7);
@@ -133,7 +133,7 @@ async fn set_removes_map_entries_added_meanwhile_on_memory() {
 }
 
 #[tokio::test]
-async fn lost_guard_stops_set_before_it_overwrites_on_memory() {
+async fn lost_guard_stops_set_before_it_overwrites_with_memory_store() {
     let memory = MemoryStore::new();
     let other = Client::with_store(memory.clone());
     stored(other.clone(), app()).await;
@@ -165,7 +165,7 @@ fn counting() -> (CountingStore, Client) {
 }
 
 #[tokio::test]
-async fn set_costs_one_read_and_one_transaction_on_memory() {
+async fn set_costs_one_read_and_one_transaction_with_memory_store() {
     let (counting, client) = counting();
     let cost = |range, commit| assert_eq!(counting.take(), Counts { range, commit, ..Counts::default() });
     let dir = client.dir::<App>("/app").unwrap();
@@ -184,7 +184,7 @@ async fn set_costs_one_read_and_one_transaction_on_memory() {
 /// A `set` of a nested struct attaches its keys to the lease of the outer struct. It does not write
 /// keys that already have their value and that lease.
 #[tokio::test]
-async fn set_of_part_keeps_lease_of_struct_on_memory() {
+async fn setting_nested_struct_keeps_struct_lease_with_memory_store() {
     let bench = Bench { client: Client::connect("memory:").await.unwrap() };
     let dir = bench.client.dir::<Service>("/service").unwrap();
     let service = Service { address: "a".to_owned(), database: db("d") };
@@ -209,7 +209,7 @@ async fn set_of_part_keeps_lease_of_struct_on_memory() {
 }
 
 #[tokio::test]
-async fn set_without_right_to_read_writes_all_keys_on_memory() {
+async fn set_without_right_to_read_writes_all_keys_with_memory_store() {
     let memory = MemoryStore::new();
     let other = Client::with_store(memory.clone());
     let store = HookedStore::new(Arc::new(memory), |call, store| async move {
@@ -225,7 +225,7 @@ async fn set_without_right_to_read_writes_all_keys_on_memory() {
 }
 
 #[tokio::test]
-async fn set_with_too_many_conditions_writes_all_keys_on_memory() {
+async fn set_with_too_many_conditions_writes_all_keys_with_memory_store() {
     // To write only the difference, the transaction needs a condition on each of three unchanged
     // keys and two absent keys, and those of the guard.
     for (limit, written) in [(6, 4), (10, 1)] {

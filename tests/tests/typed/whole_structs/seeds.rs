@@ -70,7 +70,7 @@ async fn seed_of_optional_struct_completes_it(bench: Bench) {
 }
 
 #[tokio::test]
-async fn seed_costs_one_read_and_one_transaction_on_memory() {
+async fn seed_costs_one_read_and_one_transaction_with_memory_store() {
     let counting = CountingStore::new(Arc::new(MemoryStore::new()));
     let client = Client::with_store(counting.clone());
     let cost = |range, commit| assert_eq!(counting.take(), Counts { range, commit, ..Counts::default() });
@@ -83,7 +83,7 @@ async fn seed_costs_one_read_and_one_transaction_on_memory() {
 
 /// If many instances seed at once, only one of them writes each key.
 #[tokio::test]
-async fn concurrent_seeds_write_each_key_once_on_memory() {
+async fn concurrent_seeds_write_each_key_once_with_memory_store() {
     let memory = MemoryStore::new();
     let seeds = (0..20_u64).map(|number| {
         let dir = Client::with_store(memory.clone()).dir::<Mapped>("/app").unwrap();
@@ -106,7 +106,7 @@ async fn concurrent_seeds_write_each_key_once_on_memory() {
 
 /// Another client creates a key between the read and the transaction of the `seed`.
 #[tokio::test]
-async fn seed_keeps_what_another_client_creates_on_memory() {
+async fn seed_keeps_keys_of_another_client_with_memory_store() {
     for key in ["limit", "quotas/z", "regions/ap/host"] {
         let memory = MemoryStore::new();
         let other = Client::with_store(memory.clone());
@@ -136,7 +136,7 @@ async fn seed_keeps_what_another_client_creates_on_memory() {
 }
 
 #[tokio::test]
-async fn seed_attaches_new_keys_to_lease_of_struct_on_memory() {
+async fn seed_attaches_new_keys_to_struct_lease_with_memory_store() {
     let client = Client::connect("memory:").await.unwrap();
     let dir = client.dir::<App>("/app").unwrap();
     let lease = client.lease(LONG).await.unwrap();
@@ -150,7 +150,7 @@ async fn seed_attaches_new_keys_to_lease_of_struct_on_memory() {
 }
 
 #[tokio::test]
-async fn seed_under_lost_guard_is_refused_on_memory() {
+async fn seed_under_lost_guard_is_refused_with_memory_store() {
     let client = Client::connect("memory:").await.unwrap();
     let lock = client.lock("/locks/a").acquire().await.unwrap();
     let dir = client.dir::<App>("/app").unwrap();
@@ -160,7 +160,7 @@ async fn seed_under_lost_guard_is_refused_on_memory() {
 }
 
 #[tokio::test]
-async fn seed_refuses_invalid_value_on_memory() {
+async fn seed_refuses_invalid_value_with_memory_store() {
     #[derive(EtcdSchema, Debug)]
     struct Limits {
         #[etcd(range = 1..=10)]

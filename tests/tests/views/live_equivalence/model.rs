@@ -43,8 +43,8 @@ struct Tracked<T, S> {
 #[derive(Clone, Copy)]
 pub(super) struct Situation {
     pub(super) revision: Revision,
-    /// True as long as no history was lost. Then the test knows which state a view shows while
-    /// reads fail.
+    /// True while no history was lost. Then the test knows which state a view shows when reads
+    /// fail.
     pub(super) exact: bool,
 }
 

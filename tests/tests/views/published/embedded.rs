@@ -225,8 +225,8 @@ async fn repeated_deletions_are_put_back_with_backoff() {
         entry.delete().await.unwrap();
     }
     shows(&entry, Some(1)).await;
-    // Seven doublings of the backoff add up to two seconds, and each later wait is one second or
-    // more.
+    // From the eighth wait on, the backoff is at its maximum of 2 s, of which jitter removes at
+    // most half. So each of the more than 30 later waits takes at least 1 s.
     assert!(begun.elapsed() >= Duration::from_secs(30), "{:?}", begun.elapsed());
     until(|| published.is_published()).await;
 

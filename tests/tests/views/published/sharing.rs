@@ -39,7 +39,7 @@ impl Values {
         try_join_all((0..count).map(|n| self.publish(n))).await.unwrap()
     }
 
-    /// Returns the leases of the first `count` values, as far as these values exist.
+    /// Returns the leases of those of the first `count` values that exist.
     async fn leases(&self, count: u64) -> BTreeSet<LeaseId> {
         let mut leases = BTreeSet::new();
         for n in 0..count {

@@ -1,4 +1,5 @@
-//! Files that a view of another cluster saved, for the same directory and struct, are refused.
+//! A view refuses a file that a view of another cluster saved, even for the same directory and
+//! struct.
 
 use etcd_typed::RetryPolicy;
 use etcd_typed::testing::{CountingStore, Etcd};
@@ -50,10 +51,11 @@ async fn with_servers(scheme: &str) {
     keep::<Limits>(&client(&url(&[&here])), &path).await;
     one.terminate().await;
 
-    // At the first address no server listens.
+    // No server listens at this address.
     let refused = refusal(view::<Limits>(&client(&url(&["127.0.0.1:1"])), &path).await);
     assert!(refused.contains(&here) && refused.contains("127.0.0.1:1"), "{refused}");
-    // A host name does not match the address that it resolves to.
+    // The file contains the server's IP address. A host name that resolves to this address counts
+    // as another server.
     refusal(view::<Limits>(&client(&url(&[&format!("localhost:{}", port(&one))])), &path).await);
     for known in [vec![here.as_str()], vec!["127.0.0.1:1", here.as_str()]] {
         assert_eq!(view::<Limits>(&client(&url(&known)), &path).await.unwrap().get().rate, 1, "{known:?}");

@@ -8,7 +8,7 @@ use etcd_typed::Dir;
 
 use super::*;
 
-/// A version of the struct `Limits`, in a module of its own.
+/// Defines a version of the struct `Limits` in a separate module.
 macro_rules! version {
     ($module:ident { $($fields:tt)* }) => {
         mod $module {

@@ -322,7 +322,7 @@ fn store_answer_without_revision_is_rejected() {
 
 /// The test sends a transaction that compares and reads, like a read under a guard.
 #[tokio::test]
-async fn safe_versions_get_unchanged_read_transactions() {
+async fn servers_without_cancel_crash_get_unchanged_transactions() {
     let a = Key::parse("/a").unwrap();
     let get = Op::Get(Span::Key(a.clone()));
     let txn = Txn { compares: vec![Compare::key(&a, Condition::Present)], then: vec![get.clone(), get.clone()], otherwise: vec![get] };

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn set_contains_keys_until_removed() {
+    fn solo_keys_contain_added_keys_until_removal() {
         let solo_keys = SoloKeys::default();
         let key = |number: u32| format!("/app/{number}").into_bytes();
         assert!((0..1000).all(|number| !solo_keys.contain(&key(number))), "it is empty at first");

@@ -4,7 +4,7 @@ use super::*;
 use crate::store::v3::wire::{KeyValue, ResponseHeader, ResponseOp};
 
 #[test]
-fn only_safe_versions_get_shared_requests() {
+fn servers_with_cancel_crash_get_no_shared_requests() {
     for version in ["3.4.0", "3.4.23", "3.4.45", "3.5.7", "3.5.30", "3.5.31+git", "3.6.0", "3.6.0-rc.1", "3.7.1", "4.0.0"] {
         assert!(survives_cancelled_reads(version), "{version}");
     }

@@ -237,7 +237,7 @@ pub(super) fn unsent(cause: &h2::Error) -> Status {
     if is_turned_away(cause) { Local::TurnedAway(cause.to_string()).into() } else { Local::NotSent(cause.to_string()).into() }
 }
 
-/// Returns the body of an answer, or `None` if the answer has only a status, and the status is
+/// Returns the body of an answer. Returns `None` if the answer has no body, only a status of
 /// success.
 fn opened(response: Response<RecvStream>) -> Result<Option<RecvStream>, Status> {
     let (head, body) = response.into_parts();

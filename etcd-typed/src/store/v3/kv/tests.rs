@@ -27,7 +27,7 @@ fn span_bounds_cover_whole_segments() {
 }
 
 #[test]
-fn bounds_agree_with_contains() {
+fn range_bounds_match_span_contains() {
     let stored = ["/", "/app", "/app/", "/app/\0", "/app//", "/app/a", "/app/a/b", "/app/\u{ff}", "/app0", "/apple", "/b", "app", ""];
     for span in
         [Span::Key(key("/app")), Span::Key(key("/app/a")), Span::Below(key("/app")), Span::Below(key("/app/a")), Span::Below(Key::root())]
@@ -54,7 +54,7 @@ fn page_begins_after_last_key() {
 }
 
 #[test]
-fn until_bounds_the_range() {
+fn until_sets_end_of_range() {
     let bounds = |after: Option<&str>, until: &str| {
         let (after, until) = (after.map(|after| Bytes::copy_from_slice(after.as_bytes())), Bytes::copy_from_slice(until.as_bytes()));
         let (start, end) = bounds_within(&Span::Below(key("/app")), after.as_ref(), Some(&until));
@@ -176,7 +176,7 @@ fn directory_operations_are_refused() {
 }
 
 #[test]
-fn equal_ttls_share_lease_within_list() {
+fn equal_ttls_in_operation_list_share_lease() {
     assert_eq!(seconds(Duration::ZERO), 1);
     assert_eq!(seconds(Duration::from_millis(1001)), 2);
     assert_eq!(seconds(Duration::from_secs(7)), 7);

@@ -99,8 +99,8 @@ impl Handle {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     All,
-    /// A section of a long history, up to this revision or without an end. Its server watch is not
-    /// shared with other readers.
+    /// A section of a long history: the revisions up to this one, or all later revisions if `None`.
+    /// The section has its own server watch, which other readers do not share.
     Section(Option<Revision>),
 }
 
@@ -160,7 +160,7 @@ impl Watches {
         let mut turned_away = 0;
         let mut refusing_endpoints = 0;
         loop {
-            // A reader that two watches turned away gets a watch of its own.
+            // If two shared watches have turned a reader away, the reader gets a separate watch.
             let alone = turned_away > 1 || part != Part::All;
             let (following, stands) = match self.shared_watches.reader(watch, self.name(), alone, part, |_| Err(())) {
                 Ok(reader) => reader,
@@ -211,9 +211,9 @@ impl Watches {
                     return Err(failure);
                 }
             } else {
-                // A refusal that a login resolves needs no wait of its own: the login takes time
-                // anyway. The new token must be used at once, because it is valid only for
-                // milliseconds while users and roles change all the time.
+                // If a login resolves the refusal, no further wait is needed, because the login
+                // takes time anyway. The new token must be used at once, because it is valid only
+                // for milliseconds while users and roles change all the time.
                 if !self.is_mended_by_login(&failure) {
                     sleep_until(next_attempt).await;
                     next_attempt = Instant::now() + backoff.next_delay();
@@ -322,11 +322,13 @@ impl Watches {
     }
 }
 
-/// The sections of a long history of a span.
+/// Opens the watches that read a long history of `span` in sections. A section is a range of
+/// revisions that is read by its own server watch, see [`replay`].
 struct Sections {
     watches: Arc<Watches>,
     span: Span,
-    /// The stream of the first section. Its server has reported the newest revision.
+    /// The stream of the first section's watch. The server of this stream has reported the newest
+    /// revision.
     stream: Handle,
 }
 

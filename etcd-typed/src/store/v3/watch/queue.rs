@@ -12,8 +12,8 @@ use crate::store::{Batch, Event, WatchItem};
 const MOST_BATCHES: usize = 1024;
 /// The maximum bytes of buffered batches. A single batch may be larger.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
-/// The maximum bytes of buffered batches for a section of a long history. It is smaller, because
-/// the reader of the history has many queues.
+/// The maximum bytes of buffered batches for a section of a long history (see [`super::replay`]).
+/// The limit is smaller, because one reader has a queue for each open section.
 const MOST_BYTES_OF_SECTION: usize = 1024 * 1024;
 
 /// The items that a reader has not taken yet.

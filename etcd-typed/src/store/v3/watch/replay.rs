@@ -172,8 +172,8 @@ impl<S: Source> Replay<S> {
         let to = match &item {
             WatchItem::Batch(batch) => batch.revision,
             WatchItem::Progress(to) => *to,
-            // These are last items, except `Skipped`, which no section yields because none is a
-            // live watch.
+            // Each of these items is the last item of its watch, except `Skipped`. No section
+            // yields `Skipped`, because the watch of a section is not a live watch.
             WatchItem::Skipped(_) | WatchItem::HistoryLost { .. } | WatchItem::Behind(_) | WatchItem::Lagged => return Some(item),
         };
         let section = self.sections.front_mut()?;

@@ -34,8 +34,8 @@ pub(super) struct SharedWatch {
     token: Token,
     pub(super) watch: Watch,
     pub(super) stream: Handle,
-    /// Whether the watch reads a section of a long history. Such watches run side by side for one
-    /// reader and are never merged.
+    /// True if the watch reads a section of a long history (see [`super::replay`]). Such watches
+    /// run side by side for one reader and are never merged.
     is_section: bool,
     shared_watches: Weak<SharedWatches>,
     state: Mutex<State>,

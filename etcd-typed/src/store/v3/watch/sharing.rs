@@ -7,9 +7,9 @@
 //! - The watch keeps recent batches for readers that join a moment later, because other clients may
 //!   write between the read of a span and its watch.
 //! - If the server of the watch is not known to have reached the reader's start revision, the
-//!   reader does not join at once. It gets a watch of its own, whose creation shows whether that
-//!   server lags or has another history. Then the reader moves to the shared watch
-//!   ([`Sharing::take_over`]).
+//!   reader does not join at once. The reader first gets a separate watch. The creation of that
+//!   watch shows whether the server lags, or was restored and has another history. Then the reader
+//!   moves to the shared watch ([`Sharing::take_over`]).
 //! - A reader that needs its first event at once does not join a watch that is still behind
 //!   (`machine.rs` explains the server's loop of 100 ms).
 
@@ -38,8 +38,8 @@ const MOST_RECENT_BYTES: usize = 256 * 1024;
 /// watch. A server sends this many revisions at once.
 const NEAR: u64 = 1000;
 
-/// Sends once to a reader whether its watch was established. An error without a failure means that
-/// the reader should try another watch.
+/// Reports to a reader, once, whether its watch was established. An error without a failure means
+/// that the reader should try another watch.
 pub(super) type EstablishedSender = oneshot::Sender<Result<(), Option<Failure>>>;
 
 /// The outcome of an attempt to join a watch.
@@ -47,7 +47,7 @@ pub(super) type EstablishedSender = oneshot::Sender<Result<(), Option<Failure>>>
 pub(super) enum Join {
     /// The reader receives items from now on.
     Reads,
-    /// The reader is told when the watch is established, and then receives items.
+    /// The reader waits until the watch is established, and then receives items.
     Waits,
     /// The watch cannot serve this reader.
     Refused(EstablishedSender),
@@ -66,8 +66,8 @@ pub(super) struct Sharing {
     floor: Revision,
     recent: VecDeque<Arc<Batch>>,
     recent_bytes: usize,
-    /// Whether batches are kept for later readers. False as long as only one reader has asked for
-    /// this watch, because a kept batch costs memory.
+    /// Whether batches are kept for later readers. False while only one reader has asked for this
+    /// watch, because a kept batch costs memory.
     keeps: bool,
     /// The value of `last` at the previous call of [`Self::age`].
     looked_at: Revision,

@@ -178,8 +178,9 @@ async fn serve(
             }
             () = connection.doubted(), if !doubted => {
                 doubted = true;
-                // Watches whose creation may be lost move to another stream, and new watches use
-                // another stream too. Established watches still get their events.
+                // The connection may be broken. Watches that the server has not confirmed yet move
+                // to another stream, and new watches start on another stream. Established watches
+                // still get their events from this stream.
                 watched.retired.store(true, Ordering::Relaxed);
                 for token in machine.not_established() {
                     machine.remove(token);
@@ -290,9 +291,9 @@ impl Drop for Watched {
     }
 }
 
-/// Returns the header that the answer to the creation of a watch lacks. etcd's `grpc-proxy` makes
-/// up such an answer when it lets watches share one of its own watches: the answer contains the
-/// requested revision and no cluster id.
+/// Returns the header that is missing in the answer to the creation of a watch. etcd's `grpc-proxy`
+/// creates such an answer itself when it adds a watch to one that it already has on the server. The
+/// answer then contains the requested revision and no cluster id.
 async fn header_of(core: &Core, token: Option<&HeaderValue>, (key, range_end): (Bytes, Bytes)) -> Result<Option<ResponseHeader>, Failure> {
     let request = RangeRequest { key, range_end, count_only: true, ..RangeRequest::default() };
     let limit = Instant::now() + STATUS_LIMIT;
@@ -307,8 +308,9 @@ async fn progress_is_reliable(core: &Core, slot: &Slot, token: Option<&HeaderVal
     let limit = Instant::now() + STATUS_LIMIT;
     match core.attempt(slot, &STATUS, How::STALE, token, &StatusRequest {}, limit).await {
         Ok(answer) => is_reliable(&answer.version),
-        // Only later servers require a token for this request, and refuse it to a user who is not
-        // an administrator (since 3.4.42 and 3.5.28).
+        // Since 3.4.42 and 3.5.28, servers require a token for this request, and refuse it to users
+        // who are not administrators. So a server that refuses the request has one of these
+        // versions, or a later one.
         Err(failure) => matches!(failure.row, Row::PermissionDenied | Row::TokenRefused | Row::AuthChanged),
     }
 }
@@ -329,7 +331,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_is_reliable_only_since_fix() {
+    fn progress_is_unreliable_before_fixed_versions() {
         for version in ["3.4.25", "3.4.38", "3.5.8", "3.5.30", "3.6.0", "3.6.0-rc.1", "3.7.1", "4.0.0"] {
             assert!(is_reliable(version), "{version}");
         }

@@ -29,7 +29,7 @@ const FRAGMENT: usize = 2 << 20;
 enum Watching {
     /// The server never answers.
     Silent,
-    /// The server sends fragments of one revision for as long as the client reads them.
+    /// The server sends fragments of one revision while the client reads them.
     Fragments,
 }
 

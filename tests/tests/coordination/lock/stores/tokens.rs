@@ -43,7 +43,7 @@ async fn adoption_loses_lock_for_former_holder(bench: Bench) {
     let foreigner = bench.foreigner().await;
     let path = if foreigner.namespace().is_root() { format!("{}/x", bench.client.namespace()) } else { "/x".to_owned() };
     for settled in [Duration::ZERO, WHILE] {
-        // Both use the same info: on v2 the key then looks the same after the adoption.
+        // Both locks use the same info, so on v2 the key looks the same after the adoption.
         let (named, theirs) = (bench.lock().info("same"), foreigner.lock(&path).info("same"));
         let before = acquire(&named).await;
         sleep(settled).await;
@@ -81,7 +81,7 @@ async fn abandoned_lock_can_be_renewed_and_released(bench: Bench) {
     sleep(Duration::from_millis(3500)).await;
     let holder = named.holder().await.unwrap().unwrap();
     assert_eq!((&holder.key, holder.fence), (token.key(), token.fence()));
-    // The earlier token is invalid now. v2 has no leases, so it cannot tell the two tokens apart.
+    // The earlier token is invalid now. v2 has no leases, so it cannot distinguish the two tokens.
     if bench.transactions() {
         assert_eq!(named.release_token(&token).await.unwrap_err().kind(), ErrorKind::GuardLost);
         assert_eq!(named.adopt(&token).await.unwrap_err().kind(), ErrorKind::GuardLost);
@@ -106,7 +106,7 @@ async fn token_is_valid_for_one_grant(bench: Bench) {
         assert_eq!(other.renew(&token, LIMIT).await.unwrap_err().kind(), ErrorKind::Invalid);
         assert_eq!(other.release_token(&token).await.unwrap_err().kind(), ErrorKind::Invalid);
     }
-    // The same key with another fence is another grant.
+    // A token with the same key and another fence belongs to another grant.
     let text = token.to_string();
     let other = text.replace(&format!("@{}#", token.fence()), &format!("@{}#", token.fence().next()));
     let other: Token = other.parse().unwrap();

@@ -406,7 +406,7 @@ async fn write_to_missing_server_is_not_applied() {
 }
 
 #[tokio::test]
-async fn status_members_and_stats_are_reported() {
+async fn members_status_and_stats_are_reported() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let revision = put(&store, &key("/a"), "v").await;

@@ -1,6 +1,6 @@
 //! Collects the events of one revision until the revision is complete. Keys and values are copied
-//! into a separate buffer, because a slice of the message would keep the connection's read buffers
-//! alive for as long as a queue, a view or a caller keeps the event.
+//! into a separate buffer. A slice of the message would keep the connection's read buffers in
+//! memory until every queue, view and caller has dropped the event.
 
 use bytes::BytesMut;
 

@@ -172,7 +172,7 @@ fn listed_watch_restarts_after_missed_write() {
 }
 
 #[test]
-fn live_watch_skips_nothing_without_writes() {
+fn idle_live_watch_skips_no_change() {
     let mut machine = Machine::default();
     machine.add(7, &below(live(5)));
     machine.receive(created(1, 5));

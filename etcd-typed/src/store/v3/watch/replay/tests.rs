@@ -1,5 +1,6 @@
-//! Tests that sections are read in order. It does not matter how much the watches yield at once, as
-//! long as each yields everything after its start.
+//! Tests that a long history is replayed in order, although it is read in sections: ranges of
+//! revisions that each have their own watch. The result must not depend on how many changes a watch
+//! yields at once.
 
 use std::sync::Mutex;
 
@@ -19,7 +20,7 @@ fn batch(revision: u64) -> WatchItem {
     WatchItem::Batch(Batch { revision: at(revision), events: vec![event] })
 }
 
-/// A history, and a record of the sections opened on it.
+/// A history of revisions, and a record of the sections that the replay has opened.
 #[derive(Clone)]
 struct History {
     of_span: Arc<Vec<u64>>,
@@ -28,10 +29,11 @@ struct History {
     /// The number of open watches.
     open: Arc<AtomicUsize>,
     most_open: Arc<AtomicUsize>,
-    /// The index of the first section that is refused.
+    /// The index of the first section whose watch is refused.
     refused: Option<usize>,
     progress: bool,
-    /// How many batches a section buffers before it lags.
+    /// The number of batches that the watch of a section can buffer. With more batches, the watch
+    /// yields `Lagged`.
     room: usize,
 }
 
@@ -41,8 +43,8 @@ impl History {
         Self { of_span: Arc::new(of_span), newest, opened, open, most_open, refused: None, progress: false, room: usize::MAX }
     }
 
-    /// Returns a watch with everything after `start`, even beyond `until`, followed by progress or
-    /// silence.
+    /// Returns a watch of every change after `start`, even beyond `until`. After the changes the
+    /// watch yields progress, or nothing if `progress` is false.
     fn watch(&self, start: u64, until: Option<Revision>) -> WatchStream {
         let open = Opened::of(&self.open, &self.most_open);
         let after: Vec<_> = self.of_span.iter().copied().filter(|revision| *revision > start).map(batch).collect();
