@@ -147,7 +147,7 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     /// Waiting continues through outages. A candidate that loses its place while it waits (an
     /// outage longer than the time to live, a deleted key) starts again at the end of the queue.
     /// Before this method returns, a request checks that the key still exists and is the first: a
-    /// candidate whose lease ran out never wins. If nobody leads and the client has a spare lease,
+    /// candidate whose lease ran out never wins. If there is no leader and the client has a spare lease,
     /// a campaign costs one request (two on v2, which has no transactions).
     ///
     /// # Errors
@@ -284,7 +284,7 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         }
     }
 
-    /// Returns the leader, or `None` if nobody leads.
+    /// Returns the leader, or `None` if there is no leader.
     ///
     /// # Errors
     ///

@@ -108,15 +108,7 @@ const fn has_other_kind(table: &Table, segment: &str, is_key: bool) -> bool {
         let is = match field.kind {
             Kind::Flatten(inner) | Kind::Variant { table: inner, .. } => has_other_kind(inner, segment, is_key),
             Kind::Leaf(_) if is_key => false,
-            Kind::Leaf(_) => {
-                let mut found = same(field.segment, segment);
-                let mut aliases = field.aliases;
-                while let Some((alias, others)) = aliases.split_first() {
-                    found |= same(alias, segment);
-                    aliases = others;
-                }
-                found
-            }
+            Kind::Leaf(_) => is_stored_at(field, segment),
             _ => is_key && same(field.segment, segment),
         };
         if is {
@@ -152,21 +144,24 @@ const fn share_a_segment(inner: &Table, outer: &Table, except: usize) -> bool {
     false
 }
 
+/// Whether this segment is the field's own or one of its aliases.
+const fn is_stored_at(field: &Field, segment: &str) -> bool {
+    let mut found = same(field.segment, segment);
+    let mut aliases = field.aliases;
+    while let Some((alias, others)) = aliases.split_first() {
+        found |= same(alias, segment);
+        aliases = others;
+    }
+    found
+}
+
 const fn has_segment(table: &Table, except: usize, segment: &str) -> bool {
     let (mut at, mut rest) = (0, table.fields);
     while let Some((field, after)) = rest.split_first() {
         let has = match field.kind {
             _ if at == except => false,
             Kind::Flatten(inner) | Kind::Variant { table: inner, .. } => has_segment(inner, usize::MAX, segment),
-            _ => {
-                let mut found = same(field.segment, segment);
-                let mut aliases = field.aliases;
-                while let Some((alias, others)) = aliases.split_first() {
-                    found |= same(alias, segment);
-                    aliases = others;
-                }
-                found
-            }
+            _ => is_stored_at(field, segment),
         };
         if has {
             return true;

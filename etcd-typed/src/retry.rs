@@ -132,7 +132,7 @@ impl RetryPolicy {
     }
 
     /// Returns the same policy with every duration limited to [`FAR`], so that a deadline can be
-    /// computed from each.
+    /// computed from each, and with delays that are long enough to double.
     ///
     /// # Errors
     ///
@@ -141,8 +141,8 @@ impl RetryPolicy {
         Ok(Self {
             call_timeout: limit("call_timeout", self.call_timeout)?,
             read_attempt_timeout: limit("read_attempt_timeout", self.read_attempt_timeout)?,
-            first_delay: self.first_delay.min(FAR),
-            max_delay: self.max_delay.min(FAR),
+            first_delay: self.first_delay.clamp(SHORTEST_DELAY, FAR),
+            max_delay: self.max_delay.clamp(SHORTEST_DELAY, FAR),
             conflict_budget: self.conflict_budget,
         })
     }
@@ -382,6 +382,13 @@ mod tests {
         };
         assert_eq!(retry.after_conflict(Some(1), read).await, Ok(AfterConflict::Retry(1)));
         assert!(!polled.get());
+    }
+
+    /// Some loops double the first delay themselves, and would spin with zero.
+    #[test]
+    fn checked_delays_are_at_least_one_millisecond() {
+        let policy = RetryPolicy::default().first_delay(Duration::ZERO).max_delay(Duration::ZERO).checked().unwrap();
+        assert_eq!((policy.first_delay, policy.max_delay), (SHORTEST_DELAY, SHORTEST_DELAY));
     }
 
     #[test]

@@ -25,8 +25,8 @@ use crate::watch::{Follow, Interruption, Snapshot, Start, Step};
 ///
 /// A change is: a new leader (even with the same value), a new value of the leader, a new lease of
 /// the leader (the leadership was handed over or renewed by a token), or the end of the last
-/// leadership, after which nobody leads. No item equals the previous item. The stream resumes by
-/// itself after server restarts, failed members and cut connections, and misses no leader while the
+/// leadership, after which there is no leader. No item equals the previous item. The stream resumes
+/// by itself after server restarts, failed members and cut connections, and misses no leader while the
 /// server keeps its history. If the history is gone (compaction, a server that was restored or
 /// emptied), the next item is the current leader, unless the leader is the same as before.
 ///
@@ -35,7 +35,7 @@ use crate::watch::{Follow, Interruption, Snapshot, Start, Step};
 ///
 /// # Items
 ///
-/// - `Ok(Some(candidate))`: this candidate leads. `Ok(None)`: nobody leads.
+/// - `Ok(Some(candidate))`: this candidate leads. `Ok(None)`: there is no leader.
 /// - `Err` of kind [`Decode`](ErrorKind::Decode): the value of the leader, at [`Error::key`], is
 ///   not a `T`; the stream goes on.
 /// - Any other `Err` is the last item, as in [`Changes`](crate::Changes#items): `PermissionDenied`,

@@ -27,7 +27,7 @@ const NOBODY: u64 = u64::MAX;
 pub(super) struct Cell<T> {
     state: ArcSwap<Versioned<T>>,
     book: watch::Sender<Book<T>>,
-    /// The smallest revision that a waiter waits for; `u64::MAX` if nobody waits. Waiters lower it
+    /// The smallest revision that a waiter waits for; `u64::MAX` without a waiter. Waiters lower it
     /// while they hold the book's read lock, and the code that wakes them reads it under the write
     /// lock, so no waiter is missed. A waiter that is woken too early sets it again.
     wanted: AtomicU64,

@@ -15,7 +15,7 @@ const TEXT: &str = "text";
 /// `#[etcd(text)]` does the same.
 ///
 /// A write is refused with [`Encode`](crate::ErrorKind::Encode) if reading the text does not return
-/// an equal value. A read parses the text as it is stored. If that fails, it parses the text
+/// an equal value. A read parses the stored text. If that fails, the read parses the text
 /// without surrounding white space.
 ///
 /// ```
@@ -117,8 +117,8 @@ pub(crate) fn encode<T: Display>(value: &T) -> Result<Bytes, ValueError> {
     Ok(out.into())
 }
 
-/// Parses the text as it is stored, and if that fails without surrounding white space: most types
-/// do not accept the line break that `echo` adds.
+/// Parses the stored text. If that fails, parses the text without surrounding white space, since
+/// most types do not accept the line break that `echo` adds.
 pub(crate) fn decode<T: FromStr<Err: Display>>(bytes: &[u8]) -> Result<T, ValueError> {
     let text = text(bytes)?;
     text.parse().or_else(|_| text.trim().parse()).map_err(|reason: T::Err| ValueError::new(format_args!("not valid: {reason}")))

@@ -162,3 +162,75 @@ async fn setting_map_leaves_no_key_of_restored_backup() {
     bench.restore_during(bench.dir.entries.set(&entries)).await.unwrap();
     assert_eq!(*bench.now().await, Target { entries, ..backup() });
 }
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+#[etcd(prefix = "/restored")]
+struct Plain {
+    counter: u64,
+    limit: u64,
+    note: Option<String>,
+}
+
+/// A `set` leaves out keys that already have their value. In the backup they have another value.
+#[tokio::test(start_paused = true)]
+async fn set_without_maps_replaces_restored_backup() {
+    let bench = Bench::new().await;
+    let dir = PlainDir::open(&Client::with_store(bench.store.clone())).unwrap();
+    dir.set(&Plain { counter: 5, limit: 2, note: None }).await.unwrap();
+    let value = Plain { counter: 6, limit: 2, note: None };
+    bench.restore_during(dir.set(&value)).await.unwrap();
+    assert_eq!(*dir.get().await.unwrap(), value);
+}
+
+/// The map is empty when `seed` reads it, apart from a key that is no entry. In the backup the map
+/// has entries.
+#[tokio::test(start_paused = true)]
+async fn seed_leaves_map_of_restored_backup() {
+    let bench = Bench::new().await;
+    let client = Client::with_store(bench.store.clone());
+    bench.dir.set(&Target::of(5, 0)).await.unwrap();
+    client.entry::<u64>("/restored/entries/foreign/key").unwrap().set(&1).await.unwrap();
+    bench.restore_during(bench.dir.seed(&Target::of(6, 9))).await.unwrap();
+    assert_eq!(*bench.now().await, backup());
+}
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+enum Storage {
+    Local { path: String, size: Option<u64> },
+    S3 { path: String, bucket: String },
+}
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+#[etcd(prefix = "/files")]
+struct Files {
+    #[etcd(dir)]
+    storage: Storage,
+}
+
+/// The keys that the update writes or deletes are the same in the backup. A key that the new variant
+/// leaves as it is has another revision there.
+#[tokio::test(start_paused = true)]
+async fn switch_leaves_no_key_of_restored_backup() {
+    let store = MemoryStore::new();
+    let client = Client::with_store(store.clone());
+    let (dir, foreign) = (FilesDir::open(&client).unwrap(), client.entry::<u64>("/files/storage/foreign").unwrap());
+    let local = Files { storage: Storage::Local { path: "old".to_owned(), size: None } };
+    let s3 = Storage::S3 { path: "new".to_owned(), bucket: "b".to_owned() };
+    let restore = async || {
+        store.faults().wipe();
+        dir.set(&local).await.unwrap();
+    };
+    restore().await;
+    dir.storage.local.path.set("new").await.unwrap();
+    store.faults().delay(Calls::Commits, Duration::from_secs(1));
+    let update = dir.update(|files| files.storage = s3.clone()).changed_fields_only();
+    let restored = async {
+        sleep(Duration::from_millis(500)).await;
+        store.faults().clear();
+        restore().await;
+        foreign.set(&1).await.unwrap();
+    };
+    let (updated, ()) = tokio::join!(update.into_future(), restored);
+    assert_eq!(updated.unwrap().storage, s3);
+    assert_eq!((foreign.get().await.unwrap().is_none(), &dir.get().await.unwrap().storage), (true, &s3));
+}

@@ -177,16 +177,25 @@ fn vacant<S: Schema>(dir: &Dir<S>, tree: &Tree, revision: Revision, missing: &[&
     if tree.is_empty() && is_first && dir.context.store.capabilities().transactions {
         return vec![Compare::below(&dir.key, Condition::Absent)];
     }
-    let mut compares = Vec::new();
+    let (mut compares, mut older_keys) = (Vec::new(), false);
     for field in missing {
         let key = dir.key.descend(&field.key);
         if field.is_map {
-            let is_empty = is_first && !tree.keys().any(|relative| is_below(&field.key, relative));
-            compares.push(Compare::below(&key, if is_empty { Condition::Absent } else { Condition::UnchangedSince(revision) }));
+            if is_first && !tree.keys().any(|relative| is_below(&field.key, relative)) {
+                compares.push(Compare::below(&key, Condition::Absent));
+            } else {
+                compares.push(Compare::below(&key, Condition::UnchangedSince(revision)));
+                older_keys = true;
+            }
         } else {
             compares.push(Compare::key(&key, Condition::Absent));
             compares.extend(field.aliases.iter().map(|alias| Compare::key(&dir.key.descend(alias), Condition::Absent)));
         }
+    }
+    if older_keys {
+        // In a restored backup, a map may have entries that are older than the read.
+        let newest = newest(tree).into_iter();
+        compares.extend(newest.map(|(key, modified)| Compare::key(&dir.key.descend(&key), Condition::Modified(modified))));
     }
     compares
 }

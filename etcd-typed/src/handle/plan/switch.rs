@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::{Owner, Removal, WritePlan, unchanged};
+use super::{Owner, Removal, WritePlan};
 use crate::key::{self, Key};
 use crate::revision::Revision;
 use crate::schema::{Encoded, EnumAround, Tree, split_levels};
@@ -91,6 +91,11 @@ impl Owner {
             return compares;
         }
         let written: Vec<&String> = plan.own_keys().collect();
+        // A range condition detects neither the deletion of a key that the switch leaves as it is, nor
+        // a restored backup in which that key is older.
+        let is_left_out = |key: &&String| !written.contains(key) && !plan.removals.iter().any(|removal| removal.has(key));
+        let left_out = tree.iter().filter(|(key, _)| is_left_out(key)).map(|(key, stored)| (key.clone(), stored.modified));
+        let left_out: Vec<_> = left_out.collect();
         // If a removed directory contains an enum, the enum is removed with the directory.
         let removed = plan.removals.iter().map(|removal| removal.directory.as_str());
         for key in plan.own_keys().map(String::as_str).chain(removed) {
@@ -98,7 +103,7 @@ impl Owner {
                 let tag = of.tag_at(key);
                 let below = tag.rfind('/').map_or("", |end| &tag[..end]);
                 let more = match tree.get(&tag) {
-                    _ if written.contains(&&tag) => unchanged(&super::place(directory, below), revision, &[]),
+                    _ if written.contains(&&tag) => Removal::of(below).unchanged(directory, revision, &left_out),
                     Some(stored) => vec![Compare::key(&directory.descend(&tag), Condition::Modified(stored.modified))],
                     None => vec![Compare::key(&directory.descend(&tag), Condition::Absent)],
                 };

@@ -224,8 +224,8 @@ mod tests {
         assert_eq!(said(b"16", Some(b"50%25 of %C3%A4")), Some(Err((Code::Unauthenticated, "50% of ä".to_owned()))));
     }
 
-    /// A status that is not a known number counts as `Unknown`. Its message is kept as far as it is
-    /// readable.
+    /// A status that is not a known number counts as `Unknown`. The readable part of its message is
+    /// kept.
     #[test]
     fn invalid_status_is_an_error() {
         for status in [&b"17"[..], b"-1", b"", b"00x", b"99999999999999999999999", b"\xff"] {

@@ -24,7 +24,7 @@ impl How {
     /// A write. It is sent again only if it cannot have been applied.
     pub(super) const WRITE: Self = Self { lane: Lane::Calls, write: true, repeatable: false, proof: true, leader: true };
     /// The grant or renewal of a lease. The random id makes it safe to send the request again. In
-    /// another cluster the lease affects nobody, and the answer shows the cluster id.
+    /// another cluster no key has the lease, and the answer shows the cluster id.
     pub(super) const LEASE: Self = Self { lane: Lane::Leases, write: true, repeatable: true, proof: false, leader: true };
     /// The revocation of a lease. In a restored backup it could delete the keys of the lease, so
     /// the client checks the cluster first.

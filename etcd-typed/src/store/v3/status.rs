@@ -67,7 +67,7 @@ pub(super) enum Row {
     AuthChanged,
     /// User or password is wrong.
     LoginRefused,
-    /// Authentication is off, so nobody can log in.
+    /// Authentication is off, so the server refuses every login.
     AuthDisabled,
     PermissionDenied,
     Compacted,
